@@ -1,0 +1,185 @@
+"""Roll a checkpoint out over every test clip: gifs, film strips, submission.csv and scores.
+
+python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best_score.ckpt
+"""
+
+import json
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataloader import find_root, load_test_clips, load_truth
+from modules import checkpoint as ckpt
+from modules import report
+from modules.device import choose_device
+from modules.metrics import AVERAGES, frame_psnr, score_clip, score_clips
+from modules.models import VAE_Model, roll_out
+from modules.options import UserError, parse, run, run_folder
+
+USED = set(
+    "DR save_root ckpt_path batch_size seed device gpu precision num_workers test make_gif no_sanity "
+    "truth pose_norm val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim sigmoid posterior "
+    "z_source cache_dir".split()
+)
+
+
+class Tester:
+    """A model from a checkpoint, the test clips, and what is written of their rollouts."""
+
+    def __init__(self, args, typed, device):
+        self.args, self.device, self.folder = args, device, run_folder(args.save_root)
+        checkpoint = ckpt.load(args.ckpt_path)
+        ckpt.adopt_settings(args, typed, checkpoint)
+        self.model = VAE_Model(args).to(device)
+        ckpt.load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
+        self.choose_pose_norm(ckpt.is_ours(checkpoint))
+        size = (args.frame_H, args.frame_W)
+        clips = load_test_clips(args.DR, size, args.cache_dir, args.num_workers)
+        length = args.val_vi_len if "val_vi_len" in typed else None
+        self.given, self.poses = [g for g, _ in clips], [p[:length] for _, p in clips]
+        self.batch_size = args.batch_size if "batch_size" in typed else len(clips)
+        self.truth = self.find_truth(size)
+
+    def choose_pose_norm(self, ours):
+        """The course's template normalised every pose picture by itself; ours by what was learned."""
+        per_image = self.args.pose_norm == "image" or (self.args.pose_norm == "auto" and not ours)
+        self.model.label_transformation.per_image = per_image
+        kind = "ours" if ours else "the course's template"
+        print(f"checkpoint: {self.args.ckpt_path} ({kind}; pose statistics "
+              f"{'of each image' if per_image else 'as learned'}; sigmoid {'on' if self.args.sigmoid else 'off'})")  # fmt: skip
+
+    def find_truth(self, size):
+        path = self.args.truth or find_root(self.args.DR, "test") / "test" / "test_truth"
+        if not self.args.truth and not path.is_dir():
+            return None
+        return load_truth(path, size, [len(p) for p in self.poses])
+
+    def rollout(self):
+        """-> one (T, 3, H, W) per test clip. Clips are rolled out together, the shorter ones cut."""
+        predictions = []
+        for first in range(0, len(self.given), self.batch_size):
+            numbers = range(first, min(first + self.batch_size, len(self.given)))
+            longest = max(len(self.poses[i]) for i in numbers)
+            poses = torch.stack([pad(self.poses[i], longest) for i in numbers])
+            given = torch.stack([self.given[i] for i in numbers])[:, None].to(self.device)
+
+            def progress(frames, total=longest, label=f"clips {numbers[0]}-{numbers[-1]}"):
+                return tqdm(frames, label, total, disable=None, leave=False)
+
+            out = roll_out(self.model, given, poses, self.args, numbers, progress)
+            predictions += [frames[: len(self.poses[i])] for i, frames in zip(numbers, out)]
+        return predictions
+
+    # ------------------------------------------------------------ what is written
+
+    def write_clip(self, i, pred):
+        """pred_seq{i}.gif, strip{i}.png and, where asked for, the three gifs of seq{i}/."""
+        pose = report.to_uint8(self.poses[i])
+        truth = None if self.truth is None else report.to_uint8(self.truth[i])
+        report.write_gif(self.folder / f"pred_seq{i}.gif", pred)
+        report.draw_strip(self.folder / f"strip{i}.png", pose, pred, truth)
+        if self.args.make_gif:
+            gifs = {"pred_seq": pred, "pose": pose} | (
+                {} if truth is None else {"ground_truth": truth}
+            )
+            for name, frames in gifs.items():
+                report.write_gif(run_folder(self.folder / f"seq{i}") / f"{name}.gif", frames)
+
+    def write_submission(self, clips):
+        """uint8 clips (T, H, W, 3) -> a row a frame: its id and its C*H*W values."""
+        rows = np.concatenate([clip.transpose(0, 3, 1, 2).reshape(len(clip), -1) for clip in clips])
+        digits = [str(value) for value in range(256)]
+
+        def write(file):
+            file.write(",".join(["id", *map(str, range(rows.shape[1]))]).encode() + b"\n")
+            for i, row in enumerate(tqdm(rows, "submission.csv", disable=None, leave=False)):
+                file.write(f"{i},{','.join([digits[v] for v in row])}\n".encode())
+
+        ckpt.write_atomically(self.folder / "submission.csv", write)
+
+    def write_scores(self, predictions):
+        """scores.json, psnr_per_frame.png and a printed table, where the truth is known."""
+        if self.truth is None:
+            print("no true frames given (--truth), so nothing is scored")
+            return
+        clips = [score_clip(p, t) for p, t in zip(predictions, self.truth)]
+        scores = {"clips": clips, "mean": score_clips(clips), "averages": AVERAGES}
+        text = json.dumps(scores, indent=1)
+        ckpt.write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
+        self.draw_psnr(predictions)
+        print_scores(scores)
+
+    def draw_psnr(self, predictions):
+        curves = {}
+        for i, (pred, true) in enumerate(zip(predictions, self.truth)):
+            curves[f"clip {i}"] = frame_psnr(pred, true)[1:].tolist()
+            curves[f"first frame repeated, clip {i}"] = frame_psnr(true[:1], true)[1:].tolist()
+        report.draw_psnr_per_frame(self.folder / "psnr_per_frame.png", curves)
+
+    def check(self, clips):
+        """Read the submission and the gifs back: they must be the frames, and play their full time."""
+        with open(self.folder / "submission.csv", "rb") as file:
+            next(file)
+            for frame in np.concatenate(clips):
+                values = np.array(next(file).split(b",")[1:], dtype=np.uint8)
+                if not np.array_equal(values, frame.transpose(2, 0, 1).ravel()):
+                    raise UserError(
+                        f"{file.name} does not hold the frames that were written; is the disk sound?"
+                    )
+        for i, clip in enumerate(clips):
+            path = self.folder / f"pred_seq{i}.gif"
+            times = report.gif_frame_times(path)
+            if times != len(clip):
+                raise UserError(f"{path} plays {times} frame times instead of {len(clip)}")
+
+    def test(self):
+        predictions = self.rollout()
+        clips = [report.to_uint8(p) for p in predictions]
+        for i, clip in enumerate(clips):
+            self.write_clip(i, clip)
+        self.write_submission(clips)
+        self.write_scores(predictions)
+        if not self.args.no_sanity:
+            self.check(clips)
+        print(f"{len(clips)} clips rolled out; in {self.folder}: pred_seq*.gif, strip*.png, submission.csv"
+              + (", scores.json, psnr_per_frame.png" if self.truth is not None else ""))  # fmt: skip
+
+
+def pad(poses, length):
+    """Repeat the last pose until there are `length`."""
+    return torch.cat([poses, poses[-1:].expand(length - len(poses), -1, -1, -1)])
+
+
+def print_scores(scores):
+    rows = [(f"clip {i}", c) for i, c in enumerate(scores["clips"])] + [("mean", scores["mean"])]
+    print(f"{'PSNR (dB)':<10} {'mean 1..T-1':>12} {'2023 tester':>12} {'competition':>12} "
+          f"{'lowest':>8} {'first frame repeated':>21} {'SSIM':>7}")  # fmt: skip
+    for name, c in rows:
+        print(f"{name:<10} {c['psnr']:>12.3f} {c['psnr_2023_tester']:>12.3f} {c['psnr_competition']:>12.3f} "
+              f"{c['psnr_min']:>8.2f} {c['psnr_first_frame_repeated']:>21.3f} {c['ssim']:>7.4f}")  # fmt: skip
+    for name, value in scores["mean"]["psnr_competition_groups"].items():
+        print(f"competition, {name}: {value:.3f}")
+    for key, column in (
+        ("psnr", "mean 1..T-1"),
+        ("psnr_2023_tester", "2023 tester"),
+        ("psnr_competition", "competition"),
+    ):
+        print(f"  {column}: {scores['averages'][key]}")
+
+
+def main():
+    args, typed = parse("Tester")
+    unused = sorted(typed - USED)
+    if unused:
+        print(
+            "note: these flags of training change nothing at test:",
+            *(f"--{flag}" for flag in unused),
+        )
+    device = choose_device(args)
+    with torch.inference_mode():
+        Tester(args, typed, device).test()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,334 @@
+"""Train a conditional VAE that predicts video.
+
+python Trainer.py --DR DATASET --save_root RUN_FOLDER
+"""
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from dataloader import Dataset_Dance, TrainClips
+from modules import checkpoint as ckpt
+from modules import report, schedules
+from modules.device import choose_device
+from modules.metrics import Generate_PSNR, frame_psnr, kl_criterion, score_clip, score_clips
+from modules.models import VAE_Model, roll_out
+from modules.options import parse, run, run_folder
+from modules.schedules import kl_annealing
+from modules.trackers import open_trackers
+
+__all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
+REDRAW_SECONDS = 60
+VAL_SCORES = ("psnr", "psnr_min", "psnr_first_frame_repeated", "ssim")
+
+
+class Trainer:
+    """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
+
+    def __init__(self, args, device, train_set=None, val_set=None):
+        torch.manual_seed(args.seed)
+        self.args, self.device, self.folder = args, device, Path(args.save_root)
+        self.val_frames, self.val_poses = (torch.stack(clips) for clips in zip(*val_set))
+        self.clips = TrainClips(train_set, args, device) if train_set else None
+        self.model = VAE_Model(args).to(device)
+        self.optim = make_optimizer(self.model.parameters(), args)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
+        self.kl_annealing = kl_annealing(args)
+        self.tfr = schedules.tfr_at(0, args)
+        self.current_epoch = self.step = 0
+        self.best_score, self.history, self.drawn_at = None, [], time.perf_counter()
+
+    # ------------------------------------------------------------ training
+
+    def training_stage(self):
+        """Train up to num_epoch. After every epoch the run folder is complete."""
+        self.trackers = open_trackers(self.args)
+        while self.current_epoch < self.args.num_epoch:
+            train = self.train_one_epoch()
+            val = self.validate() if self.validation_is_due() else {}
+            self.log_epoch(train, val)
+            self.step_schedules()
+            self.save_checkpoints(val)
+        self.finish()
+
+    def train_one_epoch(self):
+        """-> the epoch's means of loss, mse and kl, and its speed."""
+        start, total = time.perf_counter(), torch.zeros(3, device=self.device)
+        self.start_epoch()
+        steps = self.clips.num_batches(self.current_epoch)
+        coins = self.coins(steps)
+        bar = tqdm(self.clips.batches(self.current_epoch), total=steps, disable=None,
+                   dynamic_ncols=True, leave=False, mininterval=0.5)  # fmt: skip
+        for step, (frames, poses) in enumerate(bar):
+            total += self.training_one_step(frames, poses, adapt_TeacherForcing=bool(coins[step]))
+            self.show(bar, total, step + 1)
+        loss, mse, kl = (total / steps).tolist()
+        seconds = time.perf_counter() - start
+        trained = len(self.clips.clips_at(self.current_epoch)) * (self.args.train_vi_len - 1)
+        return {"loss": loss, "mse": mse, "kl": kl, "frames_per_second": trained / seconds}
+
+    def start_epoch(self):
+        """Set what the epoch's number decides: its learning rate and all its random draws."""
+        torch.manual_seed(1_000_003 * self.args.seed + self.current_epoch)
+        for group in self.optim.param_groups:
+            group["lr"] = schedules.lr_at(self.current_epoch, self.args)
+        self.model.train()
+
+    def coins(self, steps):
+        """True where a step is teacher-forced: one coin for the epoch, or one a batch."""
+        rng = np.random.default_rng([self.args.seed, self.current_epoch, 1])
+        tosses = rng.random(steps if self.args.tfr_coin == "batch" else 1) < self.tfr
+        return np.broadcast_to(tosses, steps)
+
+    def training_one_step(self, frames, poses, adapt_TeacherForcing):
+        """One optimizer step on clips (B, T, 3, H, W) -> loss, mse, kl as a tensor on the device."""
+        pretraining = self.current_epoch < self.args.pretrain_epochs
+        pred, mu, logvar = self.model(frames, poses, adapt_TeacherForcing, prior=pretraining)
+        mse = F.mse_loss(pred, frames[:, 1:])
+        kl = (
+            mse.new_zeros(()) if mu is None else kl_criterion(mu, logvar, mu.shape[0] * mu.shape[1])
+        )
+        loss = mse + self.kl_annealing.get_beta() * kl
+        self.optim.zero_grad()
+        loss.backward()
+        if self.args.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip)
+        self.optim.step()
+        self.step += 1
+        self.update_ema()
+        return torch.stack([loss, mse, kl]).detach()
+
+    @torch.no_grad()
+    def update_ema(self):
+        """Average the weights; the first steps count for little, so that the start is forgotten."""
+        if self.ema is None:
+            return
+        decay = min(self.args.ema, self.step / (self.step + 10))
+        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values()):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def step_schedules(self):
+        self.current_epoch += 1
+        self.kl_annealing.update()
+        self.teacher_forcing_ratio_update()
+
+    def teacher_forcing_ratio_update(self):
+        self.tfr = schedules.tfr_at(self.current_epoch, self.args)
+
+    # ------------------------------------------------------------ validation
+
+    def validation_is_due(self):
+        done = self.current_epoch + 1
+        return done % self.args.val_every == 0 or done == self.args.num_epoch
+
+    def validate(self):
+        """Roll every validation clip out from its first frame -> scores over all of them."""
+        pred = self.val_one_step(self.val_frames[:, :1], self.val_poses)
+        if self.args.store_visualization:
+            folder = run_folder(self.folder / "visualization")
+            self.write_gif(folder / f"epoch={self.current_epoch}.gif", pred)
+        scores = score_clips([score_clip(p, t) for p, t in zip(pred, self.val_frames)])
+        return {name: scores[name] for name in VAL_SCORES}
+
+    def val_one_step(self, given, poses):
+        """A true rollout: given frames (B, P, 3, H, W) and poses -> frames (B, T, 3, H, W) on the CPU."""
+
+        def progress(frames):
+            return tqdm(frames, "validating", poses.shape[1], disable=None, leave=False)
+
+        model = self.model if self.ema is None else self.ema
+        return roll_out(model, given.to(self.device), poses, self.args, range(len(poses)), progress)
+
+    def write_gif(self, path, pred):
+        """Pose, prediction and truth of the first validation clip, side by side."""
+        clips = (self.val_poses[0], pred[0], self.val_frames[0])
+        report.write_gif(path, report.side_by_side(*map(report.to_uint8, clips)))
+
+    def draw_validation(self):
+        """val.gif, val_strip.png and the PSNR per frame of the weights at hand -> scores."""
+        pred = self.val_one_step(self.val_frames[:, :1], self.val_poses)
+        self.write_gif(self.folder / "val.gif", pred)
+        strip = [report.to_uint8(clip[0]) for clip in (self.val_poses, pred, self.val_frames)]
+        plots = run_folder(self.folder / "plots")
+        report.draw_strip(self.folder / "val_strip.png", *strip)
+        psnr = frame_psnr(pred, self.val_frames)[0, 1:].tolist()
+        copied = frame_psnr(self.val_frames[:, :1], self.val_frames)[0, 1:].tolist()
+        report.draw_psnr_per_frame(
+            plots / "psnr_per_frame.png", {"rollout": psnr, "first frame repeated": copied}
+        )
+        rows = [{"frame": t, "psnr": p, "psnr_first_frame_repeated": c}
+                for t, (p, c) in enumerate(zip(psnr, copied), start=1)]  # fmt: skip
+        report.write_csv(self.folder / "val_frames.csv", rows)
+        return score_clips([score_clip(p, t) for p, t in zip(pred, self.val_frames)])
+
+    # ------------------------------------------------------------ the run folder
+
+    def log_epoch(self, train, val):
+        row = {"epoch": self.current_epoch}
+        row |= {f"train/{name}": value for name, value in (train | self.settings()).items()}
+        row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
+        self.history.append(row)
+        report.write_csv(self.folder / "metrics.csv", self.history)
+        for tracker in self.trackers:
+            tracker.log(row)
+        if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
+            self.draw_curves()
+        tqdm.write(self.epoch_line(row))
+
+    def settings(self):
+        """What the schedules say of the current epoch."""
+        lr = schedules.lr_at(self.current_epoch, self.args)
+        return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
+
+    def epoch_line(self, row):
+        line = f"epoch {row['epoch']:>3}/{self.args.num_epoch - 1}" + "".join(
+            f"  {name} {row[f'train/{name}']:.4g}"
+            for name in ("loss", "mse", "kl", "beta", "tfr", "lr")
+        )
+        line += f"  {row['train/frames_per_second']:.0f} frames/s"
+        if row["val/psnr"] is None:
+            return line
+        return line + (
+            f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, ssim {row['val/ssim']:.3f}"
+            f" (first frame repeated: {row['val/psnr_first_frame_repeated']:.2f} dB)"
+        )
+
+    def show(self, bar, total, steps):
+        """What the schedules and the mean loss are, beside the bar's own speed and time left."""
+        if not bar.disable and steps % 10 == 1:
+            values = {"loss": total[0].item() / steps} | self.settings()
+            bar.set_description(
+                f"epoch {self.current_epoch}/{self.args.num_epoch - 1}", refresh=False
+            )
+            bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+
+    def draw_curves(self):
+        report.draw_curves(run_folder(self.folder / "plots"), self.history)
+        self.drawn_at = time.perf_counter()
+
+    def save_checkpoints(self, val):
+        """last.ckpt always, best_score.ckpt when validation PSNR rises, epoch=N.ckpt every per_save."""
+        best = (
+            val
+            and np.isfinite(val["psnr"])
+            and (self.best_score is None or val["psnr"] > self.best_score)
+        )
+        if best:
+            self.best_score = val["psnr"]
+        state, done = self.state(), self.current_epoch - 1
+        if best:
+            ckpt.save(self.folder / "best_score.ckpt", state)
+        if done % self.args.per_save == 0:
+            ckpt.save(self.folder / f"epoch={done}.ckpt", state)
+        ckpt.save(self.folder / "last.ckpt", state)
+
+    def state(self):
+        """All that a run is, as plain data. With EMA, `state_dict` is the averaged weights."""
+        state = {
+            "version": ckpt.VERSION, "args": vars(self.args), "last_epoch": self.current_epoch,
+            "state_dict": (self.ema or self.model).state_dict(), "optimizer": self.optim.state_dict(),
+            "lr": schedules.lr_at(self.current_epoch, self.args), "tfr": self.tfr, "step": self.step,
+            "best_score": self.best_score, "history": self.history,
+        }  # fmt: skip
+        return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
+
+    def resume(self, path):
+        """Carry on from last.ckpt as if the run had never stopped."""
+        state = ckpt.load(path)
+        ckpt.same_experiment(self.args, state["args"], path)
+        ckpt.load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
+        if self.ema:
+            ckpt.load_weights(self.ema, state["state_dict"], path)
+        self.optim.load_state_dict(state["optimizer"])
+        self.current_epoch, self.step = state["last_epoch"], state["step"]
+        self.best_score, self.history = state["best_score"], state["history"]
+        self.kl_annealing = kl_annealing(self.args, self.current_epoch)
+        self.teacher_forcing_ratio_update()
+        print(f"carrying on with {path} at epoch {self.current_epoch}")
+
+    def start_from(self, path):
+        """Start from the weights of --ckpt_path, and nothing else of it."""
+        checkpoint = ckpt.load(path)
+        if not ckpt.is_ours(checkpoint):
+            print(ckpt.describe_template(path, checkpoint))
+        ckpt.load_weights(self.model, checkpoint["state_dict"], path)
+        if self.ema:
+            self.ema.load_state_dict(self.model.state_dict())
+
+    def finish(self):
+        """Draw the curves and the best weights' rollout, and say where everything is."""
+        self.draw_curves()
+        best = self.folder / "best_score.ckpt"
+        if best.exists():
+            ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
+        self.report_validation(self.draw_validation())
+
+    def report_validation(self, scores):
+        print(f"validation PSNR {scores['psnr']:.2f} dB over {self.val_poses.shape[1] - 1} rolled-out frames, "
+              f"lowest {scores['psnr_min']:.2f} dB, SSIM {scores['ssim']:.4f}; "
+              f"repeating the first frame scores {scores['psnr_first_frame_repeated']:.2f} dB\n"
+              f"run folder: {self.folder}  (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)")  # fmt: skip
+
+
+def make_optimizer(parameters, args):
+    extra = {"momentum": 0.9} if args.optim in ("SGD", "RMSprop") else {}
+    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, **extra)
+
+
+def preview(args):
+    """Print and plot what the schedules will be; train nothing."""
+    rows = schedules.table(args)
+    print(f"{'epoch':>5} {'beta':>10} {'tfr':>10} {'lr':>12}")
+    for row in rows:
+        print(f"{row['epoch']:>5} {row['beta']:>10.6g} {row['tfr']:>10.6g} {row['lr']:>12.6g}")
+    path = run_folder(args.save_root) / "schedules.png"
+    report.draw_schedules(path, rows)
+    print(f"drawn in {path}")
+
+
+def open_split(args, mode, length, partial=1.0):
+    return Dataset_Dance(
+        args.DR,
+        mode,
+        length,
+        partial,
+        (args.frame_H, args.frame_W),
+        args.cache_dir,
+        args.num_workers,
+    )
+
+
+def main():
+    args, typed = parse("Trainer")
+    if args.preview:
+        return preview(args)
+    device, folder = choose_device(args), run_folder(args.save_root)
+    if args.test:
+        ckpt.adopt_settings(args, typed, ckpt.load(args.ckpt_path))
+    train_set = None if args.test else open_split(args, "train", args.train_vi_len, args.partial)
+    trainer = Trainer(args, device, train_set, open_split(args, "val", args.val_vi_len))
+    last = folder / "last.ckpt"
+    if args.resume == "auto" and last.exists() and not args.test:
+        trainer.resume(last)
+    elif args.ckpt_path:
+        trainer.start_from(args.ckpt_path)
+    if args.test:
+        return trainer.report_validation(trainer.draw_validation())
+    ckpt.write_atomically(
+        folder / "args.json", lambda f: f.write(json.dumps(vars(args), indent=1).encode())
+    )
+    schedules.warn(args)
+    trainer.training_stage()
+
+
+if __name__ == "__main__":
+    run(main)

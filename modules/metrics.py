@@ -1,0 +1,86 @@
+"""What is minimised and what is reported. Pictures are floats in 0..1, (..., C, H, W)."""
+
+import torch
+import torch.nn.functional as F
+
+BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
+
+
+def kl_criterion(mu, logvar, batch_size):
+    """KL(N(mu, exp logvar) || N(0, I)), summed over the latent values, per item of the batch."""
+    mu, logvar = mu.float(), logvar.float()
+    return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp()) / batch_size
+
+
+def Generate_PSNR(imgs1, imgs2, data_range=1.0):
+    """PSNR in dB over all values of both pictures together."""
+    mse = F.mse_loss(imgs1, imgs2).clamp_min(BEST_MSE * data_range**2)
+    return 20 * torch.log10(torch.as_tensor(data_range)) - 10 * torch.log10(mse)
+
+
+def frame_psnr(pred, true):
+    """(..., C, H, W) twice -> (...): PSNR of every frame."""
+    mse = (pred.clamp(0, 1) - true).pow(2).mean(dim=(-3, -2, -1)).clamp_min(BEST_MSE)
+    return -10 * torch.log10(mse)
+
+
+def frame_ssim(pred, true, window=11, sigma=1.5):
+    """(N, C, H, W) twice -> (N,): SSIM with a Gaussian window, mean over pixels inside and colours."""
+    c1, c2 = 0.01**2, 0.03**2
+    x = torch.arange(window, dtype=torch.float64) - window // 2
+    gauss = torch.exp(-(x**2) / (2 * sigma**2))
+    kernel = (gauss / gauss.sum()).to(pred.device).expand(pred.shape[1], 1, 1, window)
+
+    def blur(image):  # along the rows, then along the columns
+        rows = F.conv2d(image, kernel, groups=image.shape[1])
+        return F.conv2d(rows, kernel.transpose(2, 3), groups=image.shape[1])
+
+    a, b = pred.double().clamp(0, 1), true.double()
+    mu_a, mu_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
+    cov = blur(a * b) - mu_a * mu_b
+    top = (2 * mu_a * mu_b + c1) * (2 * cov + c2)
+    return (top / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))).mean(dim=(1, 2, 3)).float()
+
+
+def mean_ssim(pred, true):
+    """(T, C, H, W) twice -> SSIM averaged over the frames, in pieces that stay small."""
+    pieces = [frame_ssim(p, t) for p, t in zip(pred.split(64), true.split(64))]
+    return torch.cat(pieces).mean().item()
+
+
+def rounded_psnr(pred, true):
+    """PSNR of every frame after rounding to 0..255, as a competition sees a submission."""
+    return frame_psnr(torch.round(pred.clamp(0, 1) * 255) / 255, torch.round(true * 255) / 255)
+
+
+def score_clip(pred, true):
+    """(T, C, H, W) twice, frame 0 given -> what is reported of one clip's rollout."""
+    psnr, copied = frame_psnr(pred, true)[1:], frame_psnr(true[:1], true)[1:]
+    return {
+        "psnr": psnr.mean().item(),
+        "psnr_min": psnr.min().item(),
+        "psnr_first_frame_repeated": copied.mean().item(),
+        "ssim": mean_ssim(pred[1:], true[1:]),
+        "psnr_2023_tester": psnr.sum().item() / max(len(psnr) - 1, 1),
+        "psnr_competition": rounded_psnr(pred, true)[1:601].mean().item(),
+    }
+
+
+AVERAGES = {
+    "psnr": "mean over frames 1..T-1",
+    "psnr_2023_tester": "2023 tester: sum over frames 1..T-1, divided by T-2",
+    "psnr_competition": "2024+ competition: rounded to 0..255, frames 1..600",
+}
+
+
+def score_clips(clips):
+    """Scores of every clip -> their averages (and the lowest minimum); public and private are the competition's two groups."""
+    mean = {key: sum(c[key] for c in clips) / len(clips) for key in clips[0]}
+    mean["psnr_min"] = min(c["psnr_min"] for c in clips)
+    groups = {"public (clips 0-2)": clips[:3], "private (clips 3-4)": clips[3:5]}
+    mean["psnr_competition_groups"] = {
+        name: sum(c["psnr_competition"] for c in group) / len(group)
+        for name, group in groups.items() if group
+    }  # fmt: skip
+    return mean

@@ -1,0 +1,154 @@
+"""The nets wired into a model that predicts video: one protocol for every family.
+
+Sequences are (B, T, C, H, W) floats in 0..1.
+    forward(frames, poses, teacher_forcing) -> predictions, mu, logvar       training
+    predict_frame(state, condition, noise)  -> frame, state                  one step
+    rollout(given, poses, draw_noise)       -> yields every frame            validation and test
+A rollout is handed no true future frame, so it cannot leak one.
+"""
+
+import torch
+import torch.nn as nn
+
+from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
+
+POSES_AT_ONCE = 64  # a rollout encodes so many poses at a time: memory stays level at any length
+
+
+class VAE_Model(nn.Module):
+    """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose)."""
+
+    def __init__(self, args):
+        super().__init__()
+        self.args = args
+        self.frame_transformation = RGB_Encoder(3, args.F_dim)
+        self.label_transformation = Label_Encoder(3, args.L_dim)
+        self.Gaussian_Predictor = Gaussian_Predictor(args.F_dim + args.L_dim, args.N_dim)
+        self.Decoder_Fusion = Decoder_Fusion(args.F_dim + args.L_dim + args.N_dim, args.D_out_dim)
+        self.Generator = Generator(args.D_out_dim, 3)
+        self.to(memory_format=torch.channels_last)  # the same numbers, about twice as fast on a CPU
+
+    def forward(self, frames, poses, teacher_forcing, prior=False):
+        """frames, poses (B, T, 3, H, W) -> predictions of frames 1..T-1, and mu, logvar of their z.
+
+        With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
+        """
+        with self.autocast():
+            return self.predict_clip(frames, poses, teacher_forcing, prior)
+
+    def autocast(self):
+        """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
+        device = self.Generator[-1].weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.args.precision == "bf16")
+
+    def predict_clip(self, frames, poses, teacher_forcing, prior):
+        poses = over_time(self.label_transformation, poses[:, 1:])  # (B, T-1, L, H, W)
+        latents = self.posterior_of_truth(frames, poses, prior)
+        if teacher_forcing:
+            previous = self.encode_previous(frames[:, :-1].flatten(0, 1))
+            latents = [flat(x) for x in latents]
+            predictions, *latents = self.step(previous, flat(poses), *latents)
+            return tuple(unflat(x, len(frames)) for x in (predictions, *latents[1:]))
+        return self.free_run(frames[:, 0], poses, *latents)
+
+    def posterior_of_truth(self, frames, poses, prior):
+        """z, mu, logvar of frames 1..T-1 where they depend on no prediction, else Nones."""
+        if prior:
+            b, t, _, h, w = poses.shape
+            return poses.new_empty(b, t, self.args.N_dim, h, w).normal_(), None, None
+        if self.args.posterior == "previous":
+            return None, None, None
+        return over_time(
+            self.Gaussian_Predictor, over_time(self.frame_transformation, frames[:, 1:]), poses
+        )
+
+    def free_run(self, frame, poses, z, mu, logvar):
+        """Predict step by step, each from the last prediction."""
+        results = []
+        for t in range(poses.shape[1]):
+            previous = self.encode_previous(frame)
+            latents = [None if x is None else x[:, t] for x in (z, mu, logvar)]
+            frame, *latents = self.step(previous, poses[:, t], *latents)
+            results.append((frame, *latents[1:]))
+            if self.args.feedback == "frame":
+                frame = frame.detach()
+        return tuple(None if xs[0] is None else torch.stack(xs, 1) for xs in zip(*results))
+
+    def encode_previous(self, frame):
+        """Features of the frame to go on from; in training with noise on it, where asked for."""
+        if self.training and self.args.feedback_noise:
+            frame = frame + self.args.feedback_noise * torch.randn_like(frame)
+        features = self.frame_transformation(frame)
+        return features.detach() if self.args.feedback == "features" else features
+
+    def step(self, previous, pose, z, mu, logvar):
+        """Features (N, ., H, W) of the previous frame and the pose -> frame, z, mu, logvar."""
+        if z is None:
+            z, mu, logvar = self.Gaussian_Predictor(previous, pose)
+        return self.decode(previous, pose, z), z, mu, logvar
+
+    def decode(self, previous, pose, z):
+        frame = self.Generator(self.Decoder_Fusion(previous, pose, z)).float()
+        return torch.sigmoid(frame) if self.args.sigmoid else frame
+
+    def predict_frame(self, state, condition, noise):
+        """Previous frame, pose features, standard normal noise (or zeros) -> frame, state."""
+        with self.autocast():
+            previous, z = self.encode_previous(state), noise
+            if self.args.posterior == "previous":
+                _, mu, logvar = self.Gaussian_Predictor(previous, condition)
+                z = mu + noise * torch.exp(0.5 * logvar)
+            frame = self.decode(previous, condition, z)
+        return frame, frame
+
+    @torch.no_grad()
+    def rollout(self, given, poses, draw_noise):
+        """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W), the given first."""
+        yield from given.unbind(1)
+        state = given[:, -1]
+        for chunk in poses[:, given.shape[1] :].split(POSES_AT_ONCE, dim=1):
+            with self.autocast():
+                conditions = over_time(self.label_transformation, chunk.to(given.device))
+            for condition in conditions.unbind(1):
+                noise = draw_noise(self.latent_shape(given)).to(given.device)
+                frame, state = self.predict_frame(state, condition, noise)
+                yield frame
+
+    def latent_shape(self, given):
+        return self.args.N_dim, *given.shape[-2:]
+
+
+def noise_source(kind, seed, clips):
+    """draw(shape) -> (clips, *shape): each clip's own stream, so that batching changes nothing."""
+    if kind == "mean":
+        return lambda shape: torch.zeros(len(clips), *shape)
+    streams = [torch.Generator().manual_seed(seed * 1_000_003 + clip) for clip in clips]
+    return lambda shape: torch.stack([torch.randn(shape, generator=s) for s in streams])
+
+
+def roll_out(model, given, poses, args, clips, progress=iter):
+    """All frames of the clips with these numbers, on the CPU: (B, T, 3, H, W)."""
+    model.eval()
+    frames = model.rollout(given, poses, noise_source(args.z_source, args.seed, clips))
+    out = torch.empty_like(poses)
+    for t, frame in enumerate(progress(frames)):
+        out[:, t] = frame
+    return out
+
+
+def over_time(net, *inputs):
+    """Apply a net to (B, T, ...) as to one batch of B*T."""
+    out = net(*(flat(x) for x in inputs))
+    return (
+        tuple(unflat(x, len(inputs[0])) for x in out)
+        if isinstance(out, tuple)
+        else unflat(out, len(inputs[0]))
+    )
+
+
+def flat(x):
+    return None if x is None else x.flatten(0, 1)
+
+
+def unflat(x, batch):
+    return None if x is None else x.unflatten(0, (batch, -1))

@@ -1,0 +1,388 @@
+"""A procedural dancer in a room: choreography, frames and the matching OpenPose pictures.
+
+    key poses -> angles over time -> joints on the screen -> frame picture, skeleton picture
+
+Screen lengths are in units of the frame height, body lengths in units of the dancer's stature.
+Everything is a pure function of numbers: the same seed draws the same pictures anywhere.
+"""
+
+from colorsys import hsv_to_rgb
+from itertools import cycle
+
+import numpy as np
+from PIL import Image
+
+# ---------------------------------------------------------------- choreography
+
+
+def both(**angles):
+    """The same angles for the right and for the left side."""
+    return {name + side: angle for name, angle in angles.items() for side in ("_r", "_l")}
+
+
+FPS = 30
+BLEND = 15  # frames over which neighbouring key poses melt into each other
+
+# x: place on the screen from the middle; size: stature on the screen; lift: height of a leap;
+# the rest are degrees. yaw 0 faces the camera, 90 the right edge; wing raises an arm sideways.
+REST = {"x": 0, "size": 0.75, "yaw": 0, "lift": 0, "lean": 2, "tilt": 0, "twist": 0, "nod": 0,
+        "look": 0} | both(hip=4, knee=8, spread=5, swing=4, wing=12, elbow=18)  # fmt: skip
+LIMITS = both(hip=(-50, 115), knee=(0, 145), wing=(0, 175), elbow=(0, 145))
+
+OPEN = both(wing=85, elbow=15)
+CROUCH = both(hip=95, knee=115, spread=14, swing=50, elbow=40) | {"lean": 38, "nod": -20}
+DIP = both(hip=48, knee=75, swing=-30) | {"lean": 22}
+LEAP = {"hip_r": 75, "knee_r": 12, "hip_l": -38, "knee_l": 18, "lift": 0.36}
+LUNGE = {"hip_r": 80, "knee_r": 82, "hip_l": -28, "knee_l": 22, "lean": 12}
+BALANCE = {"lean": 55, "nod": -28, "hip_l": -48, "knee_l": 4, "hip_r": 16, "knee_r": 24}
+BOX = both(swing=85, elbow=90)
+SPIN = both(wing=80, elbow=60) | {"turn": 120}
+SWAY = both(spread=32, wing=120, elbow=60) | {"knee_l": 45, "hip_l": 38, "tilt": -14}
+
+# A figure is a list of (seconds to get there, difference from REST); "turn" adds to the yaw.
+FIGURES = (
+    [(0.7, {"wing_r": 150, "elbow_r": 20}), (0.5, {"wing_r": 140, "elbow_r": 85, "tilt": -6}),
+     (0.5, {"wing_r": 150, "elbow_r": 15}), (0.5, {"wing_r": 140, "elbow_r": 85, "tilt": -6})],
+    [(0.9, both(wing=165, elbow=15)), (0.6, both(wing=165, elbow=25) | {"tilt": 22}),
+     (0.9, both(wing=160, elbow=25) | {"tilt": -22})],
+    [(0.9, CROUCH), (0.3, CROUCH), (0.8, OPEN)],
+    [(0.9, {"lean": 72, "nod": 25, "wing_r": 70, "elbow_l": 70}), (0.3, {"lean": 70})],
+    [(0.6, DIP), (0.35, OPEN | LEAP), (0.35, DIP), (0.5, OPEN)],
+    [(0.7, OPEN), (0.6, OPEN | {"hip_r": 88, "knee_r": 6, "lean": -14}), (0.7, OPEN)],
+    [(0.8, LUNGE | {"swing_l": 90, "swing_r": -35}), (0.7, LUNGE | both(wing=130, elbow=10))],
+    [(0.9, BALANCE | {"swing_r": 150, "swing_l": 20}), (0.7, BALANCE | OPEN)],
+    [(0.6, both(wing=75, elbow=70)), (0.6, SPIN), (0.6, SPIN), (0.6, SPIN)],
+    [(0.7, BOX | {"twist": 30}), (0.6, BOX | {"elbow_r": 30}), (0.7, BOX | {"twist": -30})],
+    [(0.8, both(spread=32, wing=45) | {"knee_r": 45, "hip_r": 38, "tilt": 14}), (0.8, SWAY)],
+)  # fmt: skip
+CARRIAGES = ({}, {}, OPEN, {"wing_r": 150}, both(wing=40, elbow=95))  # arms on the way
+FACINGS = (0, 0, 35, -35, 90, -90, 150, -150, 180)
+
+
+def mirrored(angles):
+    """The same pose with right and left exchanged."""
+    swap = {"_r": "_l", "_l": "_r"}
+    odd = {"tilt": -1, "twist": -1, "look": -1, "turn": -1}
+    pairs = ((name[:-2] + swap.get(name[-2:], name[-2:]), name) for name in angles)
+    return {new: angles[name] * odd.get(name, 1) for new, name in pairs}
+
+
+def travel(rng, here, x, size):
+    """Key poses that turn to a new place and walk there from the pose here."""
+    across, nearer = (x - here["x"]) / size, FOCAL / here["size"] - FOCAL / size
+    seconds = max(0.8, np.hypot(across, nearer) / rng.uniform(0.6, 0.9))
+    heading = {"yaw": np.degrees(np.arctan2(across, nearer))}
+    arms = CARRIAGES[rng.integers(len(CARRIAGES))]
+    yield rng.uniform(0.4, 0.6), REST | {"x": here["x"], "size": here["size"]} | heading
+    yield seconds, REST | arms | {"x": x, "size": size} | heading
+
+
+def perform(rng, here, figure, facing):
+    """Key poses of one figure danced on the spot, perhaps mirrored, at a tempo of its own."""
+    mirror, tempo, reach = rng.random() < 0.5, rng.uniform(1.0, 1.35), rng.uniform(0.8, 1.05)
+    place = {"x": here["x"], "size": here["size"], "yaw": facing}
+    for seconds, change in [*figure, (0.4, {})]:
+        change = mirrored(change) if mirror else change
+        place["yaw"] += change.get("turn", 0)
+        limbs = {name: reach * change.get(name, rest) for name, rest in REST.items()}
+        yield seconds * tempo, limbs | place
+
+
+def choreograph(rng, length):
+    """Continuous dancing, place after place, figure after figure: {angle or place: (length,)}."""
+    places = cycle(rng.permutation(np.linspace(-0.8, 0.8, 8)))
+    figures, facings = cycle(rng.permutation(len(FIGURES))), cycle(rng.permutation(FACINGS))
+    moves = [(0, REST | {"x": next(places), "size": rng.uniform(0.68, 0.84)})]
+    while sum(seconds for seconds, _ in moves) < length / FPS + 1:
+        x, size = next(places) + rng.uniform(-0.08, 0.08), rng.uniform(0.68, 0.84)
+        moves += travel(rng, moves[-1][1], x, size)
+        moves += perform(rng, moves[-1][1], FIGURES[next(figures)], next(facings))
+    times = np.cumsum([seconds for seconds, _ in moves])
+    curves = blend(times, [pose for _, pose in moves], length)
+    add_gait(curves)
+    add_sway(curves)
+    return curves | {name: np.clip(curves[name], *limit) for name, limit in LIMITS.items()}
+
+
+def blend(times, poses, length):
+    """Key poses -> smooth curves: straight lines averaged over a window of BLEND frames."""
+    t = (np.arange(length + BLEND - 1) - BLEND // 2) / FPS
+    window = np.hanning(BLEND + 2)[1:-1]
+    keys = {name: [pose[name] for pose in poses] for name in REST}
+    keys["yaw"] = np.unwrap(keys["yaw"], period=360)  # turn the short way round
+    raw = {name: np.interp(t, times, values) for name, values in keys.items()}
+    return {name: np.convolve(raw[name], window / window.sum(), "valid") for name in raw}
+
+
+def add_gait(curves):
+    """Swing legs and arms in step with the distance walked along the way the dancer faces."""
+    yaw, size = np.radians(curves["yaw"]), curves["size"]
+    across, nearer = np.gradient(curves["x"]) / size, np.gradient(-FOCAL / size)
+    walked = across * np.sin(yaw) + nearer * np.cos(yaw)  # statures per frame
+    phase = np.cumsum(walked) * np.pi / 0.48  # a step is 0.48 statures long
+    gain = np.clip(np.abs(walked) * FPS / 0.5, 0, 1)
+    for side, start in (("_r", 0), ("_l", np.pi)):
+        step = gain * np.sin(phase + start)
+        curves["hip" + side] += 28 * step
+        curves["swing" + side] -= 24 * step
+        passing = np.clip(np.cos(phase + start + 0.4), 0, 1) ** 2  # a leg bends to pass the other
+        curves["knee" + side] += 55 * gain * passing
+    curves["twist"] += 6 * gain * np.sin(phase)
+
+
+def add_sway(curves):
+    """Breathing and a slow shift of weight: a body is never quite still."""
+    beat = 2 * np.pi * np.arange(len(curves["x"])) / FPS
+    bend = 4 + 4 * np.sin(0.9 * beat)
+    curves["tilt"] += 2 * np.sin(0.7 * beat)
+    curves["look"] += 12 * np.sin(0.45 * beat)
+    for name, sway in both(hip=bend, knee=2 * bend, wing=3 * np.sin(0.8 * beat)).items():
+        curves[name] += sway
+
+
+# ---------------------------------------------------------------- angles -> joints on the screen
+
+HORIZON, EYE_LEVEL = 0.45, 0.6  # camera: horizon on the screen, height above the floor
+FOCAL = 2.9  # a dancer who is s high on the screen stands FOCAL / s before the camera
+
+# The first 18 are the COCO keypoints in OpenPose's order; the others only help to draw.
+JOINTS = (
+    "nose", "neck", "shoulder_r", "elbow_r", "wrist_r", "shoulder_l", "elbow_l", "wrist_l",
+    "hip_r", "knee_r", "ankle_r", "hip_l", "knee_l", "ankle_l", "eye_r", "eye_l", "ear_r", "ear_l",
+    "hand_r", "hand_l", "toe_r", "toe_l", "face", "hair", "bun",
+)  # fmt: skip
+INDEX = {name: i for i, name in enumerate(JOINTS)}
+HEAD = {  # from the middle of the head: left, up, forward
+    "face": (0, -0.005, 0.014), "hair": (0, 0.016, -0.014), "bun": (0, 0.01, -0.085),
+    "nose": (0, -0.01, 0.07), "eye_r": (-0.026, 0.014, 0.056), "eye_l": (0.026, 0.014, 0.056),
+    "ear_r": (-0.056, 0.002, 0), "ear_l": (0.056, 0.002, 0),
+}  # fmt: skip
+
+
+def rotation(axis, degrees):
+    """(T,) angles about body axis 0 (to the left), 1 (up) or 2 (forward) -> (T, 3, 3)."""
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    matrix = np.tile(np.eye(3), (len(degrees), 1, 1))
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    matrix[:, a, a], matrix[:, b, b], matrix[:, a, b], matrix[:, b, a] = cos, cos, -sin, sin
+    return matrix
+
+
+def body_3d(c):
+    """Forward kinematics of curves c -> {joint: (T, 3)}: right on the screen, up, nearer."""
+    pelvis = rotation(1, c["yaw"])
+    chest = pelvis @ rotation(0, c["lean"]) @ rotation(2, -c["tilt"]) @ rotation(1, c["twist"])
+    skull = chest @ rotation(1, c["look"]) @ rotation(0, c["nod"])
+    neck = chest @ (0, 0.30, 0)
+    head = neck + skull @ (0, 0.105, 0.01)
+    body = {"neck": neck} | {name: head + skull @ place for name, place in HEAD.items()}
+    for side, out in (("_r", -1), ("_l", 1)):
+        limbs = arm_3d(c, chest, neck, side, out) | leg_3d(c, pelvis, side, out)
+        body |= {name + side: point for name, point in limbs.items()}
+    return body
+
+
+def arm_3d(c, chest, neck, side, out):
+    """Shoulder to hand; the elbow folds forwards when the arm hangs and inwards overhead."""
+    wing = out * c["wing" + side]
+    upper = chest @ rotation(0, -c["swing" + side]) @ rotation(2, wing) @ rotation(1, wing / 2)
+    fore = upper @ rotation(0, -c["elbow" + side])
+    shoulder = neck + chest @ (0.106 * out, -0.03, 0)
+    elbow = shoulder + upper @ (0, -0.17, 0)
+    wrist = elbow + fore @ (0, -0.15, 0)
+    hand = wrist + fore @ (0, -0.05, 0)
+    return {"shoulder": shoulder, "elbow": elbow, "wrist": wrist, "hand": hand}
+
+
+def leg_3d(c, pelvis, side, out):
+    """Hip to toe; the knee folds backwards only, the ankle gives half of what keeps it flat."""
+    thigh = pelvis @ rotation(0, -c["hip" + side]) @ rotation(2, out * c["spread" + side])
+    shin = thigh @ rotation(0, c["knee" + side])
+    foot = shin @ rotation(0, 0.5 * (c["hip" + side] - c["knee" + side]))
+    hip = pelvis @ (0.058 * out, 0, 0)
+    knee = hip + thigh @ (0, -0.245, 0)
+    ankle = knee + shin @ (0, -0.235, 0)
+    return {"hip": hip, "knee": knee, "ankle": ankle, "toe": ankle + foot @ (0, -0.03, 0.10)}
+
+
+def dance(rng, length):
+    """One take: joints (length, J, 3) as x, y on the screen and nearness; stature (length,)."""
+    curves = choreograph(rng, length)
+    body = body_3d(curves)
+    body = np.stack([body[name] for name in JOINTS])  # (J, T, 3)
+    body -= support(body, curves["lift"])
+    x, size = curves["x"], curves["size"]
+    screen = x + size * body[..., 0], HORIZON + size * (EYE_LEVEL - body[..., 1]), body[..., 2]
+    return np.stack(screen, -1).swapaxes(0, 1), size
+
+
+def support(body, lift):
+    """The point (T, 3) of the body (J, T, 3) that stands on the floor: mostly the lower foot."""
+    feet = body[[INDEX["ankle_r"], INDEX["ankle_l"]]] - (0, 0.05, 0)
+    toes = body[[INDEX["toe_r"], INDEX["toe_l"]]] - (0, 0.02, 0)
+    lowest = np.minimum(feet[..., 1], toes[..., 1]).min(0)
+    weight = np.exp((lowest - feet[..., 1]) / 0.08)[..., None]
+    point = (weight * feet).sum(0) / weight.sum(0)
+    point[:, 1] = lowest - lift
+    return point
+
+
+# ---------------------------------------------------------------- the dancer's picture
+
+LIGHT = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of the dancer
+
+# Parts, * for right and left: first end, second end (a sheet has a right and a left corner at each
+# end), radius at both ends, material, how much nearer the part counts in the order of painting.
+TABLE = (
+    ("neck", "face", 0.034, 0.034, "skin", 0.0), ("face", "face", 0.058, 0.058, "skin", 0.02),
+    ("hair", "hair", 0.066, 0.066, "hair", 0.02), ("bun", "bun", 0.03, 0.03, "hair", 0.02),
+    ("hip_r hip_l", "hip_r hip_l", 0.056, 0.056, "legs", 0.0),
+    ("hip_r hip_l", "knee_r knee_l", 0.058, 0.062, "skirt", 0.03),
+    ("shoulder_r shoulder_l", "hip_r hip_l", 0.042, 0.05, "shirt", 0.0),
+    ("shoulder_*", "elbow_*", 0.044, 0.034, "shirt", 0.05),
+    ("elbow_*", "wrist_*", 0.03, 0.024, "skin", 0.05),
+    ("wrist_*", "hand_*", 0.026, 0.03, "skin", 0.06),
+    ("hip_*", "knee_*", 0.06, 0.043, "legs", 0.01),
+    ("knee_*", "ankle_*", 0.043, 0.028, "legs", 0.01),
+    ("ankle_*", "toe_*", 0.033, 0.024, "shoes", 0.02),
+)  # fmt: skip
+PARTS = [
+    (*([INDEX[name.replace("*", side)] for name in end.split()] for end in (first, second)), *rest)
+    for first, second, *rest in TABLE
+    for side in ("rl" if "*" in first else "r")
+]
+
+
+def along(point, start, end):
+    """How far from start to end, 0..1, the nearest point of that segment lies (all x + iy)."""
+    span = end - start + 1e-6
+    return np.clip(((point - start) * span.conjugate()).real / abs(span) ** 2, 0, 1)
+
+
+def paint(picture, start, end, radii, colour, lit=True):
+    """Blend a rounded sheet with (right, left) corners x + iy at either end into the picture.
+
+    Equal corners make it a capsule. The edge is antialiased by its signed distance in pixels.
+    """
+    corners, margin = np.array([*start, *end]), max(radii) + 1
+    spans = (corners.imag, picture.shape[0]), (corners.real, picture.shape[1])
+    ends = (np.clip((v.min() - margin, v.max() + margin + 1), 0, n) for v, n in spans)
+    box = tuple(slice(*end.astype(int)) for end in ends)
+    y, x = np.ogrid[box]
+    pixel = x + 0.5 + 1j * (y + 0.5)
+    t = along(pixel, sum(start) / 2, sum(end) / 2)  # down the sheet
+    right, left = (a + t * (b - a) for a, b in zip(start, end, strict=True))
+    s = along(pixel, right, left)  # across the sheet
+    radius = radii[0] + t * (radii[1] - radii[0])
+    offset = pixel - right - s * (left - right)  # from the nearest point of the sheet
+    coverage = np.clip(0.5 + radius - abs(offset), 0, 1)[..., None]
+    if lit:
+        bulge = (s - 0.5) * (left - right) / (abs(left - right) + radius)
+        colour = colour * shade(offset / radius + bulge)[..., None]
+    picture[box] += coverage * (colour - picture[box])
+
+
+def shade(normal):
+    """Brightness of a surface whose normal leans sideways by normal (x + iy), at most 1."""
+    normal = normal / np.maximum(abs(normal), 1)
+    outwards = np.sqrt(1 - np.minimum(abs(normal) ** 2, 1))
+    return 0.5 + 0.75 * np.maximum((normal * LIGHT.conjugate()).real + 0.66 * outwards, 0)
+
+
+def draw_frame(joints, stature, scene):
+    """The dancer with joints (J, 3) in a scene (background, colours) -> (H, 2H, 3) in 0..1."""
+    picture, colours = scene[0].copy(), scene[1]
+    height, size = len(picture), len(picture) * stature
+    points = (joints[:, 0] + 1 + 1j * joints[:, 1]) * height
+    y, x = np.ogrid[0.5:height, 0.5 : 2 * height]
+    across = (x - points[INDEX["neck"]].real) / (0.16 * size)
+    away = (y - HORIZON * height - EYE_LEVEL * size) / (0.03 * size)
+    picture *= 1 - 0.45 * np.exp(-(across**2) - away**2)[..., None]  # a soft shadow on the floor
+    parts = [part for part in PARTS if part[4] in colours]
+    parts.sort(key=lambda part: joints[[*part[0], *part[1]], 2].mean() + part[5])
+    for first, second, *radii, material, _ in parts:
+        ends = (points[[corners[0], corners[-1]]] for corners in (first, second))
+        paint(picture, *ends, np.multiply(radii, size), colours[material])
+    return np.clip(picture, 0, 1)
+
+
+# ---------------------------------------------------------------- the OpenPose picture
+
+LIMBS = (  # pairs of COCO keypoints; limb i and keypoint i wear colour i
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12),
+    (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+)  # fmt: skip
+FACE = {0, 14, 15, 16, 17}  # nose, eyes, ears: a detector misses them on a head turned away
+COLOURS = [np.array(hsv_to_rgb(k / 18, 1, 1)) for k in range(18)]
+
+
+def draw_skeleton(joints, height):
+    """The keypoints of joints (J, 3) in OpenPose's colours on white -> (H, 2H, 3) in 0..1."""
+    picture = np.ones((height, 2 * height, 3))
+    points = (joints[:, 0] + 1 + 1j * joints[:, 1]) * height
+    hidden = {k for k in FACE if joints[k, 2] < joints[INDEX["face"], 2] - 0.03}
+    sticks = [(a, b, 0.012, 0.85 * COLOURS[i]) for i, (a, b) in enumerate(LIMBS)]
+    dots = [(k, k, 0.016, COLOURS[k]) for k in range(18)]
+    for a, b, radius, colour in sticks + dots:
+        if not hidden & {a, b}:
+            paint(picture, points[[a, a]], points[[b, b]], [radius * height] * 2, colour, lit=False)
+    return picture
+
+
+# ---------------------------------------------------------------- the room and the clothes
+
+SKIRTING = 0.76  # where the wall meets the floor
+
+
+def hsv(hue, saturation, value):
+    """RGB (3,) of a colour; the hue goes from red round to red at 1."""
+    return np.array(hsv_to_rgb(hue, saturation, value))
+
+
+def make_scene(rng, height):
+    """Background (H, 2H, 3) and colours of the dancer: dark clothes before a bright room."""
+    hue = rng.random()
+    colours = {
+        "shirt": hsv(hue, 0.75, 0.42),
+        "legs": hsv(hue + 0.4, 0.35, 0.17),
+        "shoes": hsv(rng.random(), 0.8, 0.4),
+        "skin": hsv(0.06, rng.uniform(0.4, 0.6), rng.uniform(0.45, 0.85)),
+        "hair": hsv(0.06, 0.6, rng.uniform(0.08, 0.25)),
+    }
+    if rng.random() < 0.5:
+        colours["skirt"] = hsv(hue + rng.uniform(0.3, 0.7), 0.6, 0.3)
+    return furnish(rng, height), colours
+
+
+def furnish(rng, height):
+    """A lit wall and floor with a door, a window and a picture, antialiased by supersampling."""
+    fine = 3 * height
+    y, x = np.ogrid[0.5:fine, 0.5 : 2 * fine]
+    y, x = y / fine, x / fine - 1
+    wall, floor = hsv(rng.random(), 0.12, 0.84), hsv(rng.uniform(0.06, 0.11), 0.25, 0.7)
+    room = wall * (1.05 - 0.2 * y[..., None]) + np.zeros((fine, 2 * fine, 1))
+    plank = np.floor(4 * x / (y - HORIZON)).astype(int) % 29
+    boards = floor * rng.uniform(0.9, 1.08, 29)[plank][..., None]
+    room = np.where(y[..., None] > SKIRTING, boards, room)
+    for left, right, top, bottom, colour in furniture(rng, wall):
+        room[(left < x) & (x < right) & (top < y) & (y < bottom)] = colour
+    lamps = sum(np.exp(-(((x - at) / 0.5) ** 2) - ((y + 0.05) / 0.5) ** 2) for at in (-0.5, 0.55))
+    grain = Image.fromarray(rng.normal(size=(48, 96)).astype(np.float32)).resize((2 * fine, fine))
+    room *= (0.85 + 0.25 * lamps - 0.1 * x**2 + 0.015 * np.asarray(grain))[..., None]
+    return np.clip(room, 0, 1).reshape(height, 3, 2 * height, 3, 3).mean((1, 3))
+
+
+def furniture(rng, wall):
+    """Rectangles (left, right, top, bottom, colour), each painted over the ones before."""
+    door, window, frame = rng.permutation([-0.62, 0.02, 0.62]) + rng.uniform(-0.06, 0.06, 3)
+    wood, sky, art = hsv(0.08, 0.4, 0.7), hsv(0.57, 0.15, 0.95), hsv(rng.random(), 0.5, 0.75)
+    return (
+        (-1, 1, SKIRTING - 0.025, SKIRTING, 0.75 * wall),
+        (door - 0.15, door + 0.15, 0.2, SKIRTING, 0.7 * wood),
+        (door - 0.13, door + 0.13, 0.22, SKIRTING, 1.1 * wood),
+        (window - 0.2, window + 0.2, 0.14, 0.5, 0.75 * wall),
+        (window - 0.18, window - 0.01, 0.16, 0.48, sky),
+        (window + 0.01, window + 0.18, 0.16, 0.48, sky),
+        (frame - 0.15, frame + 0.15, 0.2, 0.44, 0.7 * wood),
+        (frame - 0.13, frame + 0.13, 0.22, 0.42, art),
+    )

@@ -1,0 +1,34 @@
+# Sourced by the other scripts: goes to the repository and makes .venv with the requirements, once.
+#   PYTHON=python3.12 bash scripts/demo.sh    chooses another Python
+#   VENV=/some/folder bash scripts/demo.sh    keeps the environment elsewhere
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=${VENV:-.venv}
+
+make_venv() {
+    local python=${PYTHON:-python3} site=""
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+        echo "error: $python is missing or older than Python 3.10; name another one with PYTHON=" >&2
+        exit 1
+    }
+    # A Python that already has torch lends it: nothing is downloaded twice.
+    if "$python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)' 2>/dev/null; then
+        site=--system-site-packages
+        echo "using the torch that $python already has"
+    fi
+    echo "making the virtual environment $VENV"
+    "$python" -m venv $site "$VENV"
+}
+
+install() { # install REQUIREMENTS_FILE: runs pip only when the file has changed since the last time
+    local stamp="$VENV/installed-${1//\//-}"
+    cmp -s "$1" "$stamp" && return
+    echo "installing $1 (torch is large: this can take some minutes)"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check -r "$1"
+    cp "$1" "$stamp"
+}
+
+[ -x "$VENV/bin/pip" ] || make_venv
+install requirements.txt
+export PATH="$PWD/$VENV/bin:$PATH"
+case $VENV in /*) export PATH="$VENV/bin:$PATH" ;; esac
