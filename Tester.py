@@ -17,10 +17,11 @@ from modules.metrics import AVERAGES, frame_psnr, score_clip, score_clips
 from modules.models import VAE_Model, roll_out
 from modules.options import UserError, parse, run, run_folder
 
+# Flags of training are accepted for old command lines; these are the ones that count here.
 USED = set(
-    "DR save_root ckpt_path batch_size seed device gpu precision num_workers test make_gif no_sanity "
-    "truth pose_norm val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim sigmoid posterior "
-    "z_source cache_dir".split()
+    """DR save_root ckpt_path batch_size seed device gpu precision num_workers test make_gif
+    no_sanity truth pose_norm val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim sigmoid posterior
+    z_source cache_dir""".split()
 )
 
 
@@ -42,12 +43,15 @@ class Tester:
         self.truth = self.find_truth(size)
 
     def choose_pose_norm(self, ours):
-        """The course's template normalised every pose picture by itself; ours by what was learned."""
-        per_image = self.args.pose_norm == "image" or (self.args.pose_norm == "auto" and not ours)
+        """The course's template normalised every pose by itself, ours as learned."""
+        norm = self.args.pose_norm
+        per_image = norm == "image" or (norm == "auto" and not ours)
         self.model.label_transformation.per_image = per_image
-        kind = "ours" if ours else "the course's template"
-        print(f"checkpoint: {self.args.ckpt_path} ({kind}; pose statistics "
-              f"{'of each image' if per_image else 'as learned'}; sigmoid {'on' if self.args.sigmoid else 'off'})")  # fmt: skip
+        print(
+            f"checkpoint: {self.args.ckpt_path} ({'ours' if ours else 'from the course'}; "
+            f"pose statistics {'per image' if per_image else 'as learned'}; "
+            f"sigmoid {'on' if self.args.sigmoid else 'off'})"
+        )
 
     def find_truth(self, size):
         path = self.args.truth or find_root(self.args.DR, "test") / "test" / "test_truth"
@@ -56,7 +60,7 @@ class Tester:
         return load_truth(path, size, [len(p) for p in self.poses])
 
     def rollout(self):
-        """-> one (T, 3, H, W) per test clip. Clips are rolled out together, the shorter ones cut."""
+        """-> one (T, 3, H, W) per test clip. Clips run together, short ones are padded."""
         predictions = []
         for first in range(0, len(self.given), self.batch_size):
             numbers = range(first, min(first + self.batch_size, len(self.given)))
@@ -118,15 +122,13 @@ class Tester:
         report.draw_psnr_per_frame(self.folder / "psnr_per_frame.png", curves)
 
     def check(self, clips):
-        """Read the submission and the gifs back: they must be the frames, and play their full time."""
+        """Read the files back: they must hold the frames, and play their full time."""
         with open(self.folder / "submission.csv", "rb") as file:
             next(file)
             for frame in np.concatenate(clips):
                 values = np.array(next(file).split(b",")[1:], dtype=np.uint8)
                 if not np.array_equal(values, frame.transpose(2, 0, 1).ravel()):
-                    raise UserError(
-                        f"{file.name} does not hold the frames that were written; is the disk sound?"
-                    )
+                    raise UserError(f"{file.name} is not what was written; is the disk sound?")
         for i, clip in enumerate(clips):
             path = self.folder / f"pred_seq{i}.gif"
             times = report.gif_frame_times(path)
@@ -142,8 +144,9 @@ class Tester:
         self.write_scores(predictions)
         if not self.args.no_sanity:
             self.check(clips)
-        print(f"{len(clips)} clips rolled out; in {self.folder}: pred_seq*.gif, strip*.png, submission.csv"
-              + (", scores.json, psnr_per_frame.png" if self.truth is not None else ""))  # fmt: skip
+        scored = "" if self.truth is None else ", scores.json, psnr_per_frame.png"
+        print(f"{len(clips)} clips rolled out; written to {self.folder}:")
+        print(f"  pred_seq*.gif, strip*.png, submission.csv{scored}")
 
 
 def pad(poses, length):
@@ -151,21 +154,26 @@ def pad(poses, length):
     return torch.cat([poses, poses[-1:].expand(length - len(poses), -1, -1, -1)])
 
 
+COLUMNS = {  # printed heading -> key of a score
+    "mean 1..T-1": "psnr",
+    "2023 tester": "psnr_2023_tester",
+    "competition": "psnr_competition",
+    "lowest": "psnr_min",
+    "1st repeated": "psnr_first_frame_repeated",
+    "SSIM": "ssim",
+}
+
+
 def print_scores(scores):
-    rows = [(f"clip {i}", c) for i, c in enumerate(scores["clips"])] + [("mean", scores["mean"])]
-    print(f"{'PSNR (dB)':<10} {'mean 1..T-1':>12} {'2023 tester':>12} {'competition':>12} "
-          f"{'lowest':>8} {'first frame repeated':>21} {'SSIM':>7}")  # fmt: skip
-    for name, c in rows:
-        print(f"{name:<10} {c['psnr']:>12.3f} {c['psnr_2023_tester']:>12.3f} {c['psnr_competition']:>12.3f} "
-              f"{c['psnr_min']:>8.2f} {c['psnr_first_frame_repeated']:>21.3f} {c['ssim']:>7.4f}")  # fmt: skip
+    clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
+    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in COLUMNS))
+    for name, values in (clips | {"mean": scores["mean"]}).items():
+        print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in COLUMNS.values()))
     for name, value in scores["mean"]["psnr_competition_groups"].items():
         print(f"competition, {name}: {value:.3f}")
-    for key, column in (
-        ("psnr", "mean 1..T-1"),
-        ("psnr_2023_tester", "2023 tester"),
-        ("psnr_competition", "competition"),
-    ):
-        print(f"  {column}: {scores['averages'][key]}")
+    for heading, key in COLUMNS.items():
+        if key in AVERAGES:
+            print(f"  {heading}: {AVERAGES[key]}")
 
 
 def main():

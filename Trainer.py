@@ -63,8 +63,14 @@ class Trainer:
         self.start_epoch()
         steps = self.clips.num_batches(self.current_epoch)
         coins = self.coins(steps)
-        bar = tqdm(self.clips.batches(self.current_epoch), total=steps, disable=None,
-                   dynamic_ncols=True, leave=False, mininterval=0.5)  # fmt: skip
+        bar = tqdm(
+            self.clips.batches(self.current_epoch),
+            total=steps,
+            disable=None,
+            dynamic_ncols=True,
+            leave=False,
+            mininterval=0.5,
+        )
         for step, (frames, poses) in enumerate(bar):
             total += self.training_one_step(frames, poses, adapt_TeacherForcing=bool(coins[step]))
             self.show(bar, total, step + 1)
@@ -87,7 +93,7 @@ class Trainer:
         return np.broadcast_to(tosses, steps)
 
     def training_one_step(self, frames, poses, adapt_TeacherForcing):
-        """One optimizer step on clips (B, T, 3, H, W) -> loss, mse, kl as a tensor on the device."""
+        """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl), kept on the device."""
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, poses, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
@@ -140,7 +146,7 @@ class Trainer:
         return {name: scores[name] for name in VAL_SCORES}
 
     def val_one_step(self, given, poses):
-        """A true rollout: given frames (B, P, 3, H, W) and poses -> frames (B, T, 3, H, W) on the CPU."""
+        """A true rollout of given (B, P, 3, H, W) along poses (B, T, 3, H, W), to the CPU."""
 
         def progress(frames):
             return tqdm(frames, "validating", poses.shape[1], disable=None, leave=False)
@@ -165,8 +171,10 @@ class Trainer:
         report.draw_psnr_per_frame(
             plots / "psnr_per_frame.png", {"rollout": psnr, "first frame repeated": copied}
         )
-        rows = [{"frame": t, "psnr": p, "psnr_first_frame_repeated": c}
-                for t, (p, c) in enumerate(zip(psnr, copied), start=1)]  # fmt: skip
+        rows = [
+            {"frame": t, "psnr": p, "psnr_first_frame_repeated": c}
+            for t, (p, c) in enumerate(zip(psnr, copied), start=1)
+        ]
         report.write_csv(self.folder / "val_frames.csv", rows)
         return score_clips([score_clip(p, t) for p, t in zip(pred, self.val_frames)])
 
@@ -190,17 +198,13 @@ class Trainer:
         return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
 
     def epoch_line(self, row):
-        line = f"epoch {row['epoch']:>3}/{self.args.num_epoch - 1}" + "".join(
-            f"  {name} {row[f'train/{name}']:.4g}"
-            for name in ("loss", "mse", "kl", "beta", "tfr", "lr")
-        )
+        names = "loss mse kl beta tfr lr".split()
+        values = "  ".join(f"{name} {row[f'train/{name}']:.4g}" for name in names)
+        line = f"epoch {row['epoch']:>3}/{self.args.num_epoch - 1}  {values}"
         line += f"  {row['train/frames_per_second']:.0f} frames/s"
-        if row["val/psnr"] is None:
-            return line
-        return line + (
-            f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, ssim {row['val/ssim']:.3f}"
-            f" (first frame repeated: {row['val/psnr_first_frame_repeated']:.2f} dB)"
-        )
+        if row["val/psnr"] is not None:
+            line += " | val psnr {:.2f} dB, lowest {:.2f}, first frame repeated {:.2f}, ssim {:.3f}"
+        return line.format(*(row[f"val/{name}"] for name in VAL_SCORES))
 
     def show(self, bar, total, steps):
         """What the schedules and the mean loss are, beside the bar's own speed and time left."""
@@ -216,7 +220,7 @@ class Trainer:
         self.drawn_at = time.perf_counter()
 
     def save_checkpoints(self, val):
-        """last.ckpt always, best_score.ckpt when validation PSNR rises, epoch=N.ckpt every per_save."""
+        """last.ckpt always, best_score.ckpt when PSNR rises, epoch=N.ckpt every --per_save."""
         best = (
             val
             and np.isfinite(val["psnr"])
@@ -234,11 +238,17 @@ class Trainer:
     def state(self):
         """All that a run is, as plain data. With EMA, `state_dict` is the averaged weights."""
         state = {
-            "version": ckpt.VERSION, "args": vars(self.args), "last_epoch": self.current_epoch,
-            "state_dict": (self.ema or self.model).state_dict(), "optimizer": self.optim.state_dict(),
-            "lr": schedules.lr_at(self.current_epoch, self.args), "tfr": self.tfr, "step": self.step,
-            "best_score": self.best_score, "history": self.history,
-        }  # fmt: skip
+            "version": ckpt.VERSION,
+            "args": vars(self.args),
+            "last_epoch": self.current_epoch,
+            "state_dict": (self.ema or self.model).state_dict(),
+            "optimizer": self.optim.state_dict(),
+            "lr": schedules.lr_at(self.current_epoch, self.args),
+            "tfr": self.tfr,
+            "step": self.step,
+            "best_score": self.best_score,
+            "history": self.history,
+        }
         return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
 
     def resume(self, path):
@@ -273,10 +283,13 @@ class Trainer:
         self.report_validation(self.draw_validation())
 
     def report_validation(self, scores):
-        print(f"validation PSNR {scores['psnr']:.2f} dB over {self.val_poses.shape[1] - 1} rolled-out frames, "
-              f"lowest {scores['psnr_min']:.2f} dB, SSIM {scores['ssim']:.4f}; "
-              f"repeating the first frame scores {scores['psnr_first_frame_repeated']:.2f} dB\n"
-              f"run folder: {self.folder}  (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)")  # fmt: skip
+        print(
+            f"validation over {self.val_poses.shape[1] - 1} rolled-out frames: "
+            f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
+            f"SSIM {scores['ssim']:.4f}\n"
+            f"repeating the first frame scores {scores['psnr_first_frame_repeated']:.2f} dB\n"
+            f"run folder: {self.folder} (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)"
+        )
 
 
 def make_optimizer(parameters, args):
@@ -310,7 +323,12 @@ def open_split(args, mode, length, partial=1.0):
 def main():
     args, typed = parse("Trainer")
     if args.preview:
-        return preview(args)
+        preview(args)
+    else:
+        train_or_validate(args, typed)
+
+
+def train_or_validate(args, typed):
     device, folder = choose_device(args), run_folder(args.save_root)
     if args.test:
         ckpt.adopt_settings(args, typed, ckpt.load(args.ckpt_path))
@@ -322,7 +340,8 @@ def main():
     elif args.ckpt_path:
         trainer.start_from(args.ckpt_path)
     if args.test:
-        return trainer.report_validation(trainer.draw_validation())
+        trainer.report_validation(trainer.draw_validation())
+        return
     ckpt.write_atomically(
         folder / "args.json", lambda f: f.write(json.dumps(vars(args), indent=1).encode())
     )

@@ -35,9 +35,7 @@ def find_root(root, split):
     """The folder that holds `split`: root itself, or one or two folders below (the nested zip)."""
     root = Path(root)
     if not root.is_dir():
-        raise UserError(
-            f"--DR {root} is not a folder; give the dataset root, which holds train/, val/ and test/"
-        )
+        raise UserError(f"--DR {root} is no folder; give the one that holds train/, val/ and test/")
     for pattern in ("", "*", "*/*"):
         for folder in sorted(root.glob(pattern)) if pattern else [root]:
             if (folder / split / f"{split}_img").is_dir():
@@ -124,7 +122,7 @@ def fingerprint(files, size):
 
 @contextlib.contextmanager
 def locked(path):
-    """One process at a time; the lock ends with its process. It saves work, the rename is what is safe."""
+    """One process at a time. It saves work; what makes it safe is the rename at the end."""
     with open(path, "w") as file:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -132,7 +130,7 @@ def locked(path):
 
 
 def cached(files, size, cache_dir, name, workers):
-    """uint8 (N, H, W, 3) of these files, memory-mapped from a cache that is built when it is not there."""
+    """uint8 (N, H, W, 3) of these files, memory-mapped; decoded only where the cache is stale."""
     home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
     stem = f"{name}_{size[0]}x{size[1]}_{home}_"
     target = cache_dir / f"{stem}{fingerprint(files, size)}.npy"
@@ -145,7 +143,7 @@ def cached(files, size, cache_dir, name, workers):
         return np.load(target, mmap_mode="r")
     except OSError as error:
         raise UserError(
-            f"the cache of decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
+            f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"
         ) from None
 
@@ -173,7 +171,7 @@ def build_cache(files, size, target, stem, workers):
 
 
 class Dataset_Dance(torch.utils.data.Dataset):
-    """Consecutive, non-overlapping clips of one split: item i is (frames, poses), (T, 3, H, W) in 0..1.
+    """Consecutive clips of one split: item i is (frames, poses), each (T, 3, H, W) in 0..1.
 
     `frames` and `poses` are the whole split as uint8 arrays (N, H, W, 3) on disk.
     """
@@ -197,7 +195,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
         self.video_len, self.partial = video_len, partial
         if len(self) == 0:
             raise UserError(
-                f"{base / f'{mode}_img'} holds {len(self.frames)} frames, of which {partial:g} are used: "
+                f"{base / f'{mode}_img'} holds {len(self.frames)} frames, used are {partial:.0%}: "
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise the share"
             )
 
@@ -228,7 +226,7 @@ class TrainClips:
         usable = int(len(self.frames) * (args.fast_partial if fast else args.partial))
         if usable < length:
             raise UserError(
-                f"--fast_partial {args.fast_partial} leaves {usable} frames: too few for a clip of {length}"
+                f"--fast_partial {args.fast_partial} leaves {usable} frames, a clip has {length}"
             )
         offset = rng.integers(min(length, usable - length + 1)) if args.random_offset else 0
         starts = np.arange(offset, usable - length + 1, length)
@@ -255,11 +253,11 @@ class TrainClips:
 
 
 def find_takes(dataset):
-    """(N, 2): first and last frame of every frame's take. A take ends where the numbers or the picture jump."""
+    """(N, 2): ends of each frame's take. Takes change where numbers or pictures jump."""
     frames = np.asarray(dataset.frames)
-    mse = np.array([
-        np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(frames[:-1], frames[1:])
-    ])  # fmt: skip
+    mse = np.array(
+        [np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(frames[:-1], frames[1:])]
+    )
     cut = (mse > 255**2 * 10 ** (-CUT_PSNR / 10)) | (np.diff(dataset.numbers) != 1)
     edges = np.concatenate([[0], np.flatnonzero(cut) + 1, [len(frames)]])
     return np.repeat(np.stack([edges[:-1], edges[1:] - 1], 1), np.diff(edges), axis=0)
@@ -279,7 +277,7 @@ def load_test_clips(root, size, cache_dir=None, workers=4):
 
 
 def load_truth(path, size, lengths):
-    """True frames of the test clips, uint8 (T, H, W, 3) each, from a submission-like csv or a folder."""
+    """True frames (T, 3, H, W) of every test clip, from a folder or a csv like submission.csv."""
     path = Path(path)
     if path.is_dir():
         folders = clip_folders(path) if not any(path.glob("*.png")) else [path]

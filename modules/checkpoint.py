@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 
-from .options import MODEL_FLAGS, UserError
+from .options import MODEL_FLAGS, SIZES, UserError
 
 VERSION = 1
-SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
 # Flags that may differ when a run is carried on; any other makes it a different experiment.
 MAY_CHANGE = set(
-    "DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume val_every cache_dir "
-    "store_visualization preview tensorboard wandb".split()
+    """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
+    val_every cache_dir store_visualization preview tensorboard wandb""".split()
 )
 
 
@@ -90,7 +89,7 @@ def describe_template(path, checkpoint):
 
 
 def model_settings(checkpoint):
-    """The model flags of a checkpoint: stored in ours, read off the weights' shapes in the template's."""
+    """The model flags of a checkpoint: stored in ours, read off the shapes in the template's."""
     if is_ours(checkpoint):
         return {
             flag: checkpoint["args"][flag] for flag in MODEL_FLAGS if flag in checkpoint["args"]
@@ -116,7 +115,7 @@ def adopt_settings(args, typed, checkpoint):
             setattr(args, flag, value)
         elif flag in SIZES and getattr(args, flag) != value:
             raise UserError(
-                f"--{flag} {getattr(args, flag)}: {args.ckpt_path} was trained with --{flag} {value}"
+                f"--{flag} {getattr(args, flag)}, but {args.ckpt_path} was trained with {value}"
             )
 
 

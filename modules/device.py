@@ -6,14 +6,14 @@ from .options import UserError
 
 
 def choose_device(args):
-    """--device and --gpu -> torch.device, said in one line; what was asked for and is not there is an error."""
+    """--device and --gpu -> torch.device, said in one line. What is asked for must be there."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     name = "cpu" if args.gpu == 0 else args.device
     if name is None:
         name = "cuda" if cuda else "mps" if mps else "cpu"
     if name.startswith("cuda") and not cuda:
         raise UserError(
-            f"--device {name}: torch finds no CUDA GPU here; use --device cpu, or leave --device out"
+            f"--device {name}: torch finds no CUDA GPU; use --device cpu or leave it out"
         )
     if name.startswith("cuda") and (torch.device(name).index or 0) >= torch.cuda.device_count():
         raise UserError(

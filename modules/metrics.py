@@ -25,7 +25,7 @@ def frame_psnr(pred, true):
 
 
 def frame_ssim(pred, true, window=11, sigma=1.5):
-    """(N, C, H, W) twice -> (N,): SSIM with a Gaussian window, mean over pixels inside and colours."""
+    """(N, C, H, W) twice -> (N,): SSIM with a Gaussian window, averaged over inner pixels."""
     c1, c2 = 0.01**2, 0.03**2
     x = torch.arange(window, dtype=torch.float64) - window // 2
     gauss = torch.exp(-(x**2) / (2 * sigma**2))
@@ -75,12 +75,13 @@ AVERAGES = {
 
 
 def score_clips(clips):
-    """Scores of every clip -> their averages (and the lowest minimum); public and private are the competition's two groups."""
+    """Scores of every clip -> their averages, the lowest frame, and the competition's groups."""
     mean = {key: sum(c[key] for c in clips) / len(clips) for key in clips[0]}
     mean["psnr_min"] = min(c["psnr_min"] for c in clips)
     groups = {"public (clips 0-2)": clips[:3], "private (clips 3-4)": clips[3:5]}
     mean["psnr_competition_groups"] = {
         name: sum(c["psnr_competition"] for c in group) / len(group)
-        for name, group in groups.items() if group
-    }  # fmt: skip
+        for name, group in groups.items()
+        if group
+    }
     return mean

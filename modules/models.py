@@ -103,7 +103,7 @@ class VAE_Model(nn.Module):
 
     @torch.no_grad()
     def rollout(self, given, poses, draw_noise):
-        """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W), the given first."""
+        """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W)."""
         yield from given.unbind(1)
         state = given[:, -1]
         for chunk in poses[:, given.shape[1] :].split(POSES_AT_ONCE, dim=1):

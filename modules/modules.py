@@ -32,8 +32,8 @@ class RGB_Encoder(nn.Sequential):
 class Label_Encoder(nn.Sequential):
     """A pose picture (3 channels) -> its features (L_dim).
 
-    With `per_image` every image is normalised by its own statistics, as the course's template does at
-    validation and test, where it keeps BatchNorm in training mode and feeds one frame at a time.
+    With `per_image` every image is normalised by its own statistics, as the course's template does
+    at validation and test: it keeps BatchNorm in training mode and feeds one frame at a time.
     """
 
     per_image = False

@@ -11,15 +11,29 @@ KL_TYPES = {"cyclical": "Cyclical", "monotonic": "Monotonic"} | dict.fromkeys(
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 # What the course's template had: a prefix that was unique among these stays unique.
 TEMPLATE = set(
-    "batch_size lr device optim gpu test store_visualization DR save_root num_workers num_epoch "
-    "per_save partial ckpt_path train_vi_len val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim "
-    "tfr tfr_sde tfr_d_step fast_train fast_partial fast_train_epoch kl_anneal_type "
-    "kl_anneal_cycle kl_anneal_ratio no_sanity make_gif".split()
+    """batch_size lr device optim gpu test store_visualization DR save_root num_workers num_epoch
+    per_save partial ckpt_path train_vi_len val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim
+    tfr tfr_sde tfr_d_step fast_train fast_partial fast_train_epoch kl_anneal_type
+    kl_anneal_cycle kl_anneal_ratio no_sanity make_gif""".split()
 )
-# What the nets and the rollout need: kept in every checkpoint, so Tester.py needs none repeated.
-MODEL_FLAGS = (
-    "frame_H", "frame_W", "F_dim", "L_dim", "N_dim", "D_out_dim", "sigmoid", "posterior", "z_source", "seed",
-)  # fmt: skip
+# What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
+SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
+MODEL_FLAGS = (*SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "z_source", "seed")
+
+
+LIMITS = (  # (flag, the flag that it may not exceed)
+    ("kl_anneal_start", "kl_anneal_stop"),
+    ("tfr_lower_bound", "tfr"),
+    ("lr_min", "lr"),
+)
+NEEDS = {  # flag: (flag, value) without which it would do nothing
+    "lr_milestones": ("lr_schedule", "multistep"),
+    "lr_gamma": ("lr_schedule", "multistep"),
+    "lr_min": ("lr_schedule", "cosine"),
+    "tfr_d_step": ("tfr_mode", "step"),
+    "fast_partial": ("fast_train", True),
+    "fast_train_epoch": ("fast_train", True),
+}
 
 
 class UserError(Exception):
@@ -82,227 +96,172 @@ def device_name(text):
     return text
 
 
+def group(parser, title):
+    """-> flag(name, kind, default, help): kind is bool, a tuple of choices, or parses the text."""
+    add = parser.add_argument_group(title).add_argument
+
+    def flag(name, kind, default, text, **more):
+        if kind is bool:
+            more["action"] = "store_true"
+        else:
+            more |= {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+            more["default"] = default
+            text += "" if default is None else " (%(default)s)"
+        add(f"--{name}", help=text, **more)
+
+    return flag
+
+
 def add_run_flags(parser, training):
-    add = parser.add_argument_group("run").add_argument
-    add("--DR", metavar="DIR", help="dataset root: the folder that holds train/, val/ and test/")
-    add("--save_root", metavar="DIR", help="the run folder: all that a run writes is in it")
-    add("--ckpt_path", metavar="FILE", help="checkpoint whose weights to start from" if training
-        else "checkpoint to test")  # fmt: skip
-    add("--num_epoch", type=count, default=70, help="epochs to train (%(default)s)")
-    add("--batch_size", type=count, default=2, help="clips in a batch (%(default)s)")
-    add("--seed", type=natural, default=0, help="same seed, same machine: same bits (%(default)s)")
-    add(
-        "--device",
-        type=device_name,
-        help="cpu, cuda, cuda:N or mps; default: a GPU where there is one",
+    flag = group(parser, "run")
+    flag(
+        "DR", str, None, "dataset root: the folder that holds train/, val/ and test/", metavar="DIR"
     )
-    add("--gpu", type=natural, default=1, help="GPUs to use: 1, or 0 for the CPU (%(default)s)")
-    add("--precision", choices=("auto", "float32", "bf16"), default="auto",
-        help="of the convolutions; auto: bf16 where the device computes with it (%(default)s)")  # fmt: skip
-    add("--num_workers", type=natural, default=4,
-        help="threads that decode pictures when the cache is built (%(default)s)")  # fmt: skip
-    add(
-        "--per_save",
-        type=count,
-        default=3,
-        help="keep epoch=N.ckpt every so many epochs (%(default)s)",
+    flag("save_root", str, None, "the run folder: all that is written goes here", metavar="DIR")
+    use = "checkpoint whose weights to start from" if training else "checkpoint to test"
+    flag("ckpt_path", str, None, use, metavar="FILE")
+    flag("num_epoch", count, 70, "epochs to train")
+    flag(
+        "batch_size",
+        count,
+        2,
+        "clips in a batch" + ("" if training else "; test: all, unless given"),
     )
-    add("--test", action="store_true", help="no training: validate --ckpt_path once" if training
-        else "the default here; kept for old command lines")  # fmt: skip
+    flag("seed", natural, 0, "same seed, same machine: same bits")
+    flag("device", device_name, None, "cpu, cuda, cuda:N or mps; default: a GPU where there is one")
+    flag("gpu", natural, 1, "GPUs to use: 1, or 0 for the CPU")
+    flag(
+        "precision",
+        ("auto", "float32", "bf16"),
+        "auto",
+        "auto: bf16 where the device computes with it",
+    )
+    flag("num_workers", natural, 4, "threads that decode pictures when the cache is built")
+    flag("per_save", count, 3, "keep epoch=N.ckpt every so many epochs")
+    use = "no training: validate --ckpt_path once" if training else "the default here"
+    flag("test", bool, False, use)
 
 
 def add_trainer_flags(parser):
-    add = parser.add_argument_group("run, Trainer only").add_argument
-    add("--resume", choices=("auto", "never"), default="auto",
-        help="auto: carry on with the run in --save_root, if it holds one (%(default)s)")  # fmt: skip
-    add("--val_every", type=count, default=1, help="validate every so many epochs (%(default)s)")
-    add("--store_visualization", action="store_true", help="keep a gif of every validation")
-    add(
-        "--preview",
-        action="store_true",
-        help="print and plot beta, tfr and lr of every epoch; no training",
-    )
-    add(
-        "--tensorboard",
-        action="store_true",
-        help="also log to tensorboard (pip install tensorboard)",
-    )
-    add("--wandb", action="store_true", help="also log to Weights & Biases (pip install wandb)")
-
-
-def add_data_flags(parser):
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--train_vi_len",
-        type=number(int, 2),
-        default=16,
-        help="frames in a training clip (%(default)s)",
-    )
-    add("--val_vi_len", type=number(int, 2), default=630,
-        help="frames in a validation clip (%(default)s); Tester: as many as there are poses")  # fmt: skip
-    add(
-        "--frame_H",
-        type=number(int, 11),
-        default=32,
-        help="height the pictures are resized to (%(default)s)",
-    )
-    add(
-        "--frame_W",
-        type=number(int, 11),
-        default=64,
-        help="width the pictures are resized to (%(default)s)",
-    )
-    add(
-        "--partial",
-        type=part,
-        default=1.0,
-        help="share of the training frames to use (%(default)s)",
-    )
-    add("--fast_train", action="store_true", help="use --fast_partial of them in the first epochs")
-    add("--fast_partial", type=part, default=0.4, help="share used in the fast start (%(default)s)")
-    add(
-        "--fast_train_epoch", type=natural, default=5, help="epochs of the fast start (%(default)s)"
-    )
-    add("--shuffle", action="store_true", help="draw the training clips in a new order every epoch")
-    add("--random_offset", action="store_true", help="shift where clips begin in every epoch")
-    add("--jump_start", type=share, default=0.0, metavar="P",
-        help="share of training clips whose given frame is any frame of the same take (%(default)s)")  # fmt: skip
-    add("--cache_dir", metavar="DIR", help="where decoded pictures are kept (beside the data)")
-
-
-def add_model_flags(parser):
-    add = parser.add_argument_group("model").add_argument
-    add("--F_dim", type=number(int, 8), default=128, help="frame features (%(default)s)")
-    add("--L_dim", type=number(int, 2), default=32, help="pose features (%(default)s)")
-    add("--N_dim", type=number(int, 4), default=12, help="latent channels (%(default)s)")
-    add("--D_out_dim", type=number(int, 8), default=192, help="fused features (%(default)s)")
-    add("--sigmoid", action=argparse.BooleanOptionalAction, default=False,
-        help="a sigmoid after the Generator; Tester: as in the checkpoint")  # fmt: skip
-    add("--posterior", choices=("current", "previous"), default="current",
-        help="which frame q(z | frame, pose) looks at; with 'previous' it also serves at test (%(default)s)")  # fmt: skip
-    add("--feedback", choices=("full", "frame", "features"), default="full",
-        help="gradient through the fed-back frame: full, cut at the frame, or cut at the features "
-        "of every previous frame (%(default)s)")  # fmt: skip
-    add("--z_source", choices=("sample", "mean"), default="sample",
-        help="z of a rollout: drawn from the prior, or its mean (%(default)s)")  # fmt: skip
-
-
-def add_optimizer_flags(parser):
-    add = parser.add_argument_group("optimizer and learning rate").add_argument
-    add(
-        "--optim",
-        choices=OPTIMIZERS,
-        default="Adam",
-        help="%(choices)s (%(default)s)",
-        metavar="NAME",
-    )
-    add("--lr", type=positive, default=0.001, help="learning rate (%(default)s)")
-    add("--lr_schedule", choices=("multistep", "cosine", "constant"), default="multistep",
-        help="%(choices)s (%(default)s)")  # fmt: skip
-    add("--lr_milestones", type=natural, nargs="*", default=[2, 5], metavar="E",
-        help="multistep: epochs from which lr is multiplied by --lr_gamma once more (2 5)")  # fmt: skip
-    add("--lr_gamma", type=part, default=0.1, help="multistep: the factor (%(default)s)")
-    add(
-        "--lr_min",
-        type=non_negative,
-        default=0.0,
-        help="cosine: lr of the last epoch (%(default)s)",
-    )
-    add(
-        "--warmup_epochs",
-        type=natural,
-        default=0,
-        help="epochs of linear warm-up to --lr (%(default)s)",
-    )
-    add(
-        "--grad_clip",
-        type=non_negative,
-        default=1.0,
-        help="largest gradient norm, 0: any (%(default)s)",
-    )
-    add("--ema", type=number(float, 0, 0.99999), default=0.0,
-        help="decay of averaged weights that validate and test; 0: none (%(default)s)")  # fmt: skip
-
-
-def add_forcing_flags(parser):
-    add = parser.add_argument_group("teacher forcing").add_argument
-    add("--tfr", type=share, default=1.0, help="probability of teacher forcing (%(default)s)")
-    add("--tfr_sde", type=natural, default=10, help="epoch where its decay starts (%(default)s)")
-    add("--tfr_d_step", type=share, default=0.1, help="step: decay per epoch (%(default)s)")
-    add("--tfr_mode", choices=("step", "linear"), default="step",
-        help="step down by --tfr_d_step, or a straight line to the last epoch (%(default)s)")  # fmt: skip
-    add("--tfr_lower_bound", type=share, default=0.0, help="where the decay ends (%(default)s)")
-    add("--tfr_coin", choices=("epoch", "batch"), default="epoch",
-        help="one coin decides on a whole epoch, or on a batch (%(default)s)")  # fmt: skip
-    add("--feedback_noise", type=non_negative, default=0.0, metavar="S",
-        help="deviation of noise on the previous frame in training (%(default)s)")  # fmt: skip
-
-
-def add_kl_flags(parser):
-    add = parser.add_argument_group("KL annealing").add_argument
-    add("--kl_anneal_type", type=kl_type, default="Cyclical", metavar="TYPE",
-        help="Cyclical, Monotonic or None (also No, Without, W/O, Constant): beta = stop (%(default)s)")  # fmt: skip
-    add("--kl_anneal_cycle", type=count, default=10, help="cycles over --num_epoch (%(default)s)")
-    add(
-        "--kl_anneal_ratio",
-        type=share,
-        default=1.0,
-        help="share of a cycle spent ramping (%(default)s)",
-    )
-    add(
-        "--kl_anneal_start",
-        type=non_negative,
-        default=0.0,
-        help="beta where a ramp starts (%(default)s)",
-    )
-    add(
-        "--kl_anneal_stop",
-        type=non_negative,
-        default=1.0,
-        help="beta where a ramp ends (%(default)s)",
-    )
-    add(
-        "--kl_anneal_floor",
-        type=non_negative,
-        default=0.0,
-        help="beta is never below (%(default)s)",
-    )
-    add("--pretrain_epochs", type=natural, default=0,
-        help="first epochs with z from N(0, I) and no KL: trains the decoder alone (%(default)s)")  # fmt: skip
+    flag = group(parser, "run, Trainer only")
+    flag("resume", ("auto", "never"), "auto", "auto: carry on with the run that --save_root holds")
+    flag("val_every", count, 1, "validate every so many epochs, and after the last")
+    flag("store_visualization", bool, False, "keep a gif of every validation in visualization/")
+    flag("preview", bool, False, "print and plot beta, tfr and lr of every epoch, then exit")
+    flag("tensorboard", bool, False, "also log to TensorBoard (pip install tensorboard)")
+    flag("wandb", bool, False, "also log to Weights & Biases (pip install wandb)")
 
 
 def add_tester_flags(parser):
-    add = parser.add_argument_group("test").add_argument
-    add("--make_gif", action="store_true",
-        help="also write seq{i}/{pred_seq,pose,ground_truth}.gif")  # fmt: skip
-    add("--no_sanity", action="store_true", help="do not read the written files back to check them")
-    add("--truth", metavar="PATH",
-        help="true frames to score against: a folder or a csv; default: DR/test/test_truth")  # fmt: skip
-    add("--pose_norm", choices=("auto", "batch", "image"), default="auto",
-        help="statistics of the pose encoder; auto: of each image for the course's checkpoints, "
-        "the learned ones for ours (%(default)s)")  # fmt: skip
+    flag = group(parser, "test")
+    flag("make_gif", bool, False, "also write seq{i}/{pred_seq,pose,ground_truth}.gif")
+    flag("no_sanity", bool, False, "do not read the written files back to check them")
+    text = (
+        "true frames to score with: a folder or a csv; default: DR/test/test_truth, if it is there"
+    )
+    flag("truth", str, None, text, metavar="PATH")
+    text = (
+        "statistics of the pose encoder; auto: per image for the course's files, learned for ours"
+    )
+    flag("pose_norm", ("auto", "batch", "image"), "auto", text)
+
+
+def add_data_flags(parser):
+    flag = group(parser, "data")
+    flag("train_vi_len", number(int, 2), 16, "frames in a training clip")
+    flag("val_vi_len", number(int, 2), 630, "frames in a validation clip; test: all, unless given")
+    flag("frame_H", number(int, 11), 32, "height that pictures are resized to")
+    flag("frame_W", number(int, 11), 64, "width that pictures are resized to")
+    flag("partial", part, 1.0, "share of the training frames to use")
+    flag("fast_train", bool, False, "use only --fast_partial of them in the first epochs")
+    flag("fast_partial", part, 0.4, "share of the training frames in the fast start")
+    flag("fast_train_epoch", natural, 5, "epochs of the fast start")
+    flag("shuffle", bool, False, "draw the training clips in a new order every epoch")
+    flag("random_offset", bool, False, "shift where the training clips begin, every epoch")
+    text = "share of clips whose given frame is any frame of the same take, not the one before"
+    flag("jump_start", share, 0.0, text, metavar="P")
+    flag(
+        "cache_dir", str, None, "where decoded pictures are kept; default: DR/.cache", metavar="DIR"
+    )
+
+
+def add_model_flags(parser):
+    flag = group(parser, "model")
+    flag("F_dim", number(int, 8), 128, "channels of frame features")
+    flag("L_dim", number(int, 2), 32, "channels of pose features")
+    flag("N_dim", number(int, 4), 12, "channels of z")
+    flag("D_out_dim", number(int, 8), 192, "channels of fused features")
+    text = "a sigmoid after the Generator; test: as in the checkpoint"
+    flag("sigmoid", str, False, text, action=argparse.BooleanOptionalAction)
+    text = "the frame that q(z | frame, pose) looks at; 'previous' also serves at test"
+    flag("posterior", ("current", "previous"), "current", text)
+    text = "gradient through previous frames: full, cut at the frame, or cut at its features"
+    flag("feedback", ("full", "frame", "features"), "full", text)
+    flag(
+        "z_source",
+        ("sample", "mean"),
+        "sample",
+        "z of a rollout: drawn from the prior, or its mean",
+    )
+
+
+def add_optimizer_flags(parser):
+    flag = group(parser, "optimizer and learning rate")
+    flag("optim", OPTIMIZERS, "Adam", ", ".join(OPTIMIZERS), metavar="NAME")
+    flag("lr", positive, 0.001, "learning rate")
+    flag(
+        "lr_schedule",
+        ("multistep", "cosine", "constant"),
+        "multistep",
+        "its course over the epochs",
+    )
+    text = "multistep: epochs from which it is multiplied by --lr_gamma"
+    flag("lr_milestones", natural, [2, 5], text, nargs="*", metavar="E")
+    flag("lr_gamma", part, 0.1, "multistep: the factor")
+    flag("lr_min", non_negative, 0.0, "cosine: learning rate of the last epoch")
+    flag("warmup_epochs", natural, 0, "epochs of linear warm-up to --lr")
+    flag("grad_clip", non_negative, 1.0, "largest norm of the gradient; 0: any")
+    flag(
+        "ema", number(float, 0, 0.99999), 0.0, "decay of averaged weights, used to predict; 0: none"
+    )
+
+
+def add_forcing_flags(parser):
+    flag = group(parser, "teacher forcing")
+    flag("tfr", share, 1.0, "probability that the previous frame is the true one")
+    flag("tfr_sde", natural, 10, "epoch where its decay starts")
+    flag("tfr_d_step", share, 0.1, "step mode: decay per epoch")
+    flag("tfr_mode", ("step", "linear"), "step", "steps, or a straight line to the last epoch")
+    flag("tfr_lower_bound", share, 0.0, "where the decay ends")
+    flag("tfr_coin", ("epoch", "batch"), "epoch", "one coin decides on an epoch, or on a batch")
+    text = "deviation of noise on the previous frame in training"
+    flag("feedback_noise", non_negative, 0.0, text, metavar="S")
+
+
+def add_kl_flags(parser):
+    flag = group(parser, "KL annealing")
+    text = "Cyclical, Monotonic or None (also No, Without, W/O, Constant: beta = stop)"
+    flag("kl_anneal_type", kl_type, "Cyclical", text, metavar="TYPE")
+    flag("kl_anneal_cycle", count, 10, "cycles over --num_epoch")
+    flag("kl_anneal_ratio", share, 1.0, "share of a cycle spent ramping")
+    flag("kl_anneal_start", non_negative, 0.0, "beta where a ramp starts")
+    flag("kl_anneal_stop", non_negative, 1.0, "beta where a ramp ends")
+    flag("kl_anneal_floor", non_negative, 0.0, "beta is never below")
+    text = "first epochs with z from N(0, I) and no KL: they train the decoder alone"
+    flag("pretrain_epochs", natural, 0, text)
 
 
 def build_parser(script):
     training = script == "Trainer"
-    parser = LabParser(
-        prog=f"{script}.py",
-        description="Train a conditional VAE that predicts video." if training
-        else "Roll a checkpoint out over every test clip: gifs, submission.csv and scores.",
-    )  # fmt: skip
+    text = "Train a conditional VAE that predicts video."
+    if not training:
+        text = "Roll a checkpoint out over every test clip: gifs, submission.csv, scores."
+    parser = LabParser(prog=f"{script}.py", description=text)
     add_run_flags(parser, training)
-    if training:
-        add_trainer_flags(parser)
-    else:
-        add_tester_flags(parser)
-    for add_group in (
-        add_data_flags,
-        add_model_flags,
-        add_optimizer_flags,
-        add_forcing_flags,
-        add_kl_flags,
-    ):
-        add_group(parser)
+    own = add_trainer_flags if training else add_tester_flags
+    shared = add_data_flags, add_model_flags, add_optimizer_flags, add_forcing_flags, add_kl_flags
+    for add_flags in (own, *shared):
+        add_flags(parser)
     return parser
 
 
@@ -319,36 +278,23 @@ def parse(script, argv=None):
 
 def check(parser, args, typed):
     """Refuse what is missing and what contradicts itself."""
-    preview = getattr(args, "preview", False)
-    for flag in ("save_root",) if preview else ("DR", "save_root"):
+    for flag in ("save_root",) if getattr(args, "preview", False) else ("DR", "save_root"):
         if not getattr(args, flag):
             parser.error(f"--{flag} is required")
     if parser.prog == "Tester.py" and not args.ckpt_path:
         parser.error("--ckpt_path is required: the checkpoint to test")
     if args.test and not args.ckpt_path:
-        parser.error("--test validates a checkpoint: give it with --ckpt_path")
+        parser.error("--test validates a checkpoint: name it with --ckpt_path")
     if args.gpu > 1:
-        parser.error(
-            f"--gpu {args.gpu}: a run uses one GPU; start several runs with --device cuda:N"
-        )
+        parser.error(f"--gpu {args.gpu}: a run uses one GPU; start more runs, with --device cuda:N")
     if args.gpu == 0 and args.device not in (None, "cpu"):
         parser.error(f"--gpu 0 means the CPU, but --device is {args.device}")
-    if args.kl_anneal_start > args.kl_anneal_stop:
-        parser.error(
-            f"--kl_anneal_start {args.kl_anneal_start} is above --kl_anneal_stop {args.kl_anneal_stop}"
-        )
-    if args.tfr_lower_bound > args.tfr:
-        parser.error(f"--tfr_lower_bound {args.tfr_lower_bound} is above --tfr {args.tfr}")
-    if args.lr_min > args.lr:
-        parser.error(f"--lr_min {args.lr_min} is above --lr {args.lr}")
-    for flags, needs, value in (
-        (("lr_milestones", "lr_gamma"), "lr_schedule", "multistep"),
-        (("lr_min",), "lr_schedule", "cosine"),
-        (("tfr_d_step",), "tfr_mode", "step"),
-    ):
-        for flag in typed.intersection(flags):
-            if getattr(args, needs) != value:
-                parser.error(f"--{flag} needs --{needs} {value}, not {getattr(args, needs)}")
+    for low, high in LIMITS:
+        if getattr(args, low) > getattr(args, high):
+            parser.error(f"--{low} {getattr(args, low)} is above --{high} {getattr(args, high)}")
+    for flag, (needed, value) in NEEDS.items():
+        if flag in typed and getattr(args, needed) != value:
+            parser.error(f"--{flag} needs --{needed} {value}, not {getattr(args, needed)}")
 
 
 def run_folder(path):

@@ -151,9 +151,12 @@ def draw_strip(path, poses, pred, truth=None, columns=8):
     times = np.unique(np.linspace(0, len(pred) - 1, columns).round().astype(int))
     rows = {"pose": poses, "prediction": pred} | ({} if truth is None else {"truth": truth})
     figure, grid = plt.subplots(
-        len(rows), len(times), figsize=(1.9 * len(times), 1.0 * len(rows) + 0.35),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+        len(rows),
+        len(times),
+        figsize=(1.9 * len(times), 1.0 * len(rows) + 0.35),
+        layout="constrained",
+        squeeze=False,
+    )
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     for cells, (name, clip) in zip(grid, rows.items()):
         cells[0].set_ylabel(name, fontsize=9)

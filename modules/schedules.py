@@ -5,6 +5,8 @@ Epochs count from 0 to num_epoch - 1.
 
 import math
 
+from .options import INF
+
 
 class kl_annealing:
     """The weight beta of the KL term, epoch by epoch."""
@@ -26,7 +28,7 @@ class kl_annealing:
 
 
 def cycle_linear(i, n_iter, start, stop, n_cycle, ratio):
-    """Value i of n_cycle ramps: each rises from start to stop in `ratio` of its cycle, then stays."""
+    """Value i of n_cycle ramps: each rises for `ratio` of its cycle, then stays at stop."""
     cycle = (
         (i + 1) * n_cycle - 1
     ) // n_iter  # the last cycle that has begun: c * n_iter // n_cycle <= i
@@ -42,9 +44,13 @@ def beta_at(epoch, args):
         return args.kl_anneal_stop
     cycles = 1 if args.kl_anneal_type == "Monotonic" else min(args.kl_anneal_cycle, args.num_epoch)
     beta = cycle_linear(
-        min(epoch, args.num_epoch - 1), args.num_epoch,
-        args.kl_anneal_start, args.kl_anneal_stop, cycles, args.kl_anneal_ratio,
-    )  # fmt: skip
+        min(epoch, args.num_epoch - 1),
+        args.num_epoch,
+        args.kl_anneal_start,
+        args.kl_anneal_stop,
+        cycles,
+        args.kl_anneal_ratio,
+    )
     return max(beta, args.kl_anneal_floor)
 
 
@@ -58,7 +64,7 @@ def tfr_at(epoch, args):
 
 
 def lr_at(epoch, args):
-    """Learning rate: linear warm-up, then --lr_schedule; cosine ends at --lr_min in the last epoch."""
+    """Linear warm-up, then --lr_schedule; cosine is at --lr_min in the last epoch."""
     if epoch < args.warmup_epochs:
         return args.lr * (epoch + 1) / (args.warmup_epochs + 1)
     if args.lr_schedule == "multistep":
@@ -70,7 +76,7 @@ def lr_at(epoch, args):
 
 
 def line(x, x0, x1, y0, y1):
-    """The straight line from (x0, y0) to (x1, y1), level outside; y0 where the two are one point."""
+    """The straight line from (x0, y0) to (x1, y1), level outside; y0 if they are one point."""
     if x1 <= x0:
         return y0
     share = min(max((x - x0) / (x1 - x0), 0.0), 1.0)
@@ -88,10 +94,10 @@ def table(args):
 def warn(args):
     """Say what is legal but surprises."""
     if args.kl_anneal_type == "Cyclical" and args.kl_anneal_cycle >= args.num_epoch:
-        print(f"note: {args.kl_anneal_cycle} KL cycles in {args.num_epoch} epochs: beta never leaves the start "
-              f"of its ramp ({beta_at(args.pretrain_epochs, args):g})")  # fmt: skip
-    if args.lr_schedule == "multistep" and args.num_epoch > max([0, *args.lr_milestones]):
+        beta = beta_at(args.num_epoch - 1, args)
         print(
-            f"note: lr falls to {lr_at(args.num_epoch - 1, args):.3g} by the last epoch "
-            f"(--lr_milestones {' '.join(map(str, args.lr_milestones))}; --lr_schedule constant keeps it)"
+            f"note: {args.kl_anneal_cycle} KL cycles in {args.num_epoch} epochs: beta stays {beta:g}"
         )
+    if args.lr_schedule == "multistep" and args.num_epoch > min(args.lr_milestones, default=INF):
+        lr = lr_at(args.num_epoch - 1, args)
+        print(f"note: lr falls to {lr:.3g} (--lr_milestones); --lr_schedule constant keeps it")

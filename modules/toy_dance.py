@@ -15,47 +15,54 @@ from PIL import Image
 # ---------------------------------------------------------------- choreography
 
 
-def both(**angles):
-    """The same angles for the right and for the left side."""
-    return {name + side: angle for name, angle in angles.items() for side in ("_r", "_l")}
-
-
 FPS = 30
 BLEND = 15  # frames over which neighbouring key poses melt into each other
+SIDED = {"hip", "knee", "spread", "swing", "wing", "elbow"}
+
+
+def pose(text):
+    """Read "tilt=-6 wing_r=150 knee=8": without _r or _l a limb's angle holds for both sides."""
+    angles = {}
+    for name, angle in (word.split("=") for word in text.split()):
+        sides = ("_r", "_l") if name in SIDED else ("",)
+        angles |= {name + side: float(angle) for side in sides}
+    return angles
+
 
 # x: place on the screen from the middle; size: stature on the screen; lift: height of a leap;
 # the rest are degrees. yaw 0 faces the camera, 90 the right edge; wing raises an arm sideways.
-REST = {"x": 0, "size": 0.75, "yaw": 0, "lift": 0, "lean": 2, "tilt": 0, "twist": 0, "nod": 0,
-        "look": 0} | both(hip=4, knee=8, spread=5, swing=4, wing=12, elbow=18)  # fmt: skip
-LIMITS = both(hip=(-50, 115), knee=(0, 145), wing=(0, 175), elbow=(0, 145))
+REST = pose("x=0 size=.75 yaw=0 lift=0 lean=2 tilt=0 twist=0 nod=0 look=0")
+REST |= pose("hip=4 knee=8 spread=5 swing=4 wing=12 elbow=18")
+LIMITS = {"hip": (-50, 115), "knee": (0, 145), "wing": (0, 175), "elbow": (0, 145)}
 
-OPEN = both(wing=85, elbow=15)
-CROUCH = both(hip=95, knee=115, spread=14, swing=50, elbow=40) | {"lean": 38, "nod": -20}
-DIP = both(hip=48, knee=75, swing=-30) | {"lean": 22}
-LEAP = {"hip_r": 75, "knee_r": 12, "hip_l": -38, "knee_l": 18, "lift": 0.36}
-LUNGE = {"hip_r": 80, "knee_r": 82, "hip_l": -28, "knee_l": 22, "lean": 12}
-BALANCE = {"lean": 55, "nod": -28, "hip_l": -48, "knee_l": 4, "hip_r": 16, "knee_r": 24}
-BOX = both(swing=85, elbow=90)
-SPIN = both(wing=80, elbow=60) | {"turn": 120}
-SWAY = both(spread=32, wing=120, elbow=60) | {"knee_l": 45, "hip_l": 38, "tilt": -14}
-
-# A figure is a list of (seconds to get there, difference from REST); "turn" adds to the yaw.
-FIGURES = (
-    [(0.7, {"wing_r": 150, "elbow_r": 20}), (0.5, {"wing_r": 140, "elbow_r": 85, "tilt": -6}),
-     (0.5, {"wing_r": 150, "elbow_r": 15}), (0.5, {"wing_r": 140, "elbow_r": 85, "tilt": -6})],
-    [(0.9, both(wing=165, elbow=15)), (0.6, both(wing=165, elbow=25) | {"tilt": 22}),
-     (0.9, both(wing=160, elbow=25) | {"tilt": -22})],
-    [(0.9, CROUCH), (0.3, CROUCH), (0.8, OPEN)],
-    [(0.9, {"lean": 72, "nod": 25, "wing_r": 70, "elbow_l": 70}), (0.3, {"lean": 70})],
-    [(0.6, DIP), (0.35, OPEN | LEAP), (0.35, DIP), (0.5, OPEN)],
-    [(0.7, OPEN), (0.6, OPEN | {"hip_r": 88, "knee_r": 6, "lean": -14}), (0.7, OPEN)],
-    [(0.8, LUNGE | {"swing_l": 90, "swing_r": -35}), (0.7, LUNGE | both(wing=130, elbow=10))],
-    [(0.9, BALANCE | {"swing_r": 150, "swing_l": 20}), (0.7, BALANCE | OPEN)],
-    [(0.6, both(wing=75, elbow=70)), (0.6, SPIN), (0.6, SPIN), (0.6, SPIN)],
-    [(0.7, BOX | {"twist": 30}), (0.6, BOX | {"elbow_r": 30}), (0.7, BOX | {"twist": -30})],
-    [(0.8, both(spread=32, wing=45) | {"knee_r": 45, "hip_r": 38, "tilt": 14}), (0.8, SWAY)],
-)  # fmt: skip
-CARRIAGES = ({}, {}, OPEN, {"wing_r": 150}, both(wing=40, elbow=95))  # arms on the way
+# Figures end with ";", their key poses with "|": seconds to get there, difference from REST.
+# "turn" adds to the yaw.
+SCORE = """
+.7 wing_r=150 elbow_r=20 | .5 wing_r=140 elbow_r=85 tilt=-6 | .5 wing_r=150 elbow_r=15 |
+    .5 wing_r=140 elbow_r=85 tilt=-6 ;
+.9 wing=165 elbow=15 | .6 wing=165 elbow=25 tilt=22 | .9 wing=160 elbow=25 tilt=-22 ;
+.9 hip=95 knee=115 spread=14 swing=50 elbow=40 lean=38 nod=-20 |
+    .3 hip=95 knee=115 spread=14 swing=50 elbow=40 lean=38 nod=-20 | .8 wing=85 ;
+.9 lean=72 nod=25 wing_r=70 elbow_l=70 | .3 lean=70 ;
+.6 hip=48 knee=75 swing=-30 lean=22 |
+    .35 hip_r=75 knee_r=12 hip_l=-38 knee_l=18 wing=85 elbow=15 lift=.36 |
+    .35 hip=48 knee=75 swing=-30 lean=22 | .5 wing=85 ;
+.7 wing=85 | .6 wing=85 elbow=15 hip_r=88 knee_r=6 lean=-14 | .7 wing=85 ;
+.8 hip_r=80 knee_r=82 hip_l=-28 knee_l=22 lean=12 swing_l=90 swing_r=-35 |
+    .7 hip_r=80 knee_r=82 hip_l=-28 knee_l=22 lean=12 wing=130 elbow=10 ;
+.9 lean=55 nod=-28 hip_l=-48 knee_l=4 hip_r=16 knee_r=24 swing_r=150 swing_l=20 |
+    .7 lean=55 nod=-28 hip_l=-48 knee_l=4 hip_r=16 knee_r=24 wing=85 elbow=15 ;
+.6 wing=75 elbow=70 | .6 wing=80 elbow=60 turn=120 | .6 wing=80 elbow=60 turn=120 |
+    .6 wing=80 elbow=60 turn=120 ;
+.7 swing=85 elbow=90 twist=30 | .6 swing=85 elbow_l=90 | .7 swing=85 elbow=90 twist=-30 ;
+.8 spread=32 wing=45 hip_r=38 knee_r=45 tilt=14 |
+    .8 spread=32 wing=120 elbow=60 hip_l=38 knee_l=45 tilt=-14
+"""
+FIGURES = [
+    [(float(key.split()[0]), pose(key.split(maxsplit=1)[1])) for key in figure.split("|")]
+    for figure in SCORE.split(";")
+]
+CARRIAGES = [pose(arms) for arms in ("", "", "wing=85", "wing_r=150", "wing=40 elbow=95")]
 FACINGS = (0, 0, 35, -35, 90, -90, 150, -150, 180)
 
 
@@ -101,7 +108,10 @@ def choreograph(rng, length):
     curves = blend(times, [pose for _, pose in moves], length)
     add_gait(curves)
     add_sway(curves)
-    return curves | {name: np.clip(curves[name], *limit) for name, limit in LIMITS.items()}
+    for name, limits in LIMITS.items():
+        for side in ("_r", "_l"):
+            np.clip(curves[name + side], *limits, out=curves[name + side])
+    return curves
 
 
 def blend(times, poses, length):
@@ -136,8 +146,10 @@ def add_sway(curves):
     bend = 4 + 4 * np.sin(0.9 * beat)
     curves["tilt"] += 2 * np.sin(0.7 * beat)
     curves["look"] += 12 * np.sin(0.45 * beat)
-    for name, sway in both(hip=bend, knee=2 * bend, wing=3 * np.sin(0.8 * beat)).items():
-        curves[name] += sway
+    for side in ("_r", "_l"):
+        curves["hip" + side] += bend
+        curves["knee" + side] += 2 * bend
+        curves["wing" + side] += 3 * np.sin(0.8 * beat)
 
 
 # ---------------------------------------------------------------- angles -> joints on the screen
@@ -146,17 +158,10 @@ HORIZON, EYE_LEVEL = 0.45, 0.6  # camera: horizon on the screen, height above th
 FOCAL = 2.9  # a dancer who is s high on the screen stands FOCAL / s before the camera
 
 # The first 18 are the COCO keypoints in OpenPose's order; the others only help to draw.
-JOINTS = (
-    "nose", "neck", "shoulder_r", "elbow_r", "wrist_r", "shoulder_l", "elbow_l", "wrist_l",
-    "hip_r", "knee_r", "ankle_r", "hip_l", "knee_l", "ankle_l", "eye_r", "eye_l", "ear_r", "ear_l",
-    "hand_r", "hand_l", "toe_r", "toe_l", "face", "hair", "bun",
-)  # fmt: skip
+NAMES = """nose neck shoulder_r elbow_r wrist_r shoulder_l elbow_l wrist_l hip_r knee_r ankle_r
+hip_l knee_l ankle_l eye_r eye_l ear_r ear_l hand_r hand_l toe_r toe_l face hair bun"""
+JOINTS = NAMES.split()
 INDEX = {name: i for i, name in enumerate(JOINTS)}
-HEAD = {  # from the middle of the head: left, up, forward
-    "face": (0, -0.005, 0.014), "hair": (0, 0.016, -0.014), "bun": (0, 0.01, -0.085),
-    "nose": (0, -0.01, 0.07), "eye_r": (-0.026, 0.014, 0.056), "eye_l": (0.026, 0.014, 0.056),
-    "ear_r": (-0.056, 0.002, 0), "ear_l": (0.056, 0.002, 0),
-}  # fmt: skip
 
 
 def rotation(axis, degrees):
@@ -169,17 +174,21 @@ def rotation(axis, degrees):
 
 
 def body_3d(c):
-    """Forward kinematics of curves c -> {joint: (T, 3)}: right on the screen, up, nearer."""
+    """Forward kinematics of curves c -> joints (J, T, 3): right on the screen, up, nearer."""
     pelvis = rotation(1, c["yaw"])
     chest = pelvis @ rotation(0, c["lean"]) @ rotation(2, -c["tilt"]) @ rotation(1, c["twist"])
     skull = chest @ rotation(1, c["look"]) @ rotation(0, c["nod"])
     neck = chest @ (0, 0.30, 0)
     head = neck + skull @ (0, 0.105, 0.01)
-    body = {"neck": neck} | {name: head + skull @ place for name, place in HEAD.items()}
+    body = {"neck": neck, "nose": head + skull @ (0, -0.01, 0.07)}
+    body |= {"face": head + skull @ (0, -0.005, 0.014), "bun": head + skull @ (0, 0.01, -0.085)}
+    body |= {"hair": head + skull @ (0, 0.016, -0.014)}
     for side, out in (("_r", -1), ("_l", 1)):
         limbs = arm_3d(c, chest, neck, side, out) | leg_3d(c, pelvis, side, out)
+        limbs |= {"eye": head + skull @ (0.026 * out, 0.014, 0.056)}
+        limbs |= {"ear": head + skull @ (0.056 * out, 0.002, 0)}
         body |= {name + side: point for name, point in limbs.items()}
-    return body
+    return np.stack([body[name] for name in JOINTS])
 
 
 def arm_3d(c, chest, neck, side, out):
@@ -209,7 +218,6 @@ def dance(rng, length):
     """One take: joints (length, J, 3) as x, y on the screen and nearness; stature (length,)."""
     curves = choreograph(rng, length)
     body = body_3d(curves)
-    body = np.stack([body[name] for name in JOINTS])  # (J, T, 3)
     body -= support(body, curves["lift"])
     x, size = curves["x"], curves["size"]
     screen = x + size * body[..., 0], HORIZON + size * (EYE_LEVEL - body[..., 1]), body[..., 2]
@@ -231,26 +239,35 @@ def support(body, lift):
 
 LIGHT = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of the dancer
 
-# Parts, * for right and left: first end, second end (a sheet has a right and a left corner at each
-# end), radius at both ends, material, how much nearer the part counts in the order of painting.
-TABLE = (
-    ("neck", "face", 0.034, 0.034, "skin", 0.0), ("face", "face", 0.058, 0.058, "skin", 0.02),
-    ("hair", "hair", 0.066, 0.066, "hair", 0.02), ("bun", "bun", 0.03, 0.03, "hair", 0.02),
-    ("hip_r hip_l", "hip_r hip_l", 0.056, 0.056, "legs", 0.0),
-    ("hip_r hip_l", "knee_r knee_l", 0.058, 0.062, "skirt", 0.03),
-    ("shoulder_r shoulder_l", "hip_r hip_l", 0.042, 0.05, "shirt", 0.0),
-    ("shoulder_*", "elbow_*", 0.044, 0.034, "shirt", 0.05),
-    ("elbow_*", "wrist_*", 0.03, 0.024, "skin", 0.05),
-    ("wrist_*", "hand_*", 0.026, 0.03, "skin", 0.06),
-    ("hip_*", "knee_*", 0.06, 0.043, "legs", 0.01),
-    ("knee_*", "ankle_*", 0.043, 0.028, "legs", 0.01),
-    ("ankle_*", "toe_*", 0.033, 0.024, "shoes", 0.02),
-)  # fmt: skip
-PARTS = [
-    (*([INDEX[name.replace("*", side)] for name in end.split()] for end in (first, second)), *rest)
-    for first, second, *rest in TABLE
-    for side in ("rl" if "*" in first else "r")
-]
+# Parts, * for right and left: first end, second end (a sheet has two corners at each end), radius
+# at both ends, material, how much nearer the part counts in the order of painting.
+TABLE = """
+neck                   face           0.034 0.034 skin  0
+face                   face           0.058 0.058 skin  0.02
+hair                   hair           0.066 0.066 hair  0.02
+bun                    bun            0.030 0.030 hair  0.02
+shoulder_r+shoulder_l  hip_r+hip_l    0.042 0.050 shirt 0
+hip_r+hip_l            hip_r+hip_l    0.056 0.056 legs  0
+hip_r+hip_l            knee_r+knee_l  0.060 0.062 skirt 0.09
+shoulder_*             elbow_*        0.044 0.034 shirt 0.05
+elbow_*                wrist_*        0.030 0.024 skin  0.05
+wrist_*                hand_*         0.026 0.030 skin  0.06
+hip_*                  knee_*         0.060 0.043 legs  0.01
+knee_*                 ankle_*        0.043 0.028 legs  0.01
+ankle_*                toe_*          0.033 0.024 shoes 0.02
+"""
+
+
+def read_parts(table):
+    """Rows of the table -> (joints (2, 2): end, corner; radii (2,); material; nearness)."""
+    for row in table.strip().splitlines():
+        for side in "rl" if "*" in row else "r":
+            *ends, r0, r1, material, nearer = row.replace("*", side).split()
+            corners = [[INDEX[name] for name in (end.split("+") * 2)[:2]] for end in ends]
+            yield np.array(corners), np.array((float(r0), float(r1))), material, float(nearer)
+
+
+PARTS = list(read_parts(TABLE))
 
 
 def along(point, start, end):
@@ -260,9 +277,9 @@ def along(point, start, end):
 
 
 def paint(picture, start, end, radii, colour, lit=True):
-    """Blend a rounded sheet with (right, left) corners x + iy at either end into the picture.
+    """Blend a rounded sheet with two corners x + iy at start and at end, in pixels.
 
-    Equal corners make it a capsule. The edge is antialiased by its signed distance in pixels.
+    Equal corners make it a capsule. Signed distance antialiases the edge and rounds the form.
     """
     corners, margin = np.array([*start, *end]), max(radii) + 1
     spans = (corners.imag, picture.shape[0]), (corners.real, picture.shape[1])
@@ -271,7 +288,7 @@ def paint(picture, start, end, radii, colour, lit=True):
     y, x = np.ogrid[box]
     pixel = x + 0.5 + 1j * (y + 0.5)
     t = along(pixel, sum(start) / 2, sum(end) / 2)  # down the sheet
-    right, left = (a + t * (b - a) for a, b in zip(start, end, strict=True))
+    right, left = start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])
     s = along(pixel, right, left)  # across the sheet
     radius = radii[0] + t * (radii[1] - radii[0])
     offset = pixel - right - s * (left - right)  # from the nearest point of the sheet
@@ -298,20 +315,19 @@ def draw_frame(joints, stature, scene):
     across = (x - points[INDEX["neck"]].real) / (0.16 * size)
     away = (y - HORIZON * height - EYE_LEVEL * size) / (0.03 * size)
     picture *= 1 - 0.45 * np.exp(-(across**2) - away**2)[..., None]  # a soft shadow on the floor
-    parts = [part for part in PARTS if part[4] in colours]
-    parts.sort(key=lambda part: joints[[*part[0], *part[1]], 2].mean() + part[5])
-    for first, second, *radii, material, _ in parts:
-        ends = (points[[corners[0], corners[-1]]] for corners in (first, second))
-        paint(picture, *ends, np.multiply(radii, size), colours[material])
+    nearness = [joints[corners, 2].mean() + nearer for corners, _, _, nearer in PARTS]
+    for i in np.argsort(nearness, kind="stable"):
+        (start, end), radii, material, _ = PARTS[i]
+        if material in colours:
+            paint(picture, points[start], points[end], radii * size, colours[material])
     return np.clip(picture, 0, 1)
 
 
 # ---------------------------------------------------------------- the OpenPose picture
 
-LIMBS = (  # pairs of COCO keypoints; limb i and keypoint i wear colour i
-    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12),
-    (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
-)  # fmt: skip
+# Pairs of COCO keypoints; limb i and keypoint i wear colour i.
+PAIRS = "1-2 1-5 2-3 3-4 5-6 6-7 1-8 8-9 9-10 1-11 11-12 12-13 1-0 0-14 14-16 0-15 15-17"
+LIMBS = [tuple(map(int, pair.split("-"))) for pair in PAIRS.split()]
 FACE = {0, 14, 15, 16, 17}  # nose, eyes, ears: a detector misses them on a head turned away
 COLOURS = [np.array(hsv_to_rgb(k / 18, 1, 1)) for k in range(18)]
 
@@ -342,13 +358,10 @@ def hsv(hue, saturation, value):
 def make_scene(rng, height):
     """Background (H, 2H, 3) and colours of the dancer: dark clothes before a bright room."""
     hue = rng.random()
-    colours = {
-        "shirt": hsv(hue, 0.75, 0.42),
-        "legs": hsv(hue + 0.4, 0.35, 0.17),
-        "shoes": hsv(rng.random(), 0.8, 0.4),
-        "skin": hsv(0.06, rng.uniform(0.4, 0.6), rng.uniform(0.45, 0.85)),
-        "hair": hsv(0.06, 0.6, rng.uniform(0.08, 0.25)),
-    }
+    colours = {"shirt": hsv(hue, 0.75, 0.42), "legs": hsv(hue + 0.4, 0.35, 0.17)}
+    colours["shoes"] = hsv(rng.random(), 0.8, 0.4)
+    colours["skin"] = hsv(0.06, rng.uniform(0.4, 0.6), rng.uniform(0.45, 0.85))
+    colours["hair"] = hsv(0.06, 0.6, rng.uniform(0.08, 0.25))
     if rng.random() < 0.5:
         colours["skirt"] = hsv(hue + rng.uniform(0.3, 0.7), 0.6, 0.3)
     return furnish(rng, height), colours
@@ -357,8 +370,7 @@ def make_scene(rng, height):
 def furnish(rng, height):
     """A lit wall and floor with a door, a window and a picture, antialiased by supersampling."""
     fine = 3 * height
-    y, x = np.ogrid[0.5:fine, 0.5 : 2 * fine]
-    y, x = y / fine, x / fine - 1
+    y, x = np.ogrid[0 : 1 : fine * 1j, -1 : 1 : fine * 2j]
     wall, floor = hsv(rng.random(), 0.12, 0.84), hsv(rng.uniform(0.06, 0.11), 0.25, 0.7)
     room = wall * (1.05 - 0.2 * y[..., None]) + np.zeros((fine, 2 * fine, 1))
     plank = np.floor(4 * x / (y - HORIZON)).astype(int) % 29
