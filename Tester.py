@@ -20,8 +20,8 @@ from modules.options import UserError, parse, run, run_folder
 # Flags of training are accepted for old command lines; these are the ones that count here.
 USED = set(
     """DR save_root ckpt_path batch_size seed device gpu precision num_workers test make_gif
-    no_sanity truth pose_norm val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim sigmoid posterior
-    z_source cache_dir""".split()
+    no_sanity truth pose_norm val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim sigmoid
+    posterior z_source cache_dir""".split()
 )
 
 

@@ -5,8 +5,6 @@ Epochs count from 0 to num_epoch - 1.
 
 import math
 
-from .options import INF
-
 
 class kl_annealing:
     """The weight beta of the KL term, epoch by epoch."""
@@ -94,10 +92,8 @@ def table(args):
 def warn(args):
     """Say what is legal but surprises."""
     if args.kl_anneal_type == "Cyclical" and args.kl_anneal_cycle >= args.num_epoch:
-        beta = beta_at(args.num_epoch - 1, args)
-        print(
-            f"note: {args.kl_anneal_cycle} KL cycles in {args.num_epoch} epochs: beta stays {beta:g}"
-        )
-    if args.lr_schedule == "multistep" and args.num_epoch > min(args.lr_milestones, default=INF):
-        lr = lr_at(args.num_epoch - 1, args)
+        cycles, beta = args.kl_anneal_cycle, beta_at(args.num_epoch - 1, args)
+        print(f"note: {cycles} KL cycles in {args.num_epoch} epochs: beta stays {beta:g}")
+    lr = lr_at(args.num_epoch - 1, args)
+    if args.lr_schedule == "multistep" and lr < args.lr:
         print(f"note: lr falls to {lr:.3g} (--lr_milestones); --lr_schedule constant keeps it")

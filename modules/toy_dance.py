@@ -1,9 +1,7 @@
 """A procedural dancer in a room: choreography, frames and the matching OpenPose pictures.
 
-    key poses -> angles over time -> joints on the screen -> frame picture, skeleton picture
-
-Screen lengths are in units of the frame height, body lengths in units of the dancer's stature.
-Everything is a pure function of numbers: the same seed draws the same pictures anywhere.
+Key poses -> angles over time -> joints on the screen -> pictures; all pure functions of a seed.
+Screen lengths are in frame heights, body lengths in statures of the dancer.
 """
 
 from colorsys import hsv_to_rgb
@@ -17,7 +15,7 @@ from PIL import Image
 
 FPS = 30
 BLEND = 15  # frames over which neighbouring key poses melt into each other
-SIDED = {"hip", "knee", "spread", "swing", "wing", "elbow"}
+SIDED = {"hip", "knee", "spread", "swing", "wing", "elbow"}  # each of these has _r and _l
 
 
 def pose(text):
@@ -33,16 +31,12 @@ def pose(text):
 # the rest are degrees. yaw 0 faces the camera, 90 the right edge; wing raises an arm sideways.
 REST = pose("x=0 size=.75 yaw=0 lift=0 lean=2 tilt=0 twist=0 nod=0 look=0")
 REST |= pose("hip=4 knee=8 spread=5 swing=4 wing=12 elbow=18")
-LIMITS = {"hip": (-50, 115), "knee": (0, 145), "wing": (0, 175), "elbow": (0, 145)}
 
-# Figures end with ";", their key poses with "|": seconds to get there, difference from REST.
-# "turn" adds to the yaw.
+# Figures end with ";", key poses with "|": seconds to get there, change from REST ("turn" of yaw).
 SCORE = """
-.7 wing_r=150 elbow_r=20 | .5 wing_r=140 elbow_r=85 tilt=-6 | .5 wing_r=150 elbow_r=15 |
-    .5 wing_r=140 elbow_r=85 tilt=-6 ;
+.7 wing_r=150 elbow_r=20 | .5 wing_r=140 elbow_r=85 tilt=-6 | .5 wing_r=150 elbow_r=15 ;
 .9 wing=165 elbow=15 | .6 wing=165 elbow=25 tilt=22 | .9 wing=160 elbow=25 tilt=-22 ;
-.9 hip=95 knee=115 spread=14 swing=50 elbow=40 lean=38 nod=-20 |
-    .3 hip=95 knee=115 spread=14 swing=50 elbow=40 lean=38 nod=-20 | .8 wing=85 ;
+1.1 hip=95 knee=115 spread=14 swing=50 elbow=40 lean=38 nod=-20 | 1 wing=85 ;
 .9 lean=72 nod=25 wing_r=70 elbow_l=70 | .3 lean=70 ;
 .6 hip=48 knee=75 swing=-30 lean=22 |
     .35 hip_r=75 knee_r=12 hip_l=-38 knee_l=18 wing=85 elbow=15 lift=.36 |
@@ -52,8 +46,7 @@ SCORE = """
     .7 hip_r=80 knee_r=82 hip_l=-28 knee_l=22 lean=12 wing=130 elbow=10 ;
 .9 lean=55 nod=-28 hip_l=-48 knee_l=4 hip_r=16 knee_r=24 swing_r=150 swing_l=20 |
     .7 lean=55 nod=-28 hip_l=-48 knee_l=4 hip_r=16 knee_r=24 wing=85 elbow=15 ;
-.6 wing=75 elbow=70 | .6 wing=80 elbow=60 turn=120 | .6 wing=80 elbow=60 turn=120 |
-    .6 wing=80 elbow=60 turn=120 ;
+.9 wing=75 elbow=70 turn=90 | .9 wing=80 elbow=60 turn=150 | .7 wing=60 elbow=60 turn=120 ;
 .7 swing=85 elbow=90 twist=30 | .6 swing=85 elbow_l=90 | .7 swing=85 elbow=90 twist=-30 ;
 .8 spread=32 wing=45 hip_r=38 knee_r=45 tilt=14 |
     .8 spread=32 wing=120 elbow=60 hip_l=38 knee_l=45 tilt=-14
@@ -68,10 +61,9 @@ FACINGS = (0, 0, 35, -35, 90, -90, 150, -150, 180)
 
 def mirrored(angles):
     """The same pose with right and left exchanged."""
-    swap = {"_r": "_l", "_l": "_r"}
-    odd = {"tilt": -1, "twist": -1, "look": -1, "turn": -1}
-    pairs = ((name[:-2] + swap.get(name[-2:], name[-2:]), name) for name in angles)
-    return {new: angles[name] * odd.get(name, 1) for new, name in pairs}
+    other = {"_r": "_l", "_l": "_r"}
+    sign = {"tilt": -1, "twist": -1, "look": -1, "turn": -1}
+    return {n[:-2] + other.get(n[-2:], n[-2:]): a * sign.get(n, 1) for n, a in angles.items()}
 
 
 def travel(rng, here, x, size):
@@ -106,55 +98,45 @@ def choreograph(rng, length):
         moves += perform(rng, moves[-1][1], FIGURES[next(figures)], next(facings))
     times = np.cumsum([seconds for seconds, _ in moves])
     curves = blend(times, [pose for _, pose in moves], length)
-    add_gait(curves)
-    add_sway(curves)
-    for name, limits in LIMITS.items():
-        for side in ("_r", "_l"):
-            np.clip(curves[name + side], *limits, out=curves[name + side])
-    return curves
+    return add_life(curves)
 
 
 def blend(times, poses, length):
-    """Key poses -> smooth curves: straight lines averaged over a window of BLEND frames."""
+    """Key poses -> curves, smoothed by averaging: a mean of poses a body can do is one too."""
     t = (np.arange(length + BLEND - 1) - BLEND // 2) / FPS
     window = np.hanning(BLEND + 2)[1:-1]
     keys = {name: [pose[name] for pose in poses] for name in REST}
     keys["yaw"] = np.unwrap(keys["yaw"], period=360)  # turn the short way round
-    raw = {name: np.interp(t, times, values) for name, values in keys.items()}
-    return {name: np.convolve(raw[name], window / window.sum(), "valid") for name in raw}
+    curves = {name: np.interp(t, times, keys[name]) for name in keys}
+    return {name: np.convolve(curves[name], window / window.sum(), "valid") for name in curves}
 
 
-def add_gait(curves):
-    """Swing legs and arms in step with the distance walked along the way the dancer faces."""
+def add_life(curves):
+    """Swing legs and arms in step with the distance walked ahead; breathe and sway all the time."""
     yaw, size = np.radians(curves["yaw"]), curves["size"]
     across, nearer = np.gradient(curves["x"]) / size, np.gradient(-FOCAL / size)
     walked = across * np.sin(yaw) + nearer * np.cos(yaw)  # statures per frame
     phase = np.cumsum(walked) * np.pi / 0.48  # a step is 0.48 statures long
     gain = np.clip(np.abs(walked) * FPS / 0.5, 0, 1)
-    for side, start in (("_r", 0), ("_l", np.pi)):
-        step = gain * np.sin(phase + start)
-        curves["hip" + side] += 28 * step
-        curves["swing" + side] -= 24 * step
-        passing = np.clip(np.cos(phase + start + 0.4), 0, 1) ** 2  # a leg bends to pass the other
-        curves["knee" + side] += 55 * gain * passing
+    beat = 2 * np.pi * np.arange(len(yaw)) / FPS
+    breath = 4 + 4 * np.sin(0.9 * beat)
     curves["twist"] += 6 * gain * np.sin(phase)
-
-
-def add_sway(curves):
-    """Breathing and a slow shift of weight: a body is never quite still."""
-    beat = 2 * np.pi * np.arange(len(curves["x"])) / FPS
-    bend = 4 + 4 * np.sin(0.9 * beat)
     curves["tilt"] += 2 * np.sin(0.7 * beat)
     curves["look"] += 12 * np.sin(0.45 * beat)
-    for side in ("_r", "_l"):
-        curves["hip" + side] += bend
-        curves["knee" + side] += 2 * bend
+    for side, start in (("_r", 0), ("_l", np.pi)):
+        step = gain * np.sin(phase + start)
+        passing = np.clip(np.cos(phase + start + 0.4), 0, 1) ** 2  # a leg bends to pass the other
+        curves["hip" + side] += 28 * step + breath
+        curves["knee" + side] += 55 * gain * passing + 2 * breath
+        curves["swing" + side] -= 24 * step
         curves["wing" + side] += 3 * np.sin(0.8 * beat)
+    return curves
 
 
 # ---------------------------------------------------------------- angles -> joints on the screen
 
 HORIZON, EYE_LEVEL = 0.45, 0.6  # camera: horizon on the screen, height above the floor
+SKIRTING = 0.76  # where on the screen the wall meets the floor
 FOCAL = 2.9  # a dancer who is s high on the screen stands FOCAL / s before the camera
 
 # The first 18 are the COCO keypoints in OpenPose's order; the others only help to draw.
@@ -198,8 +180,7 @@ def arm_3d(c, chest, neck, side, out):
     fore = upper @ rotation(0, -c["elbow" + side])
     shoulder = neck + chest @ (0.106 * out, -0.03, 0)
     elbow = shoulder + upper @ (0, -0.17, 0)
-    wrist = elbow + fore @ (0, -0.15, 0)
-    hand = wrist + fore @ (0, -0.05, 0)
+    wrist, hand = elbow + fore @ (0, -0.15, 0), elbow + fore @ (0, -0.20, 0)
     return {"shoulder": shoulder, "elbow": elbow, "wrist": wrist, "hand": hand}
 
 
@@ -217,7 +198,7 @@ def leg_3d(c, pelvis, side, out):
 def dance(rng, length):
     """One take: joints (length, J, 3) as x, y on the screen and nearness; stature (length,)."""
     curves = choreograph(rng, length)
-    body = body_3d(curves)
+    body = body_3d(curves)  # (J, T, 3)
     body -= support(body, curves["lift"])
     x, size = curves["x"], curves["size"]
     screen = x + size * body[..., 0], HORIZON + size * (EYE_LEVEL - body[..., 1]), body[..., 2]
@@ -235,7 +216,7 @@ def support(body, lift):
     return point
 
 
-# ---------------------------------------------------------------- the dancer's picture
+# ---------------------------------------------------------------- drawing
 
 LIGHT = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of the dancer
 
@@ -277,10 +258,7 @@ def along(point, start, end):
 
 
 def paint(picture, start, end, radii, colour, lit=True):
-    """Blend a rounded sheet with two corners x + iy at start and at end, in pixels.
-
-    Equal corners make it a capsule. Signed distance antialiases the edge and rounds the form.
-    """
+    """Blend in a rounded sheet with two corners x + iy (pixels) at each end: a capsule if equal."""
     corners, margin = np.array([*start, *end]), max(radii) + 1
     spans = (corners.imag, picture.shape[0]), (corners.real, picture.shape[1])
     ends = (np.clip((v.min() - margin, v.max() + margin + 1), 0, n) for v, n in spans)
@@ -299,11 +277,11 @@ def paint(picture, start, end, radii, colour, lit=True):
     picture[box] += coverage * (colour - picture[box])
 
 
-def shade(normal):
-    """Brightness of a surface whose normal leans sideways by normal (x + iy), at most 1."""
-    normal = normal / np.maximum(abs(normal), 1)
-    outwards = np.sqrt(1 - np.minimum(abs(normal) ** 2, 1))
-    return 0.5 + 0.75 * np.maximum((normal * LIGHT.conjugate()).real + 0.66 * outwards, 0)
+def shade(lean):
+    """Brightness of a surface whose normal leans sideways by lean (x + iy), at most by 1."""
+    lean = lean / np.maximum(abs(lean), 1)
+    upright = np.sqrt(1 - np.minimum(abs(lean) ** 2, 1))
+    return 0.5 + 0.75 * np.maximum((lean * LIGHT.conjugate()).real + 0.66 * upright, 0)
 
 
 def draw_frame(joints, stature, scene):
@@ -323,8 +301,6 @@ def draw_frame(joints, stature, scene):
     return np.clip(picture, 0, 1)
 
 
-# ---------------------------------------------------------------- the OpenPose picture
-
 # Pairs of COCO keypoints; limb i and keypoint i wear colour i.
 PAIRS = "1-2 1-5 2-3 3-4 5-6 6-7 1-8 8-9 9-10 1-11 11-12 12-13 1-0 0-14 14-16 0-15 15-17"
 LIMBS = [tuple(map(int, pair.split("-"))) for pair in PAIRS.split()]
@@ -343,11 +319,6 @@ def draw_skeleton(joints, height):
         if not hidden & {a, b}:
             paint(picture, points[[a, a]], points[[b, b]], [radius * height] * 2, colour, lit=False)
     return picture
-
-
-# ---------------------------------------------------------------- the room and the clothes
-
-SKIRTING = 0.76  # where the wall meets the floor
 
 
 def hsv(hue, saturation, value):
@@ -372,11 +343,10 @@ def furnish(rng, height):
     fine = 3 * height
     y, x = np.ogrid[0 : 1 : fine * 1j, -1 : 1 : fine * 2j]
     wall, floor = hsv(rng.random(), 0.12, 0.84), hsv(rng.uniform(0.06, 0.11), 0.25, 0.7)
-    room = wall * (1.05 - 0.2 * y[..., None]) + np.zeros((fine, 2 * fine, 1))
     plank = np.floor(4 * x / (y - HORIZON)).astype(int) % 29
     boards = floor * rng.uniform(0.9, 1.08, 29)[plank][..., None]
-    room = np.where(y[..., None] > SKIRTING, boards, room)
-    for left, right, top, bottom, colour in furniture(rng, wall):
+    room = np.where(y[..., None] > SKIRTING, boards, wall * (1.05 - 0.2 * y[..., None]))
+    for left, right, top, bottom, colour in furniture(rng):
         room[(left < x) & (x < right) & (top < y) & (y < bottom)] = colour
     lamps = sum(np.exp(-(((x - at) / 0.5) ** 2) - ((y + 0.05) / 0.5) ** 2) for at in (-0.5, 0.55))
     grain = Image.fromarray(rng.normal(size=(48, 96)).astype(np.float32)).resize((2 * fine, fine))
@@ -384,17 +354,13 @@ def furnish(rng, height):
     return np.clip(room, 0, 1).reshape(height, 3, 2 * height, 3, 3).mean((1, 3))
 
 
-def furniture(rng, wall):
-    """Rectangles (left, right, top, bottom, colour), each painted over the ones before."""
-    door, window, frame = rng.permutation([-0.62, 0.02, 0.62]) + rng.uniform(-0.06, 0.06, 3)
+def furniture(rng):
+    """Rectangles (left, right, top, bottom, colour): a thing lies in its frame, bars on panes."""
     wood, sky, art = hsv(0.08, 0.4, 0.7), hsv(0.57, 0.15, 0.95), hsv(rng.random(), 0.5, 0.75)
-    return (
-        (-1, 1, SKIRTING - 0.025, SKIRTING, 0.75 * wall),
-        (door - 0.15, door + 0.15, 0.2, SKIRTING, 0.7 * wood),
-        (door - 0.13, door + 0.13, 0.22, SKIRTING, 1.1 * wood),
-        (window - 0.2, window + 0.2, 0.14, 0.5, 0.75 * wall),
-        (window - 0.18, window - 0.01, 0.16, 0.48, sky),
-        (window + 0.01, window + 0.18, 0.16, 0.48, sky),
-        (frame - 0.15, frame + 0.15, 0.2, 0.44, 0.7 * wood),
-        (frame - 0.13, frame + 0.13, 0.22, 0.42, art),
-    )
+    door, window, frame = rng.permutation([-0.62, 0.02, 0.62]) + rng.uniform(-0.06, 0.06, 3)
+    things = ((door, 0.14, 0.2, SKIRTING, wood), (window, 0.19, 0.14, 0.5, sky))
+    for middle, half, top, bottom, colour in (*things, (frame, 0.14, 0.2, 0.44, art)):
+        yield middle - half, middle + half, top, bottom, 0.7 * wood
+        yield middle - half + 0.02, middle + half - 0.02, top + 0.02, bottom - 0.02, colour
+    yield window - 0.01, window + 0.01, 0.14, 0.5, 0.7 * wood
+    yield -1, 1, SKIRTING - 0.025, SKIRTING, 0.8 * wood
