@@ -169,6 +169,8 @@ def print_scores(scores):
     print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in COLUMNS))
     for name, values in (clips | {"mean": scores["mean"]}).items():
         print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in COLUMNS.values()))
+    gain = scores["mean"]["psnr"] - scores["mean"]["psnr_first_frame_repeated"]
+    print(f"{gain:+.2f} dB over repeating the first frame")
     for name, value in scores["mean"]["psnr_competition_groups"].items():
         print(f"competition, {name}: {value:.3f}")
     for heading, key in COLUMNS.items():

@@ -116,11 +116,9 @@ class Trainer:
         if self.ema is None:
             return
         decay = min(self.args.ema, self.step / (self.step + 10))
-        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values()):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        for mean, value in zip(self.ema.buffers(), self.model.buffers()):
+            mean.copy_(value)
 
     def step_schedules(self):
         self.current_epoch += 1

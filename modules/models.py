@@ -2,6 +2,7 @@
 
 Sequences are (B, T, C, H, W) floats in 0..1.
     forward(frames, poses, teacher_forcing) -> predictions, mu, logvar       training
+    start(given)                            -> state                         what a rollout knows
     predict_frame(state, condition, noise)  -> frame, state                  one step
     rollout(given, poses, draw_noise)       -> yields every frame            validation and test
 A rollout is handed no true future frame, so it cannot leak one.
@@ -10,23 +11,35 @@ A rollout is handed no true future frame, so it cannot leak one.
 import torch
 import torch.nn as nn
 
+from .layers import ResidualBlock
 from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 
 POSES_AT_ONCE = 64  # a rollout encodes so many poses at a time: memory stays level at any length
 
 
 class VAE_Model(nn.Module):
-    """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose)."""
+    """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose).
+
+    With --memory, p also sees the clip's given frame: as features of the scene, and as a picture
+    that it may copy from, pixel by pixel, as it may from the previous frame.
+    """
 
     def __init__(self, args):
         super().__init__()
         self.args = args
+        scene = args.F_dim // 2 if args.memory else 0
+        fused = args.F_dim + args.L_dim + args.N_dim + scene
         self.frame_transformation = RGB_Encoder(3, args.F_dim)
         self.label_transformation = Label_Encoder(3, args.L_dim)
         self.Gaussian_Predictor = Gaussian_Predictor(args.F_dim + args.L_dim, args.N_dim)
-        self.Decoder_Fusion = Decoder_Fusion(args.F_dim + args.L_dim + args.N_dim, args.D_out_dim)
-        self.Generator = Generator(args.D_out_dim, 3)
+        self.Decoder_Fusion = Decoder_Fusion(fused, args.D_out_dim)
+        self.Generator = Generator(args.D_out_dim, 6 if args.memory else 3)
+        if args.memory:
+            self.position_map = nn.Parameter(torch.zeros(8, args.frame_H, args.frame_W))
+            self.scene_transformation = ResidualBlock(3 + 8, scene)
         self.to(memory_format=torch.channels_last)  # the same numbers, about twice as fast on a CPU
+
+    # ------------------------------------------------------------ training
 
     def forward(self, frames, poses, teacher_forcing, prior=False):
         """frames, poses (B, T, 3, H, W) -> predictions of frames 1..T-1, and mu, logvar of their z.
@@ -34,45 +47,61 @@ class VAE_Model(nn.Module):
         With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
         """
         with self.autocast():
-            return self.predict_clip(frames, poses, teacher_forcing, prior)
+            poses = over_time(self.label_transformation, poses[:, 1:])  # (B, T-1, L, H, W)
+            latents = self.posterior_of_truth(frames, poses, prior)
+            run = self.teacher_forced if teacher_forcing else self.free_running
+            return run(frames, poses, latents)
 
     def autocast(self):
         """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
         device = self.Generator[-1].weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.args.precision == "bf16")
 
-    def predict_clip(self, frames, poses, teacher_forcing, prior):
-        poses = over_time(self.label_transformation, poses[:, 1:])  # (B, T-1, L, H, W)
-        latents = self.posterior_of_truth(frames, poses, prior)
-        if teacher_forcing:
-            previous = self.encode_previous(frames[:, :-1].flatten(0, 1))
-            latents = [flat(x) for x in latents]
-            predictions, *latents = self.step(previous, flat(poses), *latents)
-            return tuple(unflat(x, len(frames)) for x in (predictions, *latents[1:]))
-        return self.free_run(frames[:, 0], poses, *latents)
-
     def posterior_of_truth(self, frames, poses, prior):
         """z, mu, logvar of frames 1..T-1 where they depend on no prediction, else Nones."""
         if prior:
             b, t, _, h, w = poses.shape
-            return poses.new_empty(b, t, self.args.N_dim, h, w).normal_(), None, None
+            return frames.new_empty(b, t, self.args.N_dim, h, w).normal_(), None, None
         if self.args.posterior == "previous":
             return None, None, None
-        return over_time(
-            self.Gaussian_Predictor, over_time(self.frame_transformation, frames[:, 1:]), poses
-        )
+        features = over_time(self.frame_transformation, frames[:, 1:])
+        return over_time(self.Gaussian_Predictor, features, poses)
 
-    def free_run(self, frame, poses, z, mu, logvar):
-        """Predict step by step, each from the last prediction."""
-        results = []
+    def teacher_forced(self, frames, poses, latents):
+        """Predict every frame from the true one before it: all time steps are one batch."""
+        steps = poses.shape[1]
+        state = self.start(frames[:, :1])
+        memory = [None if x is None else x.repeat_interleave(steps, 0) for x in state[1:]]
+        state = (flat(frames[:, :-1]), *memory)
+        results = self.step(state, flat(poses), [flat(x) for x in latents])
+        return tuple(unflat(x, len(frames)) for x in results)
+
+    def free_running(self, frames, poses, latents):
+        """Predict step by step, each frame from the last prediction."""
+        state, results = self.start(frames[:, :1]), []
         for t in range(poses.shape[1]):
-            previous = self.encode_previous(frame)
-            latents = [None if x is None else x[:, t] for x in (z, mu, logvar)]
-            frame, *latents = self.step(previous, poses[:, t], *latents)
-            results.append((frame, *latents[1:]))
-            if self.args.feedback == "frame":
-                frame = frame.detach()
+            now = [None if x is None else x[:, t] for x in latents]
+            results.append(self.step(state, poses[:, t], now))
+            frame = results[-1][0]
+            state = (frame.detach() if self.args.feedback == "frame" else frame, *state[1:])
         return tuple(None if xs[0] is None else torch.stack(xs, 1) for xs in zip(*results))
+
+    # ------------------------------------------------------------ one step
+
+    def start(self, given):
+        """given (B, P, 3, H, W) -> state: the previous frame, the clip's given frame, its scene."""
+        if not self.args.memory:
+            return given[:, -1], None, None
+        first = given[:, 0]
+        place = self.position_map.expand(len(first), -1, -1, -1)
+        return given[:, -1], first, self.scene_transformation(torch.cat([first, place], dim=1))
+
+    def step(self, state, pose, latents):
+        """-> frame, mu, logvar. Where no latents are given, z is drawn from q(z | previous, pose)."""
+        features, (z, mu, logvar) = self.encode_previous(state[0]), latents
+        if z is None:
+            z, mu, logvar = self.Gaussian_Predictor(features, pose)
+        return self.decode(state, features, pose, z), mu, logvar
 
     def encode_previous(self, frame):
         """Features of the frame to go on from; in training with noise on it, where asked for."""
@@ -81,41 +110,41 @@ class VAE_Model(nn.Module):
         features = self.frame_transformation(frame)
         return features.detach() if self.args.feedback == "features" else features
 
-    def step(self, previous, pose, z, mu, logvar):
-        """Features (N, ., H, W) of the previous frame and the pose -> frame, z, mu, logvar."""
-        if z is None:
-            z, mu, logvar = self.Gaussian_Predictor(previous, pose)
-        return self.decode(previous, pose, z), z, mu, logvar
-
-    def decode(self, previous, pose, z):
-        frame = self.Generator(self.Decoder_Fusion(previous, pose, z)).float()
-        return torch.sigmoid(frame) if self.args.sigmoid else frame
+    def decode(self, state, features, pose, z):
+        previous, first, scene = state
+        inputs = (features, pose, z) if scene is None else (features, pose, z, scene)
+        out = self.Generator(self.Decoder_Fusion(*inputs)).float()
+        frame = torch.sigmoid(out[:, :3]) if self.args.sigmoid else out[:, :3]
+        if first is None:
+            return frame
+        new, keep, restore = out[:, 3:].softmax(dim=1).split(1, dim=1)  # (N, 1, H, W) each
+        return new * frame + keep * previous + restore * first
 
     def predict_frame(self, state, condition, noise):
-        """Previous frame, pose features, standard normal noise (or zeros) -> frame, state."""
+        """Pose features and standard normal noise (or zeros) -> the next frame and state."""
         with self.autocast():
-            previous, z = self.encode_previous(state), noise
+            features, z = self.encode_previous(state[0]), noise
             if self.args.posterior == "previous":
-                _, mu, logvar = self.Gaussian_Predictor(previous, condition)
+                _, mu, logvar = self.Gaussian_Predictor(features, condition)
                 z = mu + noise * torch.exp(0.5 * logvar)
-            frame = self.decode(previous, condition, z)
-        return frame, frame
+            frame = self.decode(state, features, condition, z)
+        return frame, (frame, *state[1:])
+
+    # ------------------------------------------------------------ many steps
 
     @torch.no_grad()
     def rollout(self, given, poses, draw_noise):
         """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W)."""
         yield from given.unbind(1)
-        state = given[:, -1]
+        with self.autocast():
+            state = self.start(given)
         for chunk in poses[:, given.shape[1] :].split(POSES_AT_ONCE, dim=1):
             with self.autocast():
                 conditions = over_time(self.label_transformation, chunk.to(given.device))
             for condition in conditions.unbind(1):
-                noise = draw_noise(self.latent_shape(given)).to(given.device)
+                noise = draw_noise((self.args.N_dim, *given.shape[-2:])).to(given.device)
                 frame, state = self.predict_frame(state, condition, noise)
                 yield frame
-
-    def latent_shape(self, given):
-        return self.args.N_dim, *given.shape[-2:]
 
 
 def noise_source(kind, seed, clips):

@@ -18,7 +18,7 @@ TEMPLATE = set(
 )
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
 SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
-MODEL_FLAGS = (*SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "z_source", "seed")
+MODEL_FLAGS = (*SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "memory", "z_source", "seed")
 
 
 LIMITS = (  # (flag, the flag that it may not exceed)
@@ -195,14 +195,12 @@ def add_model_flags(parser):
     flag("sigmoid", str, False, text, action=argparse.BooleanOptionalAction)
     text = "the frame that q(z | frame, pose) looks at; 'previous' also serves at test"
     flag("posterior", ("current", "previous"), "current", text)
+    text = "let the decoder see and copy the clip's given frame (these are not the course's nets)"
+    flag("memory", bool, False, text)
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
-    flag(
-        "z_source",
-        ("sample", "mean"),
-        "sample",
-        "z of a rollout: drawn from the prior, or its mean",
-    )
+    text = "z of a rollout: drawn from the prior, or its mean"
+    flag("z_source", ("sample", "mean"), "sample", text)
 
 
 def add_optimizer_flags(parser):

@@ -11,8 +11,6 @@ import numpy as np
 from PIL import Image
 
 # ---------------------------------------------------------------- choreography
-
-
 FPS = 30
 BLEND = 15  # frames over which neighbouring key poses melt into each other
 SIDED = {"hip", "knee", "spread", "swing", "wing", "elbow"}  # each of these has _r and _l
@@ -38,18 +36,14 @@ SCORE = """
 .9 wing=165 elbow=15 | .6 wing=165 elbow=25 tilt=22 | .9 wing=160 elbow=25 tilt=-22 ;
 1.1 hip=95 knee=115 spread=14 swing=50 elbow=40 lean=38 nod=-20 | 1 wing=85 ;
 .9 lean=72 nod=25 wing_r=70 elbow_l=70 | .3 lean=70 ;
-.6 hip=48 knee=75 swing=-30 lean=22 |
-    .35 hip_r=75 knee_r=12 hip_l=-38 knee_l=18 wing=85 elbow=15 lift=.36 |
+.6 hip=48 knee=75 swing=-30 lean=22 | .35 hip_r=75 hip_l=-38 knee_l=18 wing=85 lift=.36 |
     .35 hip=48 knee=75 swing=-30 lean=22 | .5 wing=85 ;
 .7 wing=85 | .6 wing=85 elbow=15 hip_r=88 knee_r=6 lean=-14 | .7 wing=85 ;
-.8 hip_r=80 knee_r=82 hip_l=-28 knee_l=22 lean=12 swing_l=90 swing_r=-35 |
-    .7 hip_r=80 knee_r=82 hip_l=-28 knee_l=22 lean=12 wing=130 elbow=10 ;
-.9 lean=55 nod=-28 hip_l=-48 knee_l=4 hip_r=16 knee_r=24 swing_r=150 swing_l=20 |
-    .7 lean=55 nod=-28 hip_l=-48 knee_l=4 hip_r=16 knee_r=24 wing=85 elbow=15 ;
+.8 hip_r=80 knee_r=82 hip_l=-28 swing_l=90 swing_r=-35 | .7 hip_r=80 knee_r=82 hip_l=-28 wing=130 ;
+.9 lean=55 nod=-28 hip_l=-48 swing_r=150 | .7 lean=55 nod=-28 hip_l=-48 knee_l=4 wing=85 elbow=15 ;
 .9 wing=75 elbow=70 turn=90 | .9 wing=80 elbow=60 turn=150 | .7 wing=60 elbow=60 turn=120 ;
 .7 swing=85 elbow=90 twist=30 | .6 swing=85 elbow_l=90 | .7 swing=85 elbow=90 twist=-30 ;
-.8 spread=32 wing=45 hip_r=38 knee_r=45 tilt=14 |
-    .8 spread=32 wing=120 elbow=60 hip_l=38 knee_l=45 tilt=-14
+.8 spread=32 wing=45 hip_r=38 knee_r=45 | .8 spread=32 wing=120 elbow=60 hip_l=38 knee_l=45 tilt=-14
 """
 FIGURES = [
     [(float(key.split()[0]), pose(key.split(maxsplit=1)[1])) for key in figure.split("|")]
@@ -61,8 +55,7 @@ FACINGS = (0, 0, 35, -35, 90, -90, 150, -150, 180)
 
 def mirrored(angles):
     """The same pose with right and left exchanged."""
-    other = {"_r": "_l", "_l": "_r"}
-    sign = {"tilt": -1, "twist": -1, "look": -1, "turn": -1}
+    other, sign = {"_r": "_l", "_l": "_r"}, {"tilt": -1, "twist": -1, "look": -1, "turn": -1}
     return {n[:-2] + other.get(n[-2:], n[-2:]): a * sign.get(n, 1) for n, a in angles.items()}
 
 
@@ -96,16 +89,15 @@ def choreograph(rng, length):
         x, size = next(places) + rng.uniform(-0.08, 0.08), rng.uniform(0.68, 0.84)
         moves += travel(rng, moves[-1][1], x, size)
         moves += perform(rng, moves[-1][1], FIGURES[next(figures)], next(facings))
-    times = np.cumsum([seconds for seconds, _ in moves])
-    curves = blend(times, [pose for _, pose in moves], length)
-    return add_life(curves)
+    return add_life(blend(moves, length))
 
 
-def blend(times, poses, length):
+def blend(moves, length):
     """Key poses -> curves, smoothed by averaging: a mean of poses a body can do is one too."""
     t = (np.arange(length + BLEND - 1) - BLEND // 2) / FPS
+    times = np.cumsum([seconds for seconds, _ in moves])
     window = np.hanning(BLEND + 2)[1:-1]
-    keys = {name: [pose[name] for pose in poses] for name in REST}
+    keys = {name: [key[name] for _, key in moves] for name in REST}
     keys["yaw"] = np.unwrap(keys["yaw"], period=360)  # turn the short way round
     curves = {name: np.interp(t, times, keys[name]) for name in keys}
     return {name: np.convolve(curves[name], window / window.sum(), "valid") for name in curves}
@@ -134,16 +126,16 @@ def add_life(curves):
 
 
 # ---------------------------------------------------------------- angles -> joints on the screen
-
-HORIZON, EYE_LEVEL = 0.45, 0.6  # camera: horizon on the screen, height above the floor
-SKIRTING = 0.76  # where on the screen the wall meets the floor
-FOCAL = 2.9  # a dancer who is s high on the screen stands FOCAL / s before the camera
+HORIZON, SKIRTING = 0.45, 0.76  # on the screen: the camera's height, where wall meets floor
+EYE_LEVEL, FOCAL = (
+    0.6,
+    2.9,
+)  # camera: height above the floor; s high on the screen is FOCAL / s away
 
 # The first 18 are the COCO keypoints in OpenPose's order; the others only help to draw.
 NAMES = """nose neck shoulder_r elbow_r wrist_r shoulder_l elbow_l wrist_l hip_r knee_r ankle_r
-hip_l knee_l ankle_l eye_r eye_l ear_r ear_l hand_r hand_l toe_r toe_l face hair bun"""
-JOINTS = NAMES.split()
-INDEX = {name: i for i, name in enumerate(JOINTS)}
+hip_l knee_l ankle_l eye_r eye_l ear_r ear_l hand_r hand_l toe_r toe_l face hair"""
+INDEX = {name: i for i, name in enumerate(NAMES.split())}
 
 
 def rotation(axis, degrees):
@@ -163,14 +155,13 @@ def body_3d(c):
     neck = chest @ (0, 0.30, 0)
     head = neck + skull @ (0, 0.105, 0.01)
     body = {"neck": neck, "nose": head + skull @ (0, -0.01, 0.07)}
-    body |= {"face": head + skull @ (0, -0.005, 0.014), "bun": head + skull @ (0, 0.01, -0.085)}
-    body |= {"hair": head + skull @ (0, 0.016, -0.014)}
+    body |= {"face": head + skull @ (0, -0.005, 0.014), "hair": head + skull @ (0, 0.016, -0.014)}
     for side, out in (("_r", -1), ("_l", 1)):
         limbs = arm_3d(c, chest, neck, side, out) | leg_3d(c, pelvis, side, out)
-        limbs |= {"eye": head + skull @ (0.026 * out, 0.014, 0.056)}
-        limbs |= {"ear": head + skull @ (0.056 * out, 0.002, 0)}
+        eye, ear = (0.026 * out, 0.014, 0.056), (0.056 * out, 0.002, 0)
+        limbs |= {"eye": head + skull @ eye, "ear": head + skull @ ear}
         body |= {name + side: point for name, point in limbs.items()}
-    return np.stack([body[name] for name in JOINTS])
+    return np.stack([body[name] for name in INDEX])
 
 
 def arm_3d(c, chest, neck, side, out):
@@ -217,7 +208,6 @@ def support(body, lift):
 
 
 # ---------------------------------------------------------------- drawing
-
 LIGHT = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of the dancer
 
 # Parts, * for right and left: first end, second end (a sheet has two corners at each end), radius
@@ -226,7 +216,6 @@ TABLE = """
 neck                   face           0.034 0.034 skin  0
 face                   face           0.058 0.058 skin  0.02
 hair                   hair           0.066 0.066 hair  0.02
-bun                    bun            0.030 0.030 hair  0.02
 shoulder_r+shoulder_l  hip_r+hip_l    0.042 0.050 shirt 0
 hip_r+hip_l            hip_r+hip_l    0.056 0.056 legs  0
 hip_r+hip_l            knee_r+knee_l  0.060 0.062 skirt 0.09
@@ -272,16 +261,12 @@ def paint(picture, start, end, radii, colour, lit=True):
     offset = pixel - right - s * (left - right)  # from the nearest point of the sheet
     coverage = np.clip(0.5 + radius - abs(offset), 0, 1)[..., None]
     if lit:
-        bulge = (s - 0.5) * (left - right) / (abs(left - right) + radius)
-        colour = colour * shade(offset / radius + bulge)[..., None]
+        lean = offset / radius + (s - 0.5) * (left - right) / (abs(left - right) + radius)
+        lean /= np.maximum(abs(lean), 1)  # of the surface's normal, sideways
+        upright = np.sqrt(1 - np.minimum(abs(lean) ** 2, 1))
+        light = np.maximum((lean * LIGHT.conjugate()).real + 0.66 * upright, 0)
+        colour = colour * (0.5 + 0.75 * light[..., None])
     picture[box] += coverage * (colour - picture[box])
-
-
-def shade(lean):
-    """Brightness of a surface whose normal leans sideways by lean (x + iy), at most by 1."""
-    lean = lean / np.maximum(abs(lean), 1)
-    upright = np.sqrt(1 - np.minimum(abs(lean) ** 2, 1))
-    return 0.5 + 0.75 * np.maximum((lean * LIGHT.conjugate()).real + 0.66 * upright, 0)
 
 
 def draw_frame(joints, stature, scene):
@@ -330,9 +315,8 @@ def make_scene(rng, height):
     """Background (H, 2H, 3) and colours of the dancer: dark clothes before a bright room."""
     hue = rng.random()
     colours = {"shirt": hsv(hue, 0.75, 0.42), "legs": hsv(hue + 0.4, 0.35, 0.17)}
-    colours["shoes"] = hsv(rng.random(), 0.8, 0.4)
+    colours |= {"shoes": hsv(hue + 0.7, 0.8, 0.4), "hair": hsv(0.06, 0.6, rng.uniform(0.08, 0.25))}
     colours["skin"] = hsv(0.06, rng.uniform(0.4, 0.6), rng.uniform(0.45, 0.85))
-    colours["hair"] = hsv(0.06, 0.6, rng.uniform(0.08, 0.25))
     if rng.random() < 0.5:
         colours["skirt"] = hsv(hue + rng.uniform(0.3, 0.7), 0.6, 0.3)
     return furnish(rng, height), colours
@@ -343,7 +327,7 @@ def furnish(rng, height):
     fine = 3 * height
     y, x = np.ogrid[0 : 1 : fine * 1j, -1 : 1 : fine * 2j]
     wall, floor = hsv(rng.random(), 0.12, 0.84), hsv(rng.uniform(0.06, 0.11), 0.25, 0.7)
-    plank = np.floor(4 * x / (y - HORIZON)).astype(int) % 29
+    plank = np.floor(4 * x / (np.maximum(y, SKIRTING) - HORIZON)).astype(int) % 29
     boards = floor * rng.uniform(0.9, 1.08, 29)[plank][..., None]
     room = np.where(y[..., None] > SKIRTING, boards, wall * (1.05 - 0.2 * y[..., None]))
     for left, right, top, bottom, colour in furniture(rng):
@@ -355,7 +339,7 @@ def furnish(rng, height):
 
 
 def furniture(rng):
-    """Rectangles (left, right, top, bottom, colour): a thing lies in its frame, bars on panes."""
+    """Rectangles (left, right, top, bottom, colour): frames, what is in them, the window's bar."""
     wood, sky, art = hsv(0.08, 0.4, 0.7), hsv(0.57, 0.15, 0.95), hsv(rng.random(), 0.5, 0.75)
     door, window, frame = rng.permutation([-0.62, 0.02, 0.62]) + rng.uniform(-0.06, 0.06, 3)
     things = ((door, 0.14, 0.2, SKIRTING, wood), (window, 0.19, 0.14, 0.5, sky))
@@ -363,4 +347,3 @@ def furniture(rng):
         yield middle - half, middle + half, top, bottom, 0.7 * wood
         yield middle - half + 0.02, middle + half - 0.02, top + 0.02, bottom - 0.02, colour
     yield window - 0.01, window + 0.01, 0.14, 0.5, 0.7 * wood
-    yield -1, 1, SKIRTING - 0.025, SKIRTING, 0.8 * wood

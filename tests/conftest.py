@@ -21,7 +21,7 @@ SHORT = [*TINY, "--train_vi_len", "4", "--val_vi_len", "6", "--device", "cpu"]
 
 
 def draw(i, pose):
-    """A 24x32 picture: a square whose place follows i, on a grey ramp (or, for a pose, on white)."""
+    """A 24x32 picture: a square whose place follows i, on a grey ramp (a pose: on white)."""
     image = np.full((24, 32, 3), 255, np.uint8)
     if not pose:
         image[:] = np.linspace(60, 120, 32).astype(np.uint8)[None, :, None]

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Roll a run's best checkpoint out over the test clips: gifs, film strips, submission.csv, scores.
+#   bash scripts/test_checkpoint.sh RUN_FOLDER [Tester.py's own flags]
+source "$(dirname "$0")/setup.sh"
+DR=${DR:-../dataset}
+RUN=${1:?which run folder?}
+
+python Tester.py --DR "$DR" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" "${@:2}"

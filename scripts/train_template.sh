@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The course's defaults: 70 epochs, teacher forcing from 1 down, ten KL cycles.
+source "$(dirname "$0")/setup.sh"
+DR=${DR:-../dataset}
+RUN=${1:-runs/template}
+
+python Trainer.py --DR "$DR" --save_root "$RUN"
