@@ -19,12 +19,13 @@ from modules import report, schedules
 from modules.device import choose_device
 from modules.metrics import Generate_PSNR, frame_psnr, kl_criterion, score_clip, score_clips
 from modules.models import VAE_Model, roll_out
-from modules.options import parse, run, run_folder
+from modules.options import INF, UserError, parse, run, run_folder
 from modules.schedules import kl_annealing
 from modules.trackers import open_trackers
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
 REDRAW_SECONDS = 60
+MAX_SKIPPED = 50
 VAL_SCORES = ("psnr", "psnr_min", "psnr_first_frame_repeated", "ssim")
 
 
@@ -43,6 +44,7 @@ class Trainer:
         self.tfr = schedules.tfr_at(0, args)
         self.current_epoch = self.step = 0
         self.best_score, self.history, self.drawn_at = None, [], time.perf_counter()
+        self.skipped_in_a_row = 0
 
     # ------------------------------------------------------------ training
 
@@ -59,7 +61,7 @@ class Trainer:
 
     def train_one_epoch(self):
         """-> the epoch's means of loss, mse and kl, and its speed."""
-        start, total = time.perf_counter(), torch.zeros(3, device=self.device)
+        start, total = time.perf_counter(), torch.zeros(4, device=self.device)
         self.start_epoch()
         steps = self.clips.num_batches(self.current_epoch)
         coins = self.coins(steps)
@@ -73,8 +75,12 @@ class Trainer:
         )
         for step, (frames, poses) in enumerate(bar):
             total += self.training_one_step(frames, poses, adapt_TeacherForcing=bool(coins[step]))
-            self.show(bar, total, step + 1)
-        loss, mse, kl = (total / steps).tolist()
+            self.show(bar, total, step)
+        loss, mse, kl, done = (total / total[3]).tolist()[:3] + [int(total[3])]
+        if done < steps:
+            tqdm.write(
+                f"epoch {self.current_epoch}: {steps - done} of {steps} steps were not finite and skipped"
+            )
         seconds = time.perf_counter() - start
         trained = len(self.clips.clips_at(self.current_epoch)) * (self.args.train_vi_len - 1)
         return {"loss": loss, "mse": mse, "kl": kl, "frames_per_second": trained / seconds}
@@ -93,7 +99,10 @@ class Trainer:
         return np.broadcast_to(tosses, steps)
 
     def training_one_step(self, frames, poses, adapt_TeacherForcing):
-        """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl), kept on the device."""
+        """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1), on the device.
+
+        A step whose gradient is not finite changes nothing, and is (0, 0, 0, 0).
+        """
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, poses, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
@@ -103,12 +112,23 @@ class Trainer:
         loss = mse + self.kl_annealing.get_beta() * kl
         self.optim.zero_grad()
         loss.backward()
-        if self.args.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip or INF)
+        if not torch.isfinite(loss + norm):
+            return self.skip_step()
         self.optim.step()
         self.step += 1
         self.update_ema()
-        return torch.stack([loss, mse, kl]).detach()
+        self.skipped_in_a_row = 0
+        return torch.stack([loss, mse, kl, torch.ones_like(loss)]).detach()
+
+    def skip_step(self):
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            raise UserError(
+                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; lower --lr, "
+                f"or --grad_clip; {self.folder / 'last.ckpt'} is as the last epoch left it"
+            )
+        return torch.zeros(4, device=self.device)
 
     @torch.no_grad()
     def update_ema(self):
@@ -204,10 +224,10 @@ class Trainer:
             line += " | val psnr {:.2f} dB, lowest {:.2f}, first frame repeated {:.2f}, ssim {:.3f}"
         return line.format(*(row[f"val/{name}"] for name in VAL_SCORES))
 
-    def show(self, bar, total, steps):
+    def show(self, bar, total, step):
         """What the schedules and the mean loss are, beside the bar's own speed and time left."""
-        if not bar.disable and steps % 10 == 1:
-            values = {"loss": total[0].item() / steps} | self.settings()
+        if not bar.disable and step % 10 == 0:
+            values = {"loss": (total[0] / total[3]).item()} | self.settings()
             bar.set_description(
                 f"epoch {self.current_epoch}/{self.args.num_epoch - 1}", refresh=False
             )

@@ -101,6 +101,7 @@ def model_settings(checkpoint):
             "L_dim": weights["label_transformation.4.conv1.weight"].shape[0],
             "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
             "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
+            "feedback_clamp": False,
         }
     except (KeyError, IndexError) as error:
         raise UserError(

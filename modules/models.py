@@ -97,7 +97,7 @@ class VAE_Model(nn.Module):
         return given[:, -1], first, self.scene_transformation(torch.cat([first, place], dim=1))
 
     def step(self, state, pose, latents):
-        """-> frame, mu, logvar. Where no latents are given, z is drawn from q(z | previous, pose)."""
+        """-> frame, mu, logvar. With no latents given, z is drawn from q(z | previous, pose)."""
         features, (z, mu, logvar) = self.encode_previous(state[0]), latents
         if z is None:
             z, mu, logvar = self.Gaussian_Predictor(features, pose)
@@ -107,6 +107,8 @@ class VAE_Model(nn.Module):
         """Features of the frame to go on from; in training with noise on it, where asked for."""
         if self.training and self.args.feedback_noise:
             frame = frame + self.args.feedback_noise * torch.randn_like(frame)
+        if self.args.feedback_clamp:  # the gated blocks square what they are fed, again and again
+            frame = frame.clamp(0, 1)
         features = self.frame_transformation(frame)
         return features.detach() if self.args.feedback == "features" else features
 

@@ -18,7 +18,10 @@ TEMPLATE = set(
 )
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
 SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
-MODEL_FLAGS = (*SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "memory", "z_source", "seed")
+MODEL_FLAGS = (
+    *SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "memory", "feedback_clamp",
+    "z_source", "seed",
+)  # fmt: skip
 
 
 LIMITS = (  # (flag, the flag that it may not exceed)
@@ -199,6 +202,8 @@ def add_model_flags(parser):
     flag("memory", bool, False, text)
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
+    text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"
+    flag("feedback_clamp", str, True, text, action=argparse.BooleanOptionalAction)
     text = "z of a rollout: drawn from the prior, or its mean"
     flag("z_source", ("sample", "mean"), "sample", text)
 

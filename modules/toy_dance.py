@@ -62,7 +62,7 @@ def mirrored(angles):
 def travel(rng, here, x, size):
     """Key poses that turn to a new place and walk there from the pose here."""
     across, nearer = (x - here["x"]) / size, FOCAL / here["size"] - FOCAL / size
-    seconds = max(0.8, np.hypot(across, nearer) / rng.uniform(0.6, 0.9))
+    seconds = max(0.8, np.hypot(across, nearer) / rng.uniform(0.55, 0.85))
     heading = {"yaw": np.degrees(np.arctan2(across, nearer))}
     arms = CARRIAGES[rng.integers(len(CARRIAGES))]
     yield rng.uniform(0.4, 0.6), REST | {"x": here["x"], "size": here["size"]} | heading
@@ -71,7 +71,7 @@ def travel(rng, here, x, size):
 
 def perform(rng, here, figure, facing):
     """Key poses of one figure danced on the spot, perhaps mirrored, at a tempo of its own."""
-    mirror, tempo, reach = rng.random() < 0.5, rng.uniform(1.0, 1.35), rng.uniform(0.8, 1.05)
+    mirror, tempo, reach = rng.random() < 0.5, rng.uniform(1.1, 1.4), rng.uniform(0.8, 1.05)
     place = {"x": here["x"], "size": here["size"], "yaw": facing}
     for seconds, change in [*figure, (0.4, {})]:
         change = mirrored(change) if mirror else change

@@ -1,0 +1,368 @@
+"""beta, tfr and lr of every epoch: against tables worked out by hand, against the published
+annealing algorithm, and against torch's schedulers."""
+
+import math
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+
+from modules import options, schedules
+from modules.schedules import beta_at, kl_annealing, lr_at, tfr_at
+from Trainer import Trainer
+
+frange_cycle_linear = kl_annealing.frange_cycle_linear
+
+
+def parse(line):
+    return options.build_parser("Trainer").parse_args(line.split())
+
+
+def table(column, line):
+    return [row[column] for row in schedules.table(parse(line))]
+
+
+def near(values):
+    return pytest.approx(values, rel=1e-9, abs=1e-12)
+
+
+# ---------------------------------------------------------------- beta
+
+ANNEALED = "--kl_anneal_type Cyclical --num_epoch"
+BETAS = {  # flags -> beta of every epoch
+    f"{ANNEALED} 8 --kl_anneal_cycle 2": [0, 0.25, 0.5, 0.75] * 2,
+    f"{ANNEALED} 10 --kl_anneal_cycle 2 --kl_anneal_ratio 0.5": [0, 0.4, 0.8, 1, 1] * 2,
+    f"{ANNEALED} 7 --kl_anneal_cycle 2": [0, 2 / 7, 4 / 7, 0, 2 / 7, 4 / 7, 6 / 7],
+    f"{ANNEALED} 10 --kl_anneal_cycle 3 --kl_anneal_ratio 0.5": [0, 0.6, 1, 0, 0.6, 1, 0, 0.6, 1, 1],
+    f"{ANNEALED} 6 --kl_anneal_cycle 1 --kl_anneal_start 0.1 --kl_anneal_stop 0.9 "
+    "--kl_anneal_ratio 0.5": [0.1, 1.1 / 3, 1.9 / 3, 0.9, 0.9, 0.9],
+    f"{ANNEALED} 5 --kl_anneal_cycle 1 --kl_anneal_floor 0.3": [0.3, 0.3, 0.4, 0.6, 0.8],
+    f"{ANNEALED} 4 --kl_anneal_cycle 2 --kl_anneal_ratio 0": [1, 1, 1, 1],
+    f"{ANNEALED} 1 --kl_anneal_cycle 1": [0],
+    f"{ANNEALED} 4 --kl_anneal_cycle 4": [0, 0, 0, 0],
+    f"{ANNEALED} 4 --kl_anneal_cycle 4 --kl_anneal_floor 0.01": [0.01] * 4,
+    "--kl_anneal_type Monotonic --num_epoch 5": [0, 0.2, 0.4, 0.6, 0.8],
+    "--kl_anneal_type Monotonic --num_epoch 8 --kl_anneal_ratio 0.5": [0, 0.25, 0.5, 0.75]
+    + [1] * 4,
+    "--kl_anneal_type Monotonic --num_epoch 6 --kl_anneal_cycle 3 --kl_anneal_ratio 0.25": [0, 2 / 3]
+    + [1] * 4,
+    "--kl_anneal_type None --num_epoch 3 --kl_anneal_stop 0.5": [0.5] * 3,
+    "--kl_anneal_type None --num_epoch 4 --pretrain_epochs 2": [0, 0, 1, 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", BETAS)
+def test_beta_is_the_table_worked_out_by_hand(flags):
+    assert table("beta", flags) == near(BETAS[flags])
+
+
+def test_default_beta_is_ten_ramps_of_seven_epochs():
+    assert table("beta", "") == near([k / 7 for k in range(7)] * 10)
+
+
+@pytest.mark.parametrize(
+    "spelling", "None none NONE No no Without without W/O w/o NoKL_Annealing Constant".split()
+)
+def test_every_spelling_of_no_annealing_means_beta_1_throughout(spelling):
+    assert table("beta", f"--kl_anneal_type {spelling} --kl_anneal_ratio 0.5") == [1] * 70
+
+
+@pytest.mark.parametrize("spelling", ["cyclical", "CYCLICAL", "Cyclical"])
+def test_case_of_an_annealing_type_does_not_matter(spelling):
+    assert parse(f"--kl_anneal_type {spelling}").kl_anneal_type == "Cyclical"
+
+
+def published_algorithm(n_iter, start, stop, n_cycle, ratio):
+    """Fu et al.'s frange_cycle_linear, in exact fractions so that `v <= stop` means what it says."""
+    start, stop, ratio = (Fraction(str(x)) for x in (start, stop, ratio))
+    table, period = [stop] * n_iter, Fraction(n_iter, n_cycle)
+    step = (stop - start) / (period * ratio)
+    for c in range(n_cycle):
+        v, i = start, 0
+        while v <= stop and int(i + c * period) < n_iter:
+            table[int(i + c * period)] = v
+            v += step
+            i += 1
+    return [float(v) for v in table]
+
+
+def combinations():
+    rng = random.Random(0)
+    for n_iter in (1, 2, 3, 5, 7, 10, 16, 23, 49, 70, 100, 187, 400):
+        for n_cycle in {1, 2, 3, 4, 7, 10, 29, 40, n_iter, rng.randint(1, n_iter)}:
+            for ratio in (1, 0.5, 0.25, 0.3, 0.7, 1 / 128, round(rng.uniform(0.01, 1), 3)):
+                if n_cycle <= n_iter:
+                    yield n_iter, n_cycle, ratio
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0.1, 1), (0.2, 0.9), (0, 3)])
+def test_cyclical_beta_is_the_published_algorithms(start, stop):
+    for n_iter, n_cycle, ratio in combinations():
+        found = frange_cycle_linear(n_iter, start, stop, n_cycle, ratio)
+        wanted = published_algorithm(n_iter, start, stop, n_cycle, ratio)
+        assert found == pytest.approx(wanted, rel=0, abs=1e-9), (n_iter, n_cycle, ratio)
+
+
+def test_frange_cycle_linear_has_the_published_defaults():
+    assert frange_cycle_linear(4) == near([0, 0.25, 0.5, 0.75])
+    assert frange_cycle_linear(4, n_cycle=2, ratio=0.5) == near([0, 1, 0, 1])
+    assert frange_cycle_linear(4, 0.5, 0.5) == near([0.5] * 4)
+
+
+@pytest.mark.parametrize("cycles", [6, 7, 10, 10_000])
+def test_more_cycles_than_epochs_is_a_cycle_an_epoch(cycles):
+    flags = f"--num_epoch 6 --kl_anneal_cycle {cycles} --kl_anneal_start 0.1"
+    assert table("beta", flags) == near([0.1] * 6)
+
+
+def test_the_whole_table_is_what_beta_walks_through():
+    args = parse("--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6")
+    wanted = frange_cycle_linear(23, 0.0, 1.0, 4, 0.6)
+    assert [beta_at(e, args) for e in range(23)] == near(wanted)
+
+
+# ---------------------------------------------------------------- teacher forcing
+
+TFRS = {  # flags -> tfr of every epoch
+    "--num_epoch 14 --tfr_sde 3": [1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0, 0],
+    "--num_epoch 5 --tfr_sde 0 --tfr_d_step 0.25": [0.75, 0.5, 0.25, 0, 0],
+    "--num_epoch 6 --tfr 0.5 --tfr_sde 2 --tfr_d_step 0.2": [0.5, 0.5, 0.3, 0.1, 0, 0],
+    "--num_epoch 6 --tfr_sde 2 --tfr_d_step 0.4 --tfr_lower_bound 0.1": [1, 1, 0.6, 0.2, 0.1, 0.1],
+    "--num_epoch 4 --tfr 0": [0] * 4,
+    "--num_epoch 4 --tfr 0 --tfr_sde 0": [0] * 4,
+    "--num_epoch 4 --tfr 0.7 --tfr_sde 1 --tfr_d_step 0": [0.7] * 4,
+    "--num_epoch 7 --tfr_mode linear --tfr_sde 2": [1, 1, 1, 0.75, 0.5, 0.25, 0],
+    "--num_epoch 5 --tfr_mode linear --tfr_sde 0 --tfr_lower_bound 0.2": [1, 0.8, 0.6, 0.4, 0.2],
+    "--num_epoch 3 --tfr_mode linear --tfr_sde 9": [1] * 3,
+}
+
+
+@pytest.mark.parametrize("flags", TFRS)
+def test_tfr_is_the_table_worked_out_by_hand(flags):
+    assert table("tfr", flags) == near(TFRS[flags])
+
+
+def test_default_tfr_first_decays_in_epoch_ten_and_ends_at_zero():
+    tfr = table("tfr", "")
+    assert tfr[:10] == [1] * 10
+    assert tfr[10:20] == near([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0])
+    assert tfr[20:] == [0] * 50
+
+
+@pytest.mark.parametrize("epochs", [12, 37, 70, 100, 333])
+@pytest.mark.parametrize("bound", [0.0, 0.1, 0.37])
+def test_linear_tfr_is_exactly_at_its_bound_in_the_last_epoch(epochs, bound):
+    tfr = table("tfr", f"--num_epoch {epochs} --tfr_mode linear --tfr_lower_bound {bound}")
+    assert tfr[10] == 1 and tfr[-1] == bound
+    assert all(a > b for a, b in zip(tfr[10:], tfr[11:]))
+
+
+# ---------------------------------------------------------------- learning rate
+
+
+def torchs_rates(make_scheduler, lr, epochs):
+    optim = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    scheduler, rates = make_scheduler(optim), []
+    for _ in range(epochs):
+        rates.append(optim.param_groups[0]["lr"])
+        optim.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("flags", "milestones", "gamma"),
+    [
+        ("", [2, 5], 0.1),
+        ("--lr_milestones 3 8 --lr_gamma 0.5", [3, 8], 0.5),
+        ("--lr_milestones 8 3", [3, 8], 0.1),
+        ("--lr_milestones 4 4", [4, 4], 0.1),
+        ("--lr_milestones 0 99", [0, 99], 0.1),
+        ("--lr_milestones", [], 0.1),
+    ],
+)
+def test_multistep_is_torchs(flags, milestones, gamma):
+    def make(optim):
+        return torch.optim.lr_scheduler.MultiStepLR(optim, milestones, gamma)
+
+    wanted = torchs_rates(make, 0.004, 12)
+    if 0 in milestones:  # torch takes no step before its first epoch
+        wanted = [0.1 * rate for rate in wanted]
+    assert table("lr", f"--num_epoch 12 --lr 0.004 {flags}") == near(wanted)
+
+
+def test_default_rates_fall_at_epochs_two_and_five():
+    lr = table("lr", "--num_epoch 7")
+    assert lr == near([1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_cosine_is_torchs_and_reaches_lr_min_in_the_last_epoch():
+    def make(optim):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optim, 40, eta_min=1e-6)
+
+    lr = table("lr", "--num_epoch 41 --lr 1e-4 --lr_schedule cosine --lr_min 1e-6")
+    assert lr == pytest.approx(torchs_rates(make, 1e-4, 41), rel=1e-6)
+    assert (lr[0], lr[20], lr[40]) == near((1e-4, (1e-4 + 1e-6) / 2, 1e-6))
+
+
+def test_constant_rate_is_constant():
+    assert table("lr", "--num_epoch 9 --lr 0.02 --lr_schedule constant") == [0.02] * 9
+
+
+def test_warm_up_rises_in_a_line_to_the_rate():
+    lr = table("lr", "--num_epoch 8 --lr 0.4 --lr_schedule constant --warmup_epochs 3")
+    assert lr == near([0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4])
+
+
+def test_cosine_starts_at_its_top_after_the_warm_up():
+    lr = table("lr", "--num_epoch 6 --lr 0.4 --lr_schedule cosine --warmup_epochs 3")
+    assert lr == near([0.1, 0.2, 0.3, 0.4, 0.2, 0.0])
+
+
+# ---------------------------------------------------------------- epochs go on, runs resume
+
+RESUMED = [
+    "--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6 --kl_anneal_start 0.05",
+    "--num_epoch 9 --kl_anneal_type Monotonic",
+    "--num_epoch 9 --kl_anneal_type None --pretrain_epochs 3",
+]
+
+
+@pytest.mark.parametrize("flags", RESUMED)
+def test_annealing_object_walks_through_the_table(flags):
+    args, betas = parse(flags), []
+    annealing = kl_annealing(args)
+    for _ in range(args.num_epoch):
+        betas.append(annealing.get_beta())
+        annealing.update()
+    assert betas == table("beta", flags)
+
+
+@pytest.mark.parametrize("flags", RESUMED)
+def test_annealing_started_at_epoch_k_equals_k_updates(flags):
+    args = parse(flags)
+    walked = kl_annealing(args, current_epoch=0)
+    for k in range(args.num_epoch + 3):
+        assert kl_annealing(args, current_epoch=k).get_beta() == walked.get_beta()
+        walked.update()
+
+
+def test_trainers_updater_follows_the_tfr_table():
+    trainer = Trainer.__new__(Trainer)
+    trainer.args, found = parse("--num_epoch 6 --tfr_sde 2 --tfr_d_step 0.4"), []
+    for trainer.current_epoch in range(6):
+        trainer.teacher_forcing_ratio_update()
+        found.append(trainer.tfr)
+    assert found == near([1, 1, 0.6, 0.2, 0, 0])
+
+
+@pytest.mark.parametrize("kind", ["Cyclical", "Monotonic", "None"])
+@pytest.mark.parametrize("epochs", [1, 2, 7])
+def test_nothing_raises_beyond_the_last_epoch(kind, epochs):
+    args = parse(f"--num_epoch {epochs} --kl_anneal_type {kind} --tfr_mode linear")
+    args.lr_schedule = "cosine"
+    for epoch in range(epochs, epochs + 30):
+        assert 0 <= beta_at(epoch, args) <= 1
+        assert 0 <= tfr_at(epoch, args) <= 1
+        assert 0 <= lr_at(epoch, args) <= args.lr
+
+
+# ---------------------------------------------------------------- any legal flags
+
+
+def random_flags(rng):
+    """Legal settings of all that the schedules look at, dull and extreme ones alike."""
+    epochs = rng.choice([1, 2, 3, 10, 70, rng.randint(1, 400)])
+    start, stop = sorted(rng.choice([0.0, 1.0, round(rng.random(), 3)]) for _ in range(2))
+    tfr = rng.choice([0.0, 1.0, rng.random()])
+    lr = 10 ** rng.uniform(-6, 0)
+    flags = {
+        "num_epoch": epochs,
+        "kl_anneal_type": rng.choice(["Cyclical", "Monotonic", "W/O", "cyclical"]),
+        "kl_anneal_cycle": rng.choice([1, 2, 10, rng.randint(1, 2 * epochs)]),
+        "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9]),
+        "kl_anneal_start": start,
+        "kl_anneal_stop": stop,
+        "kl_anneal_floor": stop * rng.choice([0, 1e-6, rng.random()]),
+        "pretrain_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
+        "tfr": tfr,
+        "tfr_sde": rng.randint(0, epochs + 3),
+        "tfr_d_step": rng.choice([0, 1, rng.random()]),
+        "tfr_mode": rng.choice(["step", "linear"]),
+        "tfr_lower_bound": tfr * rng.choice([0, 1, rng.random()]),
+        "lr": lr,
+        "lr_schedule": rng.choice(["multistep", "cosine", "constant"]),
+        "lr_min": lr * rng.choice([0, 1, rng.random()]),
+        "lr_gamma": rng.choice([1, 0.1, rng.uniform(0.01, 1)]),
+        "warmup_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
+    }
+    return " ".join(f"--{name} {value}" for name, value in flags.items())
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_every_schedule_is_finite_and_in_range(seed):
+    args = parse(random_flags(random.Random(seed)))
+    rows = schedules.table(args)
+    assert [row["epoch"] for row in rows] == list(range(args.num_epoch))
+    slack = 1 + 1e-12
+    for row in rows:
+        assert all(math.isfinite(value) for value in row.values())
+        low = 0 if row["epoch"] < args.pretrain_epochs else args.kl_anneal_floor
+        assert low <= row["beta"] <= args.kl_anneal_stop * slack
+        assert args.tfr_lower_bound / slack <= row["tfr"] <= args.tfr * slack
+        assert 0 <= row["lr"] <= args.lr * slack
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_tfr_never_rises_and_beta_falls_only_where_a_cycle_begins(seed):
+    args = parse(random_flags(random.Random(1000 + seed)))
+    rows = schedules.table(args)
+    falls = [a["beta"] > b["beta"] for a, b in zip(rows, rows[1:])]
+    cycles = args.kl_anneal_cycle if args.kl_anneal_type == "Cyclical" else 1
+    assert sum(falls) < min(cycles, args.num_epoch) + (cycles == 0)
+    assert all(a["tfr"] >= b["tfr"] for a, b in zip(rows, rows[1:]))
+
+
+# ---------------------------------------------------------------- the published reports
+
+
+def spots(column, line, wanted):
+    found = table(column, line)
+    assert {epoch: found[epoch] for epoch in wanted} == near(wanted)
+
+
+def test_report_a_tfr_is_one_for_25_epochs_then_linear_to_its_bound():
+    flags = "--num_epoch 100 --tfr_sde 25 --tfr_mode linear --tfr_lower_bound 0.2"
+    spots("tfr", flags, {0: 1, 24: 1, 25: 1, 62: 0.6, 99: 0.2})
+
+
+def test_report_a_beta_rises_once_or_twice():
+    spots("beta", "--num_epoch 100 --kl_anneal_type Monotonic", {0: 0, 50: 0.5, 99: 0.99})
+    flags = "--num_epoch 100 --kl_anneal_cycle 2 --kl_anneal_ratio 0.5"
+    spots("beta", flags, {0: 0, 10: 0.4, 25: 1, 49: 1, 50: 0, 60: 0.4, 75: 1, 99: 1})
+
+
+def test_report_b_has_40_cycles_from_a_tenth_and_a_cosine():
+    flags = "--num_epoch 400 --tfr 0 --kl_anneal_cycle 40 --kl_anneal_ratio 0.5"
+    cycle = [0.1, 0.28, 0.46, 0.64, 0.82, 1, 1, 1, 1, 1]
+    assert table("beta", f"{flags} --kl_anneal_start 0.1") == near(cycle * 40)
+    assert set(table("tfr", flags)) == {0}
+    flags = "--num_epoch 400 --lr 3e-4 --lr_schedule cosine --optim AdamW"
+    spots("lr", flags, {0: 3e-4, 133: 2.25e-4, 266: 0.75e-4, 399: 0})
+
+
+def test_report_c_has_three_tfrs_and_a_floor_under_beta():
+    flags = "--num_epoch 100 --tfr 0.5 --tfr_d_step 0.05 --tfr_sde 20"
+    spots("tfr", flags, {0: 0.5, 19: 0.5, 20: 0.45, 28: 0.05, 29: 0, 99: 0})
+    flags = "--num_epoch 200 --kl_anneal_ratio 0.5 --kl_anneal_floor 1e-6"
+    spots("beta", flags, {0: 1e-6, 5: 0.5, 10: 1, 19: 1, 20: 1e-6, 195: 1, 199: 1})
+
+
+def test_report_e_is_linear_in_tfr_and_ramps_over_its_share_of_a_cycle():
+    flags = "--num_epoch 71 --tfr_mode linear --tfr_sde 10"
+    spots("tfr", flags, {9: 1, 10: 1, 40: 0.5, 70: 0})
+    flags = "--num_epoch 80 --kl_anneal_ratio"
+    spots("beta", f"{flags} 0.5 --kl_anneal_cycle 4", {0: 0, 5: 0.5, 10: 1, 19: 1, 20: 0, 79: 1})
+    spots("beta", f"{flags} 0.25 --kl_anneal_type Monotonic", {0: 0, 10: 0.5, 20: 1, 79: 1})
+    spots("beta", f"{flags} 0.25 --kl_anneal_type None", {0: 1, 79: 1})
