@@ -79,16 +79,15 @@ class Tester:
 
     def write_clip(self, i, pred):
         """pred_seq{i}.gif, strip{i}.png and, where asked for, the three gifs of seq{i}/."""
-        pose = report.to_uint8(self.poses[i])
-        truth = None if self.truth is None else report.to_uint8(self.truth[i])
+        clips = {"pose": report.to_uint8(self.poses[i]), "prediction": pred}
+        if self.truth is not None:
+            clips["truth"] = report.to_uint8(self.truth[i])
         report.write_gif(self.folder / f"pred_seq{i}.gif", pred)
-        report.draw_strip(self.folder / f"strip{i}.png", pose, pred, truth)
+        report.draw_strip(self.folder / f"strip{i}.png", clips)
         if self.args.make_gif:
-            gifs = {"pred_seq": pred, "pose": pose} | (
-                {} if truth is None else {"ground_truth": truth}
-            )
-            for name, frames in gifs.items():
-                report.write_gif(run_folder(self.folder / f"seq{i}") / f"{name}.gif", frames)
+            folder = run_folder(self.folder / f"seq{i}")
+            for name, clip in zip(("pose", "pred_seq", "ground_truth"), clips.values()):
+                report.write_gif(folder / f"{name}.gif", clip)
 
     def write_submission(self, clips):
         """uint8 clips (T, H, W, 3) -> a row a frame: its id and its C*H*W values."""
@@ -118,7 +117,7 @@ class Tester:
         curves = {}
         for i, (pred, true) in enumerate(zip(predictions, self.truth)):
             curves[f"clip {i}"] = frame_psnr(pred, true)[1:].tolist()
-            curves[f"first frame repeated, clip {i}"] = frame_psnr(true[:1], true)[1:].tolist()
+            curves[f"{report.COPIED}, clip {i}"] = frame_psnr(true[:1], true)[1:].tolist()
         report.draw_psnr_per_frame(self.folder / "psnr_per_frame.png", curves)
 
     def check(self, clips):

@@ -20,6 +20,7 @@ from modules.device import choose_device
 from modules.metrics import Generate_PSNR, frame_psnr, kl_criterion, score_clip, score_clips
 from modules.models import VAE_Model, roll_out
 from modules.options import INF, UserError, parse, run, run_folder
+from modules.report import COPIED
 from modules.schedules import kl_annealing
 from modules.trackers import open_trackers
 
@@ -65,25 +66,19 @@ class Trainer:
         self.start_epoch()
         steps = self.clips.num_batches(self.current_epoch)
         coins = self.coins(steps)
-        bar = tqdm(
-            self.clips.batches(self.current_epoch),
-            total=steps,
-            disable=None,
-            dynamic_ncols=True,
-            leave=False,
-            mininterval=0.5,
-        )
+        bar = tqdm(self.clips.batches(self.current_epoch), total=steps, disable=None, leave=False)
         for step, (frames, poses) in enumerate(bar):
             total += self.training_one_step(frames, poses, adapt_TeacherForcing=bool(coins[step]))
             self.show(bar, total, step)
-        loss, mse, kl, done = (total / total[3]).tolist()[:3] + [int(total[3])]
-        if done < steps:
+        loss, mse, kl, _ = (total / total[3]).tolist()
+        skipped = steps - int(total[3])
+        if skipped:
             tqdm.write(
-                f"epoch {self.current_epoch}: {steps - done} of {steps} steps were not finite and skipped"
+                f"epoch {self.current_epoch}: {skipped} of {steps} steps skipped, not finite"
             )
-        seconds = time.perf_counter() - start
-        trained = len(self.clips.clips_at(self.current_epoch)) * (self.args.train_vi_len - 1)
-        return {"loss": loss, "mse": mse, "kl": kl, "frames_per_second": trained / seconds}
+        frames = len(self.clips.clips_at(self.current_epoch)) * (self.args.train_vi_len - 1)
+        speed = frames / (time.perf_counter() - start)
+        return {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped, "frames_per_second": speed}
 
     def start_epoch(self):
         """Set what the epoch's number decides: its learning rate and all its random draws."""
@@ -106,9 +101,9 @@ class Trainer:
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, poses, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
-        kl = (
-            mse.new_zeros(()) if mu is None else kl_criterion(mu, logvar, mu.shape[0] * mu.shape[1])
-        )
+        kl = mse.new_zeros(())
+        if mu is not None:
+            kl = kl_criterion(mu, logvar, batch_size=mu.shape[0] * mu.shape[1])
         loss = mse + self.kl_annealing.get_beta() * kl
         self.optim.zero_grad()
         loss.backward()
@@ -125,8 +120,8 @@ class Trainer:
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise UserError(
-                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; lower --lr, "
-                f"or --grad_clip; {self.folder / 'last.ckpt'} is as the last epoch left it"
+                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite: lower "
+                f"--lr or --grad_clip; {self.folder}/last.ckpt is as the last epoch left it"
             )
         return torch.zeros(4, device=self.device)
 
@@ -159,7 +154,10 @@ class Trainer:
         pred = self.val_one_step(self.val_frames[:, :1], self.val_poses)
         if self.args.store_visualization:
             folder = run_folder(self.folder / "visualization")
-            self.write_gif(folder / f"epoch={self.current_epoch}.gif", pred)
+            clips = self.first_clips(pred).values()
+            report.write_gif(
+                folder / f"epoch={self.current_epoch}.gif", report.side_by_side(*clips)
+            )
         scores = score_clips([score_clip(p, t) for p, t in zip(pred, self.val_frames)])
         return {name: scores[name] for name in VAL_SCORES}
 
@@ -172,29 +170,18 @@ class Trainer:
         model = self.model if self.ema is None else self.ema
         return roll_out(model, given.to(self.device), poses, self.args, range(len(poses)), progress)
 
-    def write_gif(self, path, pred):
-        """Pose, prediction and truth of the first validation clip, side by side."""
-        clips = (self.val_poses[0], pred[0], self.val_frames[0])
-        report.write_gif(path, report.side_by_side(*map(report.to_uint8, clips)))
-
     def draw_validation(self):
-        """val.gif, val_strip.png and the PSNR per frame of the weights at hand -> scores."""
-        pred = self.val_one_step(self.val_frames[:, :1], self.val_poses)
-        self.write_gif(self.folder / "val.gif", pred)
-        strip = [report.to_uint8(clip[0]) for clip in (self.val_poses, pred, self.val_frames)]
-        plots = run_folder(self.folder / "plots")
-        report.draw_strip(self.folder / "val_strip.png", *strip)
-        psnr = frame_psnr(pred, self.val_frames)[0, 1:].tolist()
-        copied = frame_psnr(self.val_frames[:, :1], self.val_frames)[0, 1:].tolist()
-        report.draw_psnr_per_frame(
-            plots / "psnr_per_frame.png", {"rollout": psnr, "first frame repeated": copied}
-        )
-        rows = [
-            {"frame": t, "psnr": p, "psnr_first_frame_repeated": c}
-            for t, (p, c) in enumerate(zip(psnr, copied), start=1)
-        ]
-        report.write_csv(self.folder / "val_frames.csv", rows)
-        return score_clips([score_clip(p, t) for p, t in zip(pred, self.val_frames)])
+        """Draw the rollout of the weights at hand (val.gif and more) -> its scores."""
+        pred, true = self.val_one_step(self.val_frames[:, :1], self.val_poses), self.val_frames
+        copied = frame_psnr(true[:, :1], true)[0, 1:].tolist()
+        psnr = {"rollout": frame_psnr(pred, true)[0, 1:].tolist(), COPIED: copied}
+        report.draw_rollout(self.folder, self.first_clips(pred), psnr)
+        return score_clips([score_clip(p, t) for p, t in zip(pred, true)])
+
+    def first_clips(self, pred):
+        """uint8 pose, prediction and truth of the first validation clip."""
+        clips = {"pose": self.val_poses, "prediction": pred, "truth": self.val_frames}
+        return {name: report.to_uint8(clip[0]) for name, clip in clips.items()}
 
     # ------------------------------------------------------------ the run folder
 

@@ -1,6 +1,7 @@
 """What a run draws of itself: curves, film strips and gifs. Knows files and arrays only."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -14,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 FRAME_MS = 20
+COPIED = "first frame repeated"  # the label of the baseline beside every score
 CURVES = {  # file name -> title, unit, columns of metrics.csv
     "loss": ("Training loss", "MSE + beta KL", ["train/loss"]),
     "mse": ("Training error", "MSE", ["train/mse"]),
@@ -94,14 +96,9 @@ def draw_psnr_per_frame(path, curves):
     """{label: PSNR of frames 1, 2, ...} -> one plot; repeating the first frame is drawn dashed."""
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for label, psnr in curves.items():
-        style = {"color": "0.6", "ls": "--"} if label.startswith("first frame") else {}
-        axes.plot(
-            range(1, len(psnr) + 1),
-            psnr,
-            lw=1,
-            label=f"{label}: mean {np.mean(psnr):.2f} dB",
-            **style,
-        )
+        style = {"color": "0.6", "ls": "--"} if label.startswith(COPIED) else {}
+        label = f"{label}: mean {np.mean(psnr):.2f} dB"
+        axes.plot(range(1, len(psnr) + 1), psnr, lw=1, label=label, **style)
     axes.set(title="PSNR of every rolled-out frame", xlabel="frame", ylabel="PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -146,23 +143,32 @@ def side_by_side(*clips, scale=3):
     return np.concatenate(row, axis=2).repeat(scale, 1).repeat(scale, 2)
 
 
-def draw_strip(path, poses, pred, truth=None, columns=8):
-    """A film strip: pose, prediction and truth at times spread over the clip. Clips are uint8."""
-    times = np.unique(np.linspace(0, len(pred) - 1, columns).round().astype(int))
-    rows = {"pose": poses, "prediction": pred} | ({} if truth is None else {"truth": truth})
+def draw_strip(path, rows, columns=8):
+    """{label: uint8 clip} -> a film strip: a row a clip, at times spread over its length."""
+    length = min(len(clip) for clip in rows.values())
+    times = np.unique(np.linspace(0, length - 1, columns).round().astype(int))
+    size = (1.9 * len(times), len(rows) + 0.35)
     figure, grid = plt.subplots(
-        len(rows),
-        len(times),
-        figsize=(1.9 * len(times), 1.0 * len(rows) + 0.35),
-        layout="constrained",
-        squeeze=False,
+        len(rows), len(times), figsize=size, layout="constrained", squeeze=False
     )
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-    for cells, (name, clip) in zip(grid, rows.items()):
-        cells[0].set_ylabel(name, fontsize=9)
+    for cells, (label, clip) in zip(grid, rows.items()):
+        cells[0].set_ylabel(label, fontsize=9)
         for cell, t in zip(cells, times):
             cell.imshow(clip[t], interpolation="nearest")
             cell.set(xticks=[], yticks=[])
     for cell, t in zip(grid[0], times):
         cell.set_title("given frame" if t == 0 else f"frame {t}", fontsize=9)
     save_figure(figure, path)
+
+
+def draw_rollout(folder, clips, psnr):
+    """All that shows one validation rollout: a gif, a film strip, its PSNR per frame."""
+    write_gif(folder / "val.gif", side_by_side(*clips.values()))
+    draw_strip(folder / "val_strip.png", clips)
+    (folder / "plots").mkdir(exist_ok=True)
+    draw_psnr_per_frame(folder / "plots" / "psnr_per_frame.png", psnr)
+    rows = [
+        dict(zip(("frame", *psnr), values)) for values in zip(itertools.count(1), *psnr.values())
+    ]
+    write_csv(folder / "val_frames.csv", rows)

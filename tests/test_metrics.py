@@ -1,0 +1,262 @@
+"""Losses and scores against torch.distributions, numpy, scikit-image and plain Python."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch.distributions import Normal, kl_divergence
+
+from modules.metrics import (
+    AVERAGES,
+    Generate_PSNR,
+    frame_psnr,
+    frame_ssim,
+    kl_criterion,
+    mean_ssim,
+    score_clip,
+    score_clips,
+)
+
+torch.set_num_threads(1)  # tiny pictures: on busy cores, threads only wait for one another
+
+
+def pictures(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def psnr_by_hand(pred, true):
+    """PSNR of one frame, in float64, as the contract words it."""
+    pred, true = np.asarray(pred, np.float64), np.asarray(true, np.float64)
+    return -10 * np.log10(np.mean((pred - true) ** 2))
+
+
+# ---------------------------------------------------------------- KL
+
+
+@pytest.mark.parametrize("batch", [1, 3, 45])
+def test_kl_is_torchs_summed_and_divided_by_the_batch(batch):
+    mu = 4 * pictures(3, 12, 8, 4) - 2
+    logvar = 12 * pictures(3, 12, 8, 4, seed=1) - 8
+    torchs = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum() / batch
+    torch.testing.assert_close(kl_criterion(mu, logvar, batch), torchs, rtol=1e-5, atol=1e-4)
+
+
+def test_kl_of_the_prior_is_zero_and_its_gradient_too():
+    mu, logvar = (torch.zeros(2, 4, 3, 3, requires_grad=True) for _ in range(2))
+    kl = kl_criterion(mu, logvar, 2)
+    kl.backward()
+    assert kl.item() == 0
+    assert mu.grad.abs().max() == 0 and logvar.grad.abs().max() == 0
+
+
+def test_kl_of_half_precision_inputs_is_computed_in_float32():
+    mu = torch.full((1, 4), 0.01, dtype=torch.bfloat16)
+    kl = kl_criterion(mu, mu, 1)
+    lv = mu[0, 0].double().item()
+    assert kl.dtype == torch.float32
+    assert kl.item() == pytest.approx(-2 * (1 + lv - lv**2 - math.exp(lv)), rel=1e-3)
+
+
+def test_kl_under_autocast_is_computed_in_float32():
+    mu = torch.full((1, 4), 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        kl = kl_criterion(mu, mu, 1)
+    assert kl.item() == pytest.approx(-2 * (1.01 - 0.01**2 - math.exp(0.01)), rel=1e-3)
+
+
+# ---------------------------------------------------------------- PSNR
+
+
+@pytest.mark.parametrize("data_range", [1.0, 2.0, 255.0])
+def test_generate_psnr_is_the_textbook_formula(data_range):
+    a, b = data_range * pictures(2, 3, 12, 16), data_range * pictures(2, 3, 12, 16, seed=1)
+    wanted = 10 * np.log10(data_range**2 / np.mean((a.double() - b.double()).numpy() ** 2))
+    assert float(Generate_PSNR(a, b, data_range)) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_generate_psnr_knows_a_tenth_as_twenty_decibels():
+    assert float(Generate_PSNR(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1))) == pytest.approx(
+        20, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 16), (5, 3, 12, 16), (2, 5, 3, 12, 16)])
+def test_frame_psnr_scores_every_frame_by_itself(shape):
+    pred, true = pictures(*shape), pictures(*shape, seed=1)
+    found = frame_psnr(pred, true)
+    pairs = zip(pred.reshape(-1, 3, 12, 16), true.reshape(-1, 3, 12, 16))
+    wanted = np.reshape([psnr_by_hand(p, t) for p, t in pairs], shape[:-3])
+    assert found.shape == shape[:-3]
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-4)
+
+
+def test_identical_pictures_score_high_and_finite():
+    x = pictures(4, 3, 12, 16)
+    scores = torch.cat([frame_psnr(x, x), Generate_PSNR(x, x).view(1)])
+    assert torch.isfinite(scores).all() and (scores >= 90).all()
+    assert torch.allclose(frame_ssim(x, x), torch.ones(4))
+
+
+def test_better_pictures_never_score_less():
+    true, noise = pictures(3, 12, 16) / 2, pictures(3, 12, 16, seed=1) / 2
+    steps = [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]
+    scores = [frame_psnr(true + s * noise, true).item() for s in steps]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_values_outside_the_range_are_clipped_before_scoring():
+    true = pictures(4, 3, 12, 16)
+    pred = 3 * pictures(4, 3, 12, 16, seed=1) - 1
+    clipped = np.clip(pred.numpy(), 0, 1)
+    wanted = [psnr_by_hand(p, t) for p, t in zip(clipped, true)]
+    np.testing.assert_allclose(frame_psnr(pred, true).numpy(), wanted, atol=1e-4)
+    torch.testing.assert_close(frame_ssim(pred, true), frame_ssim(torch.tensor(clipped), true))
+    assert score_clip(pred, true) == score_clip(torch.tensor(clipped), true)
+
+
+def test_a_prediction_of_nan_is_not_scored_as_if_it_were_one():
+    pred, true = pictures(3, 3, 12, 16), pictures(3, 3, 12, 16, seed=1)
+    pred[2, 0, 0, 0] = float("nan")
+    assert frame_psnr(pred, true).isnan().tolist() == [False, False, True]
+    assert math.isnan(score_clip(pred, true)["psnr"])
+
+
+# ---------------------------------------------------------------- SSIM
+
+
+def skimage_ssim(pred, true):
+    return structural_similarity(
+        true.double().numpy(),
+        pred.double().numpy(),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1,
+        channel_axis=0,
+    )
+
+
+def smooth(seed):
+    """A picture with large areas, as frames have: SSIM of noise is about 0 whatever one does."""
+    coarse = pictures(1, 3, 4, 8, seed=seed)
+    return torch.nn.functional.interpolate(coarse, (32, 64), mode="bilinear")[0]
+
+
+PAIRS = {
+    "random": (pictures(3, 32, 64), pictures(3, 32, 64, seed=1)),
+    "smallest": (pictures(3, 11, 11), pictures(3, 11, 11, seed=1)),
+    "identical": (smooth(0), smooth(0)),
+    "shifted": (smooth(0), smooth(0).roll(2, -1)),
+    "darker": (smooth(0), 0.5 * smooth(0)),
+    "noisy": (smooth(0), (smooth(0) + 0.1 * torch.rand(3, 32, 64)).clamp(0, 1)),
+    "inverted": (smooth(0), 1 - smooth(0)),
+    "flat": (torch.full((3, 16, 16), 0.3), torch.full((3, 16, 16), 0.6)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_ssim_is_scikit_images(name):
+    pred, true = PAIRS[name]
+    assert frame_ssim(pred[None], true[None]).item() == pytest.approx(
+        skimage_ssim(pred, true), abs=1e-4
+    )
+
+
+def test_ssim_scores_every_frame_by_itself():
+    pred, true = (torch.stack(side) for side in zip(*(PAIRS[n] for n in ("random", "shifted"))))
+    wanted = [skimage_ssim(p, t) for p, t in zip(pred, true)]
+    np.testing.assert_allclose(frame_ssim(pred, true).numpy(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 63, 64, 65, 130])
+def test_mean_ssim_weighs_every_frame_alike(frames):
+    true = pictures(frames, 3, 12, 16)
+    pred = (true + torch.linspace(0, 0.5, frames).view(-1, 1, 1, 1)).clamp(0, 1)
+    wanted = sum(skimage_ssim(p, t) for p, t in zip(pred, true)) / frames
+    assert mean_ssim(pred, true) == pytest.approx(wanted, abs=1e-4)
+
+
+# ---------------------------------------------------------------- a clip's averages
+
+
+@pytest.fixture(scope="module")
+def long_clip():
+    """630 frames that get worse, the first one exact, in float64 for the plain Python."""
+    true = pictures(630, 3, 12, 16)
+    noise = torch.linspace(0, 0.3, 630).view(-1, 1, 1, 1) * (pictures(630, 3, 12, 16, seed=1) - 0.5)
+    return true + noise, true
+
+
+@pytest.fixture(scope="module")
+def scores_by_hand(long_clip):
+    pred, true = (np.asarray(x, np.float64) for x in long_clip)
+    pred = pred.clip(0, 1)
+    psnr = [psnr_by_hand(pred[t], true[t]) for t in range(1, 630)]
+    whole = [
+        psnr_by_hand(np.rint(pred[t] * 255) / 255, np.rint(true[t] * 255) / 255)
+        for t in range(1, 601)
+    ]
+    return {
+        "psnr": sum(psnr) / 629,
+        "psnr_min": min(psnr),
+        "psnr_first_frame_repeated": sum(psnr_by_hand(true[0], f) for f in true[1:]) / 629,
+        "psnr_2023_tester": sum(psnr) / 628,
+        "psnr_competition": sum(whole) / 600,
+    }
+
+
+def test_the_averages_of_a_clip_are_those_of_plain_python(long_clip, scores_by_hand):
+    found = score_clip(*long_clip)
+    ssim = found.pop("ssim")
+    assert found == pytest.approx(scores_by_hand, abs=1e-3)
+    assert ssim == pytest.approx(mean_ssim(long_clip[0][1:], long_clip[1][1:]))
+    assert set(AVERAGES) <= set(found)
+
+
+def test_the_given_frame_and_the_last_29_count_as_each_average_says(long_clip):
+    pred, true = long_clip
+    found, spoilt_pred = score_clip(pred, true), pred.clone()
+    spoilt_pred[0] = 1 - true[0]
+    assert score_clip(spoilt_pred, true) == found
+    spoilt_pred[601:] = 1 - true[601:]
+    spoilt = score_clip(spoilt_pred, true)
+    assert spoilt["psnr_competition"] == found["psnr_competition"]
+    assert spoilt["psnr"] < found["psnr"]
+    spoilt_pred[600] = 1 - true[600]
+    assert score_clip(spoilt_pred, true)["psnr_competition"] < found["psnr_competition"]
+
+
+def test_the_shortest_clip_has_finite_scores():
+    scores = score_clip(pictures(2, 3, 12, 16), pictures(2, 3, 12, 16, seed=1))
+    assert all(math.isfinite(value) for value in scores.values())
+
+
+# ---------------------------------------------------------------- several clips
+
+NAMES = "psnr psnr_min psnr_first_frame_repeated ssim psnr_2023_tester psnr_competition".split()
+
+
+def clip_scores(*values):
+    return [dict.fromkeys(NAMES, value) for value in values]
+
+
+def test_clips_are_averaged_and_the_lowest_frame_is_the_lowest_of_all():
+    found = score_clips(clip_scores(20.0, 30.0, 46.0))
+    assert {found[n] for n in NAMES if n != "psnr_min"} == {32.0}
+    assert found["psnr_min"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ((1.0, 2.0, 6.0, 10.0, 20.0), {"public": 3.0, "private": 15.0}),
+        ((1.0, 2.0, 6.0, 10.0, 20.0, 99.0), {"public": 3.0, "private": 15.0}),
+        ((1.0, 2.0, 6.0, 10.0), {"public": 3.0, "private": 10.0}),
+        ((1.0, 2.0), {"public": 1.5}),
+    ],
+)
+def test_the_competitions_groups_are_clips_0_to_2_and_3_to_4(values, groups):
+    found = score_clips(clip_scores(*values))["psnr_competition_groups"]
+    assert {name.split()[0]: value for name, value in found.items()} == groups
