@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ import Tester  # noqa: E402
 import Trainer  # noqa: E402
 from modules import options  # noqa: E402
 
+torch.set_num_threads(1)  # tiny nets: a second thread only waits for the first
 SCRIPTS = {"Trainer": Trainer, "Tester": Tester}
 TINY = "--F_dim 8 --L_dim 2 --N_dim 4 --D_out_dim 8 --frame_H 12 --frame_W 16".split()
 SHORT = [*TINY, "--train_vi_len", "4", "--val_vi_len", "6", "--device", "cpu"]
