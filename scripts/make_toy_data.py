@@ -1,5 +1,10 @@
 #!/usr/bin/env python
-"""Draw a small pose lab: a dancer made of numbers, in the folders and names of the course."""
+"""Draw a small data set in the folders and names of the course: a dancer or a robot arm.
+
+The dance lab is a dancer with matching poses; the robot lab an arm that pushes things, where row t
+of actions.csv is commanded at frame t and shows in frame t + 1, row t of endeffector_positions.csv
+is where the fingertips are in frame t.
+"""
 
 import argparse
 import os
@@ -18,10 +23,25 @@ from tqdm import tqdm
 # Straight from its folder: the package's own __init__ would load torch, which drawing never needs.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "modules"))
 import toy_dance  # noqa: E402
+import toy_robot  # noqa: E402
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
+RECORD = 256  # robot clips in a record folder, as in the real set
 SCENE, TRAIN, VAL, TEST = range(4)  # streams of random numbers that one seed feeds
+
+# Flags that belong to one lab only: lowest, highest and default value, help.
+FLAGS = {
+    "dance": {
+        "train_frames": (2, 100_000, 1260, "length of the training take"),
+        "test_clips": (1, 1000, 2, f"test takes of {CLIP} frames"),
+        "height": (32, 2048, 128, "width is twice the height"),
+    },
+    "robot": {
+        "train_clips": (1, 100_000, 512, f"training clips of {toy_robot.LENGTH} frames"),
+        "eval_clips": (1, 10_000, 32, "clips to validate with and as many to test with"),
+    },
+}
 
 
 def whole_number(low, high):
@@ -36,18 +56,34 @@ def whole_number(low, high):
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    about = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=about)
     parser.add_argument("out", metavar="OUT", type=Path, help="new or empty folder to fill")
     add = parser.add_argument
-    add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="dance, clothes and room")
-    add("--train_frames", type=whole_number(2, 100_000), default=1260)
-    add("--test_clips", type=whole_number(1, 1000), default=2)
-    add("--height", type=whole_number(32, 2048), default=128, help="width is twice the height")
+    add("--lab", choices=FLAGS, default="dance", help="what to draw, default dance")
+    add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="motion, colours and place")
     cores = min(os.cpu_count() or 1, 64)
     add("--workers", type=whole_number(1, 64), default=cores, help="processes, default all cores")
-    return parser.parse_args(argv)
+    for lab, flags in FLAGS.items():
+        group = parser.add_argument_group(f"{lab} lab")
+        for name, (low, high, default, text) in flags.items():
+            text = f"{text}, default {default}"
+            group.add_argument(f"--{name}", type=whole_number(low, high), help=text)
+    return settle_flags(parser, parser.parse_args(argv))
 
 
+def settle_flags(parser, args):
+    """Fill in the defaults of the chosen lab's flags; refuse flags of the other lab."""
+    for lab, flags in FLAGS.items():
+        for name, (_, _, default, _) in flags.items():
+            if lab != args.lab and getattr(args, name) is not None:
+                parser.error(f"--{name} belongs to --lab {lab}, not to --lab {args.lab}")
+            if lab == args.lab and getattr(args, name) is None:
+                setattr(args, name, default)
+    return args
+
+
+# ---------------------------------------------------------------- the dance lab
 def takes(args):
     """Every take of the data set: (random stream, length, frame folder, pose folder)."""
     yield (TRAIN,), args.train_frames, "train/train_img", "train/train_label"
@@ -78,36 +114,85 @@ def draw_chunk(chunk):
     """Draw and write some consecutive frames with their poses; return how many."""
     seed, height, (frames, poses), start, joints, stature = chunk
     for i, (body, size) in enumerate(zip(joints, stature, strict=True), start):
-        save(toy_dance.draw_frame(body, size, scene(seed, height)), frames, i)
-        save(toy_dance.draw_skeleton(body, height), poses, i)
+        name = f"frame{i:06d}.png"
+        save(toy_dance.draw_frame(body, size, scene(seed, height)) * 255 + 0.5, frames / name)
+        save(toy_dance.draw_skeleton(body, height) * 255 + 0.5, poses / name)
     return len(joints)
 
 
-def save(picture, folder, number):
-    """Floats 0..1 -> an 8-bit PNG, numbered as in the course."""
-    pixels = (picture * 255 + 0.5).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / f"frame{number:06d}.png", compress_level=3)
+def save(picture, path):
+    """Values 0..255 -> an 8-bit PNG; fractions are cut off."""
+    Image.fromarray(picture.astype(np.uint8)).save(path, compress_level=3)
 
 
+def draw_dance(args, root):
+    """Fill root with the whole dance lab; return a line that says what it holds."""
+    total = sum(length for _, length, *_ in takes(args))
+    draw_all(draw_chunk, plan(args, root), total, args.workers)
+    for i in range(args.test_clips):  # a test clip gives away its first frame only
+        given = root / f"test/test_img/{i}"
+        given.mkdir(parents=True)
+        shutil.copyfile(root / f"test/test_truth/{i}/frame000000.png", given / "frame000000.png")
+    return (
+        f"{total} frames and poses of {2 * args.height}x{args.height} (seed {args.seed}: "
+        f"train {args.train_frames}, val {CLIP}, test {args.test_clips} x {CLIP})"
+    )
+
+
+# ---------------------------------------------------------------- the robot lab
+def plan_clips(args, root):
+    """Make the folders of all clips; yield (seed, random stream, folder)."""
+    splits = ("train", TRAIN, args.train_clips), ("validate", VAL, args.eval_clips)
+    for split, stream, clips in (*splits, ("test", TEST, args.eval_clips)):
+        for clip in range(clips):
+            first = clip - clip % RECORD
+            record = f"traj_{first}_to_{min(first + RECORD, clips) - 1}.tfrecords"
+            folder = root / split / record / str(clip - first)
+            folder.mkdir(parents=True)
+            yield args.seed, (stream, clip), folder
+
+
+@cache
+def table(seed):
+    """Table and arm, drawn once per process."""
+    return toy_robot.make_scene(np.random.default_rng([seed, SCENE]))
+
+
+def draw_robot_clip(job):
+    """Simulate, draw and write one clip; return how many frames."""
+    seed, stream, folder = job
+    actions, positions, *rest = toy_robot.simulate(np.random.default_rng([seed, *stream]))
+    for t, frame in enumerate(toy_robot.draw_clip(table(seed), positions, *rest)):
+        save(frame, folder / f"{t}.png")
+    for name, rows in (("actions", actions), ("endeffector_positions", positions)):
+        np.savetxt(folder / f"{name}.csv", rows, fmt="%.4f", delimiter=",")
+    return len(positions)
+
+
+def draw_robot(args, root):
+    """Fill root with the whole robot lab; return a line that says what it holds."""
+    total = (args.train_clips + 2 * args.eval_clips) * toy_robot.LENGTH
+    draw_all(draw_robot_clip, plan_clips(args, root), total, args.workers)
+    return (
+        f"{total} frames of {toy_robot.SIZE}x{toy_robot.SIZE} (seed {args.seed}: clips train "
+        f"{args.train_clips}, validate {args.eval_clips}, test {args.eval_clips})"
+    )
+
+
+# ---------------------------------------------------------------- both
 def ignore_interrupt():
     """Ctrl-C is for the main process, which then stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def draw_all(args, root):
-    """Fill root with the whole data set; return its number of frames."""
-    total = sum(length for _, length, *_ in takes(args))
+def draw_all(draw, jobs, total, workers):
+    """Do the jobs in parallel; draw(job) returns its number of frames, total in the end."""
     with (
-        Pool(args.workers, ignore_interrupt) as pool,
+        Pool(workers, ignore_interrupt) as pool,
         tqdm(total=total, unit="frame", disable=None) as bar,
     ):
-        for drawn in pool.imap_unordered(draw_chunk, plan(args, root)):
+        for drawn in pool.imap_unordered(draw, jobs):
             bar.update(drawn)
-    for i in range(args.test_clips):  # a test clip gives away its first frame only
-        given = root / f"test/test_img/{i}"
-        given.mkdir(parents=True)
-        shutil.copyfile(root / f"test/test_truth/{i}/frame000000.png", given / "frame000000.png")
-    return total
 
 
 def write_safely(args):
@@ -116,11 +201,11 @@ def write_safely(args):
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        total = draw_all(args, partial)
+        contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return total
+    return contents
 
 
 def main():
@@ -128,16 +213,12 @@ def main():
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         sys.exit(fail(2, f"{args.out} exists and is not an empty folder"))
     try:
-        total = write_safely(args)
+        contents = write_safely(args)
     except OSError as error:
         sys.exit(fail(1, f"cannot write {args.out}: {error}"))
     except KeyboardInterrupt:
         sys.exit(fail(130, "interrupted, nothing was written"))
-    print(
-        f"{total} frames and poses of {2 * args.height}x{args.height} (seed {args.seed}: "
-        f"train {args.train_frames}, val {CLIP}, test {args.test_clips} x {CLIP}) "
-        f"written to {args.out} in {time.perf_counter() - start:.0f} s"
-    )
+    print(f"{contents} written to {args.out} in {time.perf_counter() - start:.0f} s")
 
 
 def fail(code, message):

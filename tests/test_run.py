@@ -1,6 +1,41 @@
-"""A run from end to end: train, resume, test."""
+"""A run from end to end: train, resume, test; what it writes, prints and draws."""
 
-from conftest import SHORT
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, SHORT
+from PIL import Image
+
+from modules import report
+
+SETTINGS = {"train/beta", "train/tfr", "train/lr"}
+MEASURED = {"train/loss", "train/mse", "train/kl", "val/psnr", "val/ssim"}
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+FREE_OF_PLOTS = pytest.mark.usefixtures("no_plots")
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Drawing takes longest."""
+    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
+        monkeypatch.setattr(report, name, lambda *clips: None)
+
+
+@pytest.fixture
+def train(call, dataset, tmp_path):
+    """train(flag, ...) -> the run folder, and what was printed, of a run that went well."""
+
+    def run(*flags, name="run"):
+        done = call("Trainer", "--DR", dataset, "--save_root", tmp_path / name, *SHORT, *flags)
+        assert done.code == 0, done.err
+        return tmp_path / name, done.out
+
+    return run
 
 
 def test_train_then_test(call, dataset, tmp_path):
@@ -14,3 +49,147 @@ def test_train_then_test(call, dataset, tmp_path):
     assert done.code == 0, done.err
     names = {p.name for p in run.iterdir()}
     assert {"pred_seq0.gif", "pred_seq1.gif", "submission.csv", "scores.json"} <= names
+
+
+# ---------------------------------------------------------------- the same again
+
+
+def without_speed(rows):
+    return [{k: v for k, v in row.items() if k != "train/frames_per_second"} for row in rows]
+
+
+def raw_rows(path):
+    """The table as text: not a digit may differ."""
+    with open(path, newline="") as file:
+        return without_speed(csv.DictReader(file))
+
+
+def weights_of(folder):
+    state = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    return {name: value.numpy().tobytes() for name, value in state.items()}
+
+
+RANDOM = "--shuffle --random_offset --jump_start .5 --feedback_noise .1 --tfr .5 --tfr_coin batch"
+
+
+@FREE_OF_PLOTS
+@pytest.mark.parametrize("line", ["", "--tfr 0 --ema 0.9", RANDOM])
+def test_the_same_command_gives_the_same_bits(train, line):
+    flags = ["--num_epoch", 2, *line.split()]
+    first, again = train(*flags, name="first")[0], train(*flags, name="again")[0]
+    assert weights_of(first) == weights_of(again)
+    assert raw_rows(first / "metrics.csv") == raw_rows(again / "metrics.csv")
+    assert (first / "val.gif").read_bytes() == (again / "val.gif").read_bytes()
+
+
+@FREE_OF_PLOTS
+def test_another_seed_gives_other_weights(train):
+    first, other = (train("--num_epoch", 1, "--seed", seed, name=f"{seed}")[0] for seed in (0, 1))
+    assert weights_of(first) != weights_of(other)
+
+
+@FREE_OF_PLOTS
+def test_threads_that_decode_and_keeping_the_cache_change_no_bit(train, tmp_path):
+    first = train("--num_epoch", 1, "--num_workers", 0, name="a")[0]
+    second = train("--num_epoch", 1, "--num_workers", 3, "--cache_dir", tmp_path / "c", name="b")[0]
+    assert weights_of(first) == weights_of(second)
+
+
+@FREE_OF_PLOTS
+@pytest.mark.parametrize("tfr", [0, 1])
+def test_training_learns(train, tfr):
+    line = f"--num_epoch 8 --tfr {tfr} --lr 0.005 --lr_schedule constant --kl_anneal_stop 1e-4"
+    rows = report.read_csv(train(*line.split())[0] / "metrics.csv")
+    assert rows[-1]["train/mse"] < rows[0]["train/mse"] / 4
+    assert rows[-1]["val/psnr"] > rows[0]["val/psnr"] + 3
+
+
+# ---------------------------------------------------------------- metrics.csv and args.json
+
+
+@FREE_OF_PLOTS
+def test_metrics_have_a_row_an_epoch_under_the_houses_names(train):
+    line = "--num_epoch 3 --tfr_sde 1 --kl_anneal_type Monotonic --lr_milestones 2"
+    rows = report.read_csv(train(*line.split())[0] / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert all(SETTINGS | MEASURED <= set(row) for row in rows)
+    assert [row["train/tfr"] for row in rows] == pytest.approx([1, 0.9, 0.8])
+    assert [row["train/beta"] for row in rows] == pytest.approx([0, 1 / 3, 2 / 3])
+    assert [row["train/lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4])
+    for row in rows:
+        loss = row["train/mse"] + row["train/beta"] * row["train/kl"]
+        assert row["train/loss"] == pytest.approx(loss, rel=1e-4)
+
+
+@FREE_OF_PLOTS
+def test_val_every_validates_so_often_and_after_the_last_epoch(train):
+    folder, printed = train("--num_epoch", 5, "--val_every", 2)
+    rows = report.read_csv(folder / "metrics.csv")
+    done = [row["val/psnr"] is not None for row in rows]
+    assert done == [row["val/ssim"] is not None for row in rows] == [False, True, False, True, True]
+    assert printed.count("val psnr") == 3
+
+
+@FREE_OF_PLOTS
+def test_an_epoch_prints_one_line_with_its_losses_and_schedules(train):
+    folder, printed = train("--num_epoch", 2)
+    lines = [line for line in printed.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    for row, line in zip(report.read_csv(folder / "metrics.csv"), lines):
+        for name in ("loss", "mse", "kl", "beta", "tfr", "lr"):
+            assert f"{name} {row[f'train/{name}']:.4g}" in line
+        assert f"psnr {row['val/psnr']:.2f}" in line
+
+
+@FREE_OF_PLOTS
+def test_args_json_holds_every_flag_of_the_run(train):
+    folder = train("--num_epoch", 1, "--lr", 0.002, "--shuffle")[0]
+    args = json.loads((folder / "args.json").read_text())
+    assert (args["lr"], args["shuffle"], args["F_dim"], args["batch_size"]) == (0.002, True, 8, 2)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def colours(path):
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(2**24))
+
+
+def test_every_plot_is_there_and_not_empty(train):
+    folder = train("--num_epoch", 2)[0]
+    names = {p.name for p in (folder / "plots").iterdir()}
+    drawn = "loss mse kl beta tfr lr psnr ssim curves psnr_per_frame".split()
+    assert {f"{name}.png" for name in drawn} <= names
+    for name in names:
+        assert colours(folder / "plots" / name) > 10, name
+    assert colours(folder / "val_strip.png") > 10
+    assert report.gif_frame_times(folder / "val.gif") == 6
+
+
+@FREE_OF_PLOTS
+def test_val_frames_is_the_psnr_of_every_frame_after_the_first(train):
+    folder, printed = train("--num_epoch", 1)
+    rows = report.read_csv(folder / "val_frames.csv")
+    assert [row["frame"] for row in rows] == [1, 2, 3, 4, 5]
+    psnr = [row["rollout"] for row in rows]
+    (line,) = [line for line in printed.splitlines() if "rolled-out frames" in line]
+    assert f"PSNR {sum(psnr) / 5:.2f} dB" in line
+    assert f"lowest {min(psnr):.2f} dB" in line
+
+
+# ---------------------------------------------------------------- as a shell sees it
+
+
+def test_output_into_a_file_has_no_progress_bars(dataset, tmp_path):
+    for script, more in (("Trainer.py", [*SHORT, "--num_epoch", "1"]), ("Tester.py", [])):
+        flags = ["--DR", dataset, "--save_root", tmp_path / "run", *more]
+        if script == "Tester.py":
+            flags += ["--ckpt_path", tmp_path / "run/best_score.ckpt"]
+        command = [sys.executable, script, *map(str, flags)]
+        done = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+        assert b"\r" not in done.stdout
+        assert b"\x1b" not in done.stdout
+        assert b"it/s" not in done.stdout

@@ -1,0 +1,354 @@
+"""A run that stops and carries on is the run that never stopped; its files are plain data."""
+
+import errno
+import os
+import shlex
+import shutil
+
+import pytest
+import torch
+from conftest import SHORT, make_dataset
+
+import Trainer
+from modules import report
+
+CONSTANT = "--lr_schedule constant --kl_anneal_type None"  # what num_epoch does not change
+SETTINGS = {
+    "plain": "",
+    "ema": "--ema 0.9",
+    "free running": "--tfr 0 --optim AdamW --sigmoid",
+    "all draws": "--shuffle --random_offset --jump_start 0.5 --feedback_noise 0.1 --tfr 0.5 "
+    "--tfr_coin batch --ema 0.5 --optim SGD",
+    "previous": "--posterior previous --tfr 0 --pretrain_epochs 2",
+    "memory": "--memory --tfr 0",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Drawing takes longest, and no test here looks at a plot."""
+    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
+        monkeypatch.setattr(report, name, lambda *clips: None)
+
+
+@pytest.fixture(scope="module")
+def shared_dataset(tmp_path_factory):
+    """No test here changes it."""
+    return make_dataset(tmp_path_factory.mktemp("shared") / "data")
+
+
+@pytest.fixture
+def train(call, shared_dataset, tmp_path):
+    """train(folder, epochs, flags) -> code, out, err of Trainer.py."""
+
+    def run(name, epochs, line=""):
+        flags = ["--DR", shared_dataset, "--save_root", tmp_path / name, "--num_epoch", epochs]
+        return call("Trainer", *flags, *SHORT, *shlex.split(CONSTANT), *shlex.split(line))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept") / "run"
+
+
+@pytest.fixture
+def first_epoch(train, kept, tmp_path):
+    """tmp_path/run: a run of one epoch, trained once for all tests and copied."""
+    if not kept.exists():
+        train("run", 1)
+        shutil.copytree(tmp_path / "run", kept)
+    return shutil.copytree(kept, tmp_path / "run", dirs_exist_ok=True)
+
+
+def load(folder, name="last.ckpt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def differences(a, b, path=""):
+    """Where two nested dicts and lists of tensors and numbers differ by so much as a bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) and a.dtype == b.dtype else [path]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [path]
+        return [d for key in a for d in differences(a[key], b[key], f"{path}.{key}")]
+    if isinstance(a, list):
+        return differences(dict(enumerate(a)), dict(enumerate(b)), path)
+    return [] if a == b and type(a) is type(b) else [path]
+
+
+def without_speed(rows):
+    return [{k: v for k, v in row.items() if k != "train/frames_per_second"} for row in rows]
+
+
+def assert_same_run(a, b):
+    """All that two run folders hold, but for their speed and how far they were told to go."""
+    for name in ("last.ckpt", "best_score.ckpt"):
+        states = [load(folder, name) for folder in (a, b)]
+        for state in states:
+            state["history"] = without_speed(state["history"])
+            for flag in ("save_root", "num_epoch"):
+                del state["args"][flag]
+        assert differences(*states) == []
+    tables = [without_speed(report.read_csv(folder / "metrics.csv")) for folder in (a, b)]
+    assert tables[0] == tables[1]
+
+
+# ---------------------------------------------------------------- carrying on
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_run_that_was_continued_is_the_uninterrupted_run_bit_for_bit(train, tmp_path, setting):
+    assert train("whole", 3, SETTINGS[setting]).code == 0
+    assert train("parts", 2, SETTINGS[setting]).code == 0
+    done = train("parts", 3, SETTINGS[setting])
+    assert done.code == 0, done.err
+    assert "carrying on" in done.out
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_schedules_over_the_whole_run_carry_on_too(train, tmp_path, monkeypatch):
+    """A run broken off in epoch 1 knows where its cosine, its ramp and its straight line were."""
+    line = "--lr_schedule cosine --kl_anneal_type Monotonic --tfr_mode linear --tfr_sde 0"
+    assert train("whole", 4, line).code == 0
+    break_off(monkeypatch, epoch=2, step=1)
+    assert train("parts", 4, line).code == 130
+    monkeypatch.undo()
+    assert train("parts", 4, line).code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def break_off(monkeypatch, epoch, step):
+    """Ctrl-C at this step of this epoch."""
+    one_step, steps = Trainer.Trainer.training_one_step, []
+
+    def training_one_step(self, *batch, **more):
+        steps.append(self.current_epoch)
+        if steps.count(epoch) > step:
+            raise KeyboardInterrupt
+        return one_step(self, *batch, **more)
+
+    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
+
+
+def test_ctrl_c_keeps_the_epochs_that_were_done(train, tmp_path, monkeypatch):
+    break_off(monkeypatch, epoch=1, step=1)
+    stopped = train("parts", 3, "--ema 0.5")
+    assert stopped.code == 130
+    assert "Traceback" not in stopped.err
+    assert load(tmp_path / "parts")["last_epoch"] == 1
+    monkeypatch.undo()
+    assert train("parts", 3, "--ema 0.5").code == 0
+    assert train("whole", 3, "--ema 0.5").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "metrics.csv"])
+def test_a_run_that_died_while_saving_carries_on_as_if_it_had_not(
+    train, tmp_path, monkeypatch, name
+):
+    train("parts", 1, "--per_save 1")
+    replace = os.replace
+
+    def fail(source, target):
+        if os.path.basename(target) == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert train("parts", 3, "--per_save 1").code == 1
+    monkeypatch.setattr(os, "replace", replace)
+    assert train("parts", 3, "--per_save 1").code == 0
+    train("whole", 3, "--per_save 1")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def count_steps(monkeypatch):
+    one_step, epochs = Trainer.Trainer.training_one_step, []
+
+    def training_one_step(self, *batch, **more):
+        epochs.append(self.current_epoch)
+        return one_step(self, *batch, **more)
+
+    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
+    return epochs
+
+
+def test_the_epoch_that_was_saved_is_not_trained_again(train, monkeypatch):
+    epochs = count_steps(monkeypatch)
+    for num_epoch in (1, 2, 2, 4):
+        assert train("run", num_epoch).code == 0
+    assert epochs == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_finished_run_is_drawn_again_and_not_changed(train, tmp_path):
+    train("run", 2)
+    before = (tmp_path / "run/last.ckpt").read_bytes()
+    done = train("run", 2)
+    assert done.code == 0, done.err
+    assert "carrying on" in done.out
+    assert (tmp_path / "run/last.ckpt").read_bytes() == before
+
+
+def test_resume_never_starts_afresh(train, tmp_path, monkeypatch):
+    train("run", 2)
+    epochs = count_steps(monkeypatch)
+    done = train("run", 1, "--resume never --lr 0.002")
+    assert done.code == 0, done.err
+    assert "carrying on" not in done.out
+    assert epochs == [0, 0]
+    assert load(tmp_path / "run")["last_epoch"] == 1
+    assert len(report.read_csv(tmp_path / "run/metrics.csv")) == 1
+    train("other", 1, "--lr 0.002")
+    weights = [load(tmp_path / name)["state_dict"] for name in ("run", "other")]
+    assert differences(*weights) == []
+
+
+def test_resume_takes_precedence_over_ckpt_path(train, tmp_path):
+    train("other", 1, "--seed 3")
+    start = f"--ckpt_path {tmp_path / 'other/last.ckpt'}"
+    train("whole", 2, start)
+    train("parts", 1, start)
+    train("parts", 2, start)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_ckpt_path_starts_from_the_weights_and_nothing_else(train, tmp_path, monkeypatch):
+    train("first", 2)
+    trainers = []
+    monkeypatch.setattr(Trainer.Trainer, "training_stage", lambda self: trainers.append(self))
+    train("second", 1, f"--ckpt_path {tmp_path / 'first/last.ckpt'} --lr 0.5")
+    (trainer,) = trainers
+    stored = load(tmp_path / "first")["state_dict"]
+    assert differences(trainer.model.state_dict(), stored) == []
+    assert (trainer.current_epoch, trainer.step, trainer.best_score) == (0, 0, None)
+    assert trainer.optim.state_dict()["state"] == {}
+
+
+# ---------------------------------------------------------------- another experiment
+
+CHANGES = {  # flag -> its value in the first run, and in the second
+    "lr": ("0.001", "0.002"),
+    "optim": ("Adam", "AdamW"),
+    "batch_size": ("2", "4"),
+    "seed": ("0", "1"),
+    "tfr": ("1.0", "0.5"),
+    "tfr_d_step": ("0.1", "0.05"),
+    "kl_anneal_type": ("None", "Monotonic"),
+    "kl_anneal_ratio": ("1", "0.5"),
+    "partial": ("1.0", "0.5"),
+    "train_vi_len": ("4", "5"),
+    "F_dim": ("8", "16"),
+    "ema": ("0.0", "0.5"),
+    "grad_clip": ("1.0", "0.5"),
+    "shuffle": ("False", ""),
+    "sigmoid": ("False", ""),
+}
+
+
+@pytest.mark.parametrize("flag", CHANGES)
+def test_flags_that_change_the_experiment_are_refused_with_both_values(train, first_epoch, flag):
+    old, new = CHANGES[flag]
+    before = contents(first_epoch)
+    done = train("run", 2, f"--{flag} {new}")
+    assert done.code == 1
+    for word in (f"--{flag}", old, new or "True", "last.ckpt"):
+        assert word in done.err
+    assert contents(first_epoch) == before
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--num_workers 1", "--per_save 1", "--val_every 2", "--store_visualization", "--gpu 0",
+     "--precision float32", "--cache_dir {tmp}/cache", "--resume auto"],
+)  # fmt: skip
+def test_flags_that_leave_the_experiment_the_same_may_change(train, first_epoch, tmp_path, line):
+    done = train("run", 2, line.format(tmp=tmp_path))
+    assert done.code == 0, done.err
+    assert load(first_epoch)["last_epoch"] == 2
+
+
+# ---------------------------------------------------------------- which files there are
+
+
+def scripted_validation(monkeypatch, psnrs):
+    """Let the validation of epoch e find psnrs[e]."""
+
+    def validate(self):
+        return dict.fromkeys(Trainer.VAL_SCORES, 0.0) | {"psnr": psnrs[self.current_epoch]}
+
+    monkeypatch.setattr(Trainer.Trainer, "validate", validate)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("psnrs", "best"),
+    [
+        ([20, 22, 21], 1),
+        ([20, 20, 20], 0),
+        ([NAN, 10, NAN], 1),
+        ([10, NAN, 11], 2),
+        ([-5, -7, NAN], 0),
+        ([INF, 10, -INF], 1),
+    ],
+)
+def test_best_score_is_the_first_highest_psnr_and_never_nan(
+    train, tmp_path, monkeypatch, psnrs, best
+):
+    scripted_validation(monkeypatch, psnrs)
+    done = train("run", 3, "--partial 0.25")
+    assert done.code == 0, done.err
+    state = load(tmp_path / "run", "best_score.ckpt")
+    assert state["last_epoch"] == best + 1
+    assert state["best_score"] == load(tmp_path / "run")["best_score"] == psnrs[best]
+
+
+def test_without_one_finite_validation_there_is_no_best_score(train, tmp_path, monkeypatch):
+    scripted_validation(monkeypatch, [NAN])
+    assert train("run", 1).code == 0
+    assert not (tmp_path / "run/best_score.ckpt").exists()
+    assert (tmp_path / "run/last.ckpt").exists()
+
+
+def test_the_best_score_outlives_a_resume(train, tmp_path, monkeypatch):
+    scripted_validation(monkeypatch, [20, 15, 25])
+    best = []
+    for num_epoch in (1, 2, 3):
+        train("run", num_epoch, "--partial 0.25")
+        best.append(load(tmp_path / "run", "best_score.ckpt")["last_epoch"])
+    assert best == [1, 1, 3]
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, [0, 1, 2]), (2, [0, 2]), (3, [0])])
+def test_per_save_keeps_every_so_many_epochs(train, tmp_path, every, kept):
+    train("run", 3, f"--per_save {every} --partial 0.25")
+    found = sorted(p.name for p in (tmp_path / "run").glob("epoch=*.ckpt"))
+    assert found == [f"epoch={e}.ckpt" for e in kept]
+    assert [load(tmp_path / "run", name)["last_epoch"] for name in found] == [e + 1 for e in kept]
+
+
+def test_every_checkpoint_is_plain_data_of_the_contracts_keys(train, tmp_path):
+    train("run", 1, "--ema 0.5 --store_visualization --shuffle")
+    for path in (tmp_path / "run").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)  # refuses all that is not plain
+        assert {"state_dict", "optimizer", "lr", "tfr", "last_epoch"} <= set(state)
+        assert all(isinstance(w, torch.Tensor) for w in state["state_dict"].values())
+        assert set(state["optimizer"]) == {"state", "param_groups"}
+
+
+def test_with_ema_the_averaged_weights_are_the_ones_to_use(train, tmp_path):
+    train("run", 2, "--ema 0.9")
+    state = load(tmp_path / "run")
+    assert differences(state["state_dict"], state["trained_weights"]) != []
+    train("plain", 1)
+    plain = load(tmp_path / "plain")
+    assert "trained_weights" not in plain
+    assert plain["state_dict"].keys() == state["state_dict"].keys()

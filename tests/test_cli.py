@@ -1,0 +1,413 @@
+"""The command line: what existing users type keeps its meaning, and every flag does something."""
+
+import re
+import shlex
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SHORT, make_dataset
+from PIL import Image
+
+from modules import options, report, schedules
+from Trainer import make_optimizer
+
+# ---------------------------------------------------------------- the contract's table, in literals
+
+COMMON = {
+    "batch_size": 2, "lr": 0.001, "optim": "Adam", "gpu": 1, "test": False, "DR": None,
+    "save_root": None, "num_workers": 4, "num_epoch": 70, "per_save": 3, "partial": 1.0,
+    "ckpt_path": None, "train_vi_len": 16, "val_vi_len": 630, "frame_H": 32, "frame_W": 64,
+    "F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192, "tfr": 1.0, "tfr_sde": 10,
+    "tfr_d_step": 0.1, "fast_train": False, "fast_partial": 0.4, "fast_train_epoch": 5,
+    "kl_anneal_type": "Cyclical", "kl_anneal_cycle": 10, "kl_anneal_ratio": 1.0,
+    "device": None,  # the contract's cuda is what None finds, where there is one
+}  # fmt: skip
+OWN = {
+    "Trainer": {"store_visualization": False},
+    "Tester": {"no_sanity": False, "make_gif": False},
+}
+ADDED_BY_FORKS = (
+    """seed wandb tensorboard lr_milestones lr_gamma kl_anneal_stop warmup_epochs""".split()
+)
+REQUIRED = {"Trainer": "", "Tester": "--ckpt_path c "}
+SCRIPT_NAMES = ("Trainer", "Tester")
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Drawing takes longest, and only one test looks at a plot."""
+    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
+        monkeypatch.setattr(report, name, lambda *clips: None)
+
+
+def parse(script, line):
+    return options.parse(script, shlex.split(f"--DR d --save_root s {REQUIRED[script]}{line}"))[0]
+
+
+def flags_of(script):
+    return [a for a in options.build_parser(script)._actions if a.dest != "help"]
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_defaults_are_those_of_the_contract(script):
+    found = vars(options.build_parser(script).parse_args([]))
+    expected = COMMON | OWN[script]
+    assert {name: found[name] for name in expected} == expected
+    assert {name: type(found[name]) for name in expected} == {
+        name: type(value) for name, value in expected.items()
+    }
+
+
+def test_store_visualization_is_no_flag_of_the_tester(call):
+    done = call("Tester", *"--DR d --save_root s --ckpt_path c --store_visualization".split())
+    assert done.code == 2
+
+
+def test_flags_that_forks_added_are_there():
+    assert set(ADDED_BY_FORKS) <= {a.dest for a in flags_of("Trainer")}
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adamax", "SGD"])
+def test_optim_builds_the_optimizer_of_that_name(name):
+    optimizer = make_optimizer(
+        [torch.nn.Parameter(torch.ones(1))], parse("Trainer", f"--optim {name}")
+    )
+    assert type(optimizer) is getattr(torch.optim, name)
+    assert optimizer.param_groups[0]["lr"] == 0.001
+
+
+# ---------------------------------------------------------------- prefixes
+
+
+def unique_prefixes(script):
+    """(prefix, flag) for every prefix that meant one flag of the template's script."""
+    flags = sorted({*COMMON, *OWN[script]})
+    for flag in flags:
+        for end in range(1, len(flag)):
+            prefix = flag[:end]
+            if [f for f in flags if f.startswith(prefix)] == [flag]:
+                yield prefix, flag
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_prefixes_unique_in_the_template_still_name_their_flag(script):
+    parser = options.build_parser(script)
+    wrong = []
+    for prefix, flag in unique_prefixes(script):
+        found = parser._get_option_tuples(f"--{prefix}")
+        if f"--{prefix}" in parser._option_string_actions or [m[0].dest for m in found] != [flag]:
+            wrong.append((prefix, flag))
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("typed", "flag", "value"),
+    [
+        ("--ckpt x", "ckpt_path", "x"),
+        ("--ckpt=x", "ckpt_path", "x"),
+        ("--save x", "save_root", "x"),
+        ("--tfr_d .05", "tfr_d_step", 0.05),
+        ("--kl_anneal_t Monotonic", "kl_anneal_type", "Monotonic"),
+        ("--val 7", "val_vi_len", 7),
+        ("--tfr .5", "tfr", 0.5),
+        ("--num_e 3", "num_epoch", 3),
+        ("--store", "store_visualization", True),
+    ],
+)
+def test_prefixes_in_use_are_understood(typed, flag, value):
+    assert getattr(parse("Trainer", typed), flag) == value
+
+
+def test_an_ambiguous_prefix_is_wrong_usage(call):
+    done = call("Trainer", "--DR", "d", "--save_root", "s", "--frame", "3")
+    assert done.code == 2
+    assert "--frame" in done.err
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    "word", ["None", "none", "No", "Without", "W/O", "NoKL_Annealing", "Constant"]
+)
+def test_every_spelling_of_no_annealing_means_beta_1_throughout(word):
+    args = parse("Trainer", f"--kl_anneal_type {word}")
+    assert {row["beta"] for row in schedules.table(args)} == {1.0}
+
+
+@pytest.mark.parametrize("word", ["cyclical", "CYCLICAL", "monotonic"])
+def test_kl_types_may_be_written_in_any_case(word):
+    assert parse("Trainer", f"--kl_anneal_type {word}").kl_anneal_type == word.capitalize()
+
+
+def test_a_flag_typed_twice_counts_as_the_last():
+    assert parse("Trainer", "--num_epoch 100 --num_epoch 1").num_epoch == 1
+
+
+def test_typed_holds_what_was_typed_and_not_the_defaults():
+    line = "--DR d --save_root s --lr 0.001 --shuffle --no-sigmoid".split()
+    assert options.parse("Trainer", line)[1] == {"DR", "save_root", "lr", "shuffle", "sigmoid"}
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_help_ends_well_and_mentions_every_flag(call, script):
+    done = call(script, "--help")
+    assert done.code == 0
+    for action in flags_of(script):
+        for name in action.option_strings:
+            assert re.search(rf"{name}\b", done.out), name
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_every_flag_has_a_help_text_and_shows_its_default(call, script):
+    out = " ".join(call(script, "--help").out.split())
+    for action in flags_of(script):
+        assert action.help
+        if action.default not in (None, False):
+            assert "%(default)s" in action.help, action.dest
+    assert "(0.001)" in out
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_without_flags_the_missing_one_is_named(call, script):
+    done = call(script)
+    assert done.code == 2
+    assert "--DR is required" in done.err
+
+
+# ---------------------------------------------------------------- published command lines
+
+PUBLISHED = {
+    "python Trainer.py --DR ../dataset --save_root ../saved_models/Without/tfr05 --lr 0.0001 "
+    "--num_epoch 100 --tfr 0.5 --tfr_d_step 0.05 --kl_anneal_type None --kl_anneal_ratio 0.5": {
+        "DR": "../dataset", "save_root": "../saved_models/Without/tfr05", "lr": 0.0001,
+        "num_epoch": 100, "tfr": 0.5, "tfr_d_step": 0.05, "kl_anneal_type": "None",
+        "kl_anneal_ratio": 0.5,
+    },
+    "python Trainer.py --DR ../dataset --save_root ../saved_models/Cyclical --lr 0.0001 "
+    "--num_epoch 200 --tfr 0 --kl_anneal_type Cyclical --kl_anneal_ratio 0.5": {
+        "DR": "../dataset", "save_root": "../saved_models/Cyclical", "lr": 0.0001,
+        "num_epoch": 200, "tfr": 0.0, "kl_anneal_type": "Cyclical", "kl_anneal_ratio": 0.5,
+    },
+    "python Trainer.py --DR ../dataset --save_root ./save_path": {
+        "DR": "../dataset", "save_root": "./save_path",
+    },
+    "python Tester.py --DR ../dataset --save_root ./save_path "
+    "--ckpt_path ./save_path/best_score.ckpt": {
+        "DR": "../dataset", "save_root": "./save_path",
+        "ckpt_path": "./save_path/best_score.ckpt",
+    },
+}  # fmt: skip
+
+
+def words(line):
+    """python Trainer.py --flag ... -> "Trainer", ["--flag", ...]"""
+    _, script, *flags = shlex.split(line)
+    return script.removesuffix(".py"), flags
+
+
+@pytest.mark.parametrize("line", PUBLISHED)
+def test_published_lines_mean_what_they_say_and_defaults_for_the_rest(line):
+    script, flags = words(line)
+    args, typed = options.parse(script, flags)
+    assert typed == set(PUBLISHED[line])
+    expected = COMMON | OWN[script] | PUBLISHED[line]
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """The place that published lines run in: beside ../dataset."""
+    make_dataset(tmp_path / "dataset")
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", [*PUBLISHED][:2])
+def test_published_training_lines_run(call, lab, line):
+    script, flags = words(line)
+    done = call(script, *flags, *SHORT, "--num_epoch", 1)
+    assert done.code == 0, done.err
+    run = lab / "repository" / PUBLISHED[line]["save_root"]
+    assert (run / "best_score.ckpt").exists()
+
+
+def test_published_training_then_testing_runs(call, lab):
+    (script, train), (tester, test) = map(words, [*PUBLISHED][2:])
+    done = call(script, *train, *SHORT, "--num_epoch", 1)
+    assert done.code == 0, done.err
+    done = call(tester, *test)
+    assert done.code == 0, done.err
+    assert (lab / "repository/save_path/submission.csv").exists()
+
+
+# ---------------------------------------------------------------- the five reports
+
+NO_DECAY = "--lr 1e-4 --lr_schedule constant"
+CYCLES = "--kl_anneal_type Cyclical --kl_anneal_ratio 0.5"
+REPORTS = {
+    "A monotonic": "--tfr_mode linear --tfr_sde 1 --kl_anneal_type Monotonic --lr .002",
+    "A cyclical": "--tfr_mode linear --tfr_sde 1 --kl_anneal_cycle 2 --lr .002",
+    "B": "--optim AdamW --lr 3e-4 --lr_schedule cosine --batch_size 2 --tfr 0 --sigmoid "
+    "--feedback features --kl_anneal_cycle 40 --kl_anneal_ratio 0.5 --kl_anneal_start 0.1",
+    "C": f"{NO_DECAY} {CYCLES} --tfr .5 --tfr_d_step .05 --tfr_sde 1 --kl_anneal_floor 1e-6",
+    "D": f"{NO_DECAY} --posterior previous --pretrain_epochs 1 --tfr 0",
+    "E cyclical": f"--tfr_mode linear --tfr_sde 0 {CYCLES}",
+    "E monotonic": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type Monotonic --kl_anneal_ratio .25",
+    "E none": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type None",
+}
+EXPECTED = {  # what the two epochs of each run must log: beta, tfr
+    "A monotonic": ([0, 0.5], [1, 1]),
+    "A cyclical": ([0, 0], [1, 1]),
+    "B": ([0.1, 0.1], [0, 0]),
+    "C": ([1e-6, 1e-6], [0.5, 0.45]),
+    "D": ([0, 0], [0, 0]),
+    "E cyclical": ([0, 0], [1, 0]),
+    "E monotonic": ([0, 1], [1, 0]),
+    "E none": ([1, 1], [1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_settings_of_every_report_run_as_they_say(call, dataset, tmp_path, name):
+    run = tmp_path / "run"
+    line = f"--DR {dataset} --save_root {run} --num_epoch 2 {REPORTS[name]}"
+    done = call("Trainer", *line.split(), *SHORT)
+    assert done.code == 0, done.err
+    rows = report.read_csv(run / "metrics.csv")
+    beta, tfr = EXPECTED[name]
+    assert [row["train/beta"] for row in rows] == pytest.approx(beta)
+    assert [row["train/tfr"] for row in rows] == pytest.approx(tfr)
+    assert (run / "best_score.ckpt").exists()
+
+
+def test_a_decoder_trained_alone_has_no_kl_and_the_cvae_after_it_has(call, dataset, tmp_path):
+    line = f"--DR {dataset} --save_root {tmp_path / 'run'} --num_epoch 2 {REPORTS['D']}"
+    call("Trainer", *line.split(), *SHORT)
+    kl = [row["train/kl"] for row in report.read_csv(tmp_path / "run/metrics.csv")]
+    assert kl[0] == 0 < kl[1]
+
+
+# ---------------------------------------------------------------- preview and device
+
+
+def test_preview_prints_a_line_an_epoch_draws_them_and_trains_nothing(call, tmp_path, monkeypatch):
+    monkeypatch.undo()  # with the plot
+    run = tmp_path / "run"
+    flags = "--num_epoch 7 --tfr_sde 3 --kl_anneal_type Monotonic --lr_milestones 5".split()
+    done = call("Trainer", "--preview", "--save_root", run, *flags)
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines() if re.match(r"\s*\d+ ", line)]
+    assert [int(row[0]) for row in rows] == list(range(7))
+    assert [float(row[2]) for row in rows] == pytest.approx([1, 1, 1, 0.9, 0.8, 0.7, 0.6])
+    assert [float(row[3]) for row in rows] == pytest.approx([1e-3] * 5 + [1e-4] * 2)
+    assert [p.name for p in run.iterdir()] == ["schedules.png"]
+    with Image.open(run / "schedules.png") as image:
+        assert len(image.convert("RGB").getcolors(2**24)) > 10
+
+
+def test_cuda_where_there_is_none_is_an_error_and_not_the_cpu(call, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "cuda:3"):
+        done = call(
+            "Trainer", "--DR", dataset, "--save_root", tmp_path / "run", *SHORT, "--device", name
+        )
+        assert done.code == 1
+        assert f"--device {name}" in done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("name", ["cpu:7", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU0", ""])
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_a_device_that_does_not_exist_is_wrong_usage(call, script, name):
+    done = call(script, "--DR", "d", "--save_root", "s", f"--device={name}")
+    assert done.code == 2
+    assert "--device" in done.err
+
+
+def device_lines(call, dataset, folder, *flags):
+    sizes = [f for f in SHORT if f not in ("--device", "cpu")]
+    done = call("Trainer", "--DR", dataset, "--save_root", folder, "--num_epoch", 1, *sizes, *flags)
+    assert done.code == 0, done.err
+    return [line for line in done.out.splitlines() if line.startswith("device:")]
+
+
+def test_without_a_device_flag_one_line_says_which_it_is(call, dataset, tmp_path):
+    assert len(device_lines(call, dataset, tmp_path / "run")) == 1
+
+
+def test_gpu_0_means_the_cpu(call, dataset, tmp_path):
+    (line,) = device_lines(call, dataset, tmp_path / "run", "--gpu", 0)
+    assert line.startswith("device: cpu")
+
+
+# ---------------------------------------------------------------- pictures and trackers on request
+
+
+def test_store_visualization_keeps_a_gif_of_every_validation(call, dataset, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--store_visualization", "--num_epoch", 2, *SHORT]
+    call("Trainer", "--DR", dataset, "--save_root", run, *flags)
+    gifs = sorted((run / "visualization").iterdir())
+    assert [p.name for p in gifs] == ["epoch=0.gif", "epoch=1.gif"]
+    assert [report.gif_frame_times(p) for p in gifs] == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("flag", "module"), [("--tensorboard", "torch.utils.tensorboard"), ("--wandb", "wandb")]
+)
+def test_a_tracker_that_is_not_installed_is_named_before_training(
+    call, dataset, tmp_path, monkeypatch, flag, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    run = tmp_path / "run"
+    done = call("Trainer", "--DR", dataset, "--save_root", run, "--num_epoch", 1, *SHORT, flag)
+    assert done.code == 1
+    assert f"{flag} needs a package: pip install {flag[2:]}" in done.err
+    assert not (run / "last.ckpt").exists()
+
+
+def test_wandb_is_sent_the_row_of_every_epoch(call, dataset, tmp_path, monkeypatch):
+    logged, begun = [], []
+
+    def init(**settings):
+        begun.append(settings)
+        return SimpleNamespace(log=lambda row, step: logged.append((step, row)))
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    run = tmp_path / "run"
+    flags = ["--wandb", "--num_epoch", 3, "--val_every", 2, *SHORT]
+    done = call("Trainer", "--DR", dataset, "--save_root", run, *flags)
+    assert done.code == 0, done.err
+    assert len(begun) == 1
+    assert begun[0]["config"]["num_epoch"] == 3
+    rows = report.read_csv(run / "metrics.csv")
+    assert [step for step, _ in logged] == [0, 1, 2]
+    for (_, sent), row in zip(logged, rows):
+        assert sent == {k: v for k, v in row.items() if v is not None}
+    assert "val/psnr" not in logged[0][1]
+
+
+def test_tensorboard_is_sent_every_number_of_every_epoch(call, dataset, tmp_path, monkeypatch):
+    scalars = []
+
+    def writer(folder):
+        add = lambda name, value, step: scalars.append((name, value, step))  # noqa: E731
+        return SimpleNamespace(add_scalar=add, flush=lambda: None)
+
+    fake = SimpleNamespace(SummaryWriter=writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    run = tmp_path / "run"
+    flags = ["--tensorboard", "--num_epoch", 2, *SHORT]
+    done = call("Trainer", "--DR", dataset, "--save_root", run, *flags)
+    assert done.code == 0, done.err
+    sent = {(name, step): value for name, value, step in scalars}
+    for row in report.read_csv(run / "metrics.csv"):
+        for name in set(row) - {"epoch"}:
+            assert sent[name, row["epoch"]] == row[name]

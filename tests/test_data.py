@@ -1,0 +1,472 @@
+"""Folders of pictures -> arrays, their cache, and the clips that training draws from them."""
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw, make_dataset
+from PIL import Image
+
+import dataloader
+from dataloader import Dataset_Dance, TrainClips, find_takes, load_test_clips
+from modules import options
+from modules.options import UserError
+
+SIZE = (12, 16)
+REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared/real_dance/clips.npz"
+
+
+def open_dance(root, mode="train", length=4, **more):
+    return Dataset_Dance(root, mode, length, size=SIZE, workers=2, **more)
+
+
+def resized(path, size=SIZE):
+    """What PIL makes of a picture, without any code of the package."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
+
+
+def caches(folder, pattern="*.npy"):
+    return sorted(p.name for p in folder.rglob(pattern))
+
+
+# ---------------------------------------------------------------- clips of a split
+
+
+def test_clips_are_consecutive_and_do_not_overlap(dataset):
+    clips = open_dance(dataset, length=5)
+    assert len(clips) == 3  # of 16 frames; the last one is left over
+    for index in range(3):
+        for name, pictures in zip(("img", "label"), clips[index]):
+            for i, picture in enumerate(pictures):
+                path = dataset / f"train/train_{name}/frame{index * 5 + i:06d}.png"
+                expected = torch.tensor(resized(path)).permute(2, 0, 1).float() / 255
+                assert torch.equal(picture, expected)
+
+
+def test_reading_past_the_last_clip_ends_a_loop_over_the_dataset(dataset):
+    assert len(list(open_dance(dataset, length=5))) == 3
+
+
+@pytest.mark.parametrize(("partial", "clips"), [(1.0, 4), (0.5, 2), (0.49, 1), (0.25, 1)])
+def test_partial_is_the_share_of_the_frames_that_is_used(dataset, partial, clips):
+    assert len(open_dance(dataset, partial=partial)) == clips
+
+
+def test_too_small_a_share_for_one_clip_is_an_error(dataset):
+    with pytest.raises(UserError, match="--train_vi_len"):
+        open_dance(dataset, partial=0.2)
+
+
+def test_values_are_floats_in_0_to_1_and_reach_both_ends(tmp_path):
+    root = make_dataset(tmp_path / "data")
+    for value in (0, 255):
+        path = root / f"val/val_img/frame{value // 255:06d}.png"
+        Image.new("RGB", (32, 24), (value,) * 3).save(path)
+    frames, poses = open_dance(root, "val", 6)[0]
+    assert frames.dtype == poses.dtype == torch.float32
+    assert frames.shape == poses.shape == (6, 3, *SIZE)
+    assert (frames.min().item(), frames.max().item()) == (0, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_decoding_is_pils_bilinear_resize_of_the_rgb_picture(tmp_path, mode):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "frame0.png"
+    Image.fromarray(rng.integers(0, 256, (40, 90, 3), np.uint8)).convert(mode).save(path)
+    assert np.array_equal(dataloader.decode(path, (32, 64)), resized(path, (32, 64)))
+
+
+@pytest.mark.parametrize("names", ["frame{}.png", "{}.png", "frame{:06d}.png", "Frame{}.PNG"])
+def test_order_is_numeric_whatever_the_number_of_digits(tmp_path, names):
+    numbers = [100, 2, 10, 9, 1, 11]
+    for kind, pose in (("img", False), ("label", True)):
+        folder = tmp_path / f"train/train_{kind}"
+        folder.mkdir(parents=True)
+        for n in numbers:
+            draw(n, pose).save(folder / names.format(n))
+    clips = open_dance(tmp_path, length=6)
+    folder = tmp_path / "train/train_img"
+    expected = [resized(folder / names.format(n)) for n in sorted(numbers)]
+    assert np.array_equal(clips.frames, expected)
+    assert list(clips.numbers) == sorted(numbers)
+
+
+def test_frame_and_pose_pair_by_number_though_digits_differ(tmp_path):
+    for kind, name in (("img", "frame{}.png"), ("label", "frame{:06d}.png")):
+        (tmp_path / f"train/train_{kind}").mkdir(parents=True)
+        for n in (2, 10, 1, 9):
+            draw(n, kind == "label").save(tmp_path / f"train/train_{kind}" / name.format(n))
+    poses = open_dance(tmp_path).poses
+    folder = tmp_path / "train/train_label"
+    assert np.array_equal(poses, [resized(folder / f"frame{n:06d}.png") for n in (1, 2, 9, 10)])
+
+
+def test_poses_without_a_frame_are_left_out(dataset):
+    draw(99, True).save(dataset / "train/train_label/frame000099.png")
+    assert len(open_dance(dataset).poses) == 16
+
+
+@pytest.mark.parametrize("above", ["", "LAB4_Dataset", "LAB4_Dataset/LAB4_Dataset"])
+def test_the_nested_zip_is_found_from_above(tmp_path, above):
+    make_dataset(tmp_path / "data" / above)
+    assert len(open_dance(tmp_path / "data")) == 4
+    assert len(load_test_clips(tmp_path / "data", SIZE)) == 2
+
+
+def test_hidden_and_foreign_files_among_the_pictures_are_passed_over(dataset):
+    for name in ("._frame000001.png", "Thumbs.db", ".DS_Store", "notes.txt"):
+        (dataset / "train/train_img" / name).write_bytes(b"no picture")
+    assert len(open_dance(dataset).frames) == 16
+
+
+def test_a_picture_without_a_number_is_named_in_the_error(dataset):
+    shutil.copy(dataset / "train/train_img/frame000001.png", dataset / "train/train_img/copy.png")
+    with pytest.raises(UserError, match=r"copy\.png"):
+        open_dance(dataset)
+
+
+def test_test_clips_come_in_numeric_order_each_at_its_length(tmp_path):
+    lengths = [3, 4, 5, 2, 6, 3, 4, 5, 2, 6, 7]  # folders 0 .. 10
+    root = make_dataset(tmp_path / "data", clips=lengths)
+    clips = load_test_clips(root, SIZE)
+    assert [len(poses) for _, poses in clips] == lengths
+    for i, (given, _) in enumerate(clips):
+        path = root / f"test/test_img/{i}/frame{100 * i:06d}.png"
+        assert np.array_equal((given * 255).round(), resized(path).transpose(2, 0, 1))
+
+
+# ---------------------------------------------------------------- the cache
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Call it, and from then on every decoding fails."""
+
+    def start():
+        def decode(path, size):
+            raise AssertionError(f"{path} was decoded again")
+
+        monkeypatch.setattr(dataloader, "decode", decode)
+
+    return start
+
+
+def test_opening_again_decodes_nothing(dataset, no_decoding):
+    first = np.array(open_dance(dataset).frames)
+    no_decoding()
+    assert np.array_equal(open_dance(dataset).frames, first)
+
+
+def test_train_and_val_caches_do_not_displace_each_other(dataset, no_decoding):
+    for mode in ("train", "val"):
+        open_dance(dataset, mode)
+    no_decoding()
+    for mode, count in (("train", 16), ("val", 6)):
+        assert len(open_dance(dataset, mode).frames) == count
+
+
+def touch_later(path):
+    """Give a file another time, as writing it a moment later would."""
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10_000_000))
+
+
+def change_one(folder):
+    draw(77, False).save(folder / "frame000003.png")
+    touch_later(folder / "frame000003.png")
+
+
+def add_one(folder):
+    for kind in ("img", "label"):
+        draw(16, False).save(folder.parent / f"train_{kind}/frame000016.png")
+
+
+def remove_one(folder):
+    (folder / "frame000015.png").unlink()
+
+
+def rename_one(folder):
+    for kind in ("img", "label"):
+        pictures = folder.parent / f"train_{kind}"
+        (pictures / "frame000003.png").rename(pictures / "frame000099.png")
+
+
+@pytest.mark.parametrize("alter", [change_one, add_one, remove_one, rename_one])
+def test_an_altered_folder_is_decoded_again_and_its_old_cache_removed(dataset, alter):
+    open_dance(dataset)
+    before = caches(dataset, "train-frames*.npy")
+    alter(dataset / "train/train_img")
+    clips = open_dance(dataset)
+    files = sorted((dataset / "train/train_img").iterdir())
+    assert np.array_equal(clips.frames, [resized(p) for p in files])
+    after = caches(dataset, "train-frames*.npy")
+    assert len(before) == len(after) == 1
+    assert before != after
+
+
+def test_another_size_is_decoded_and_the_first_size_kept(dataset, no_decoding):
+    open_dance(dataset)
+    other = Dataset_Dance(dataset, "train", 4, size=(14, 16))
+    path = dataset / "train/train_img/frame000005.png"
+    assert np.array_equal(other.frames[5], resized(path, (14, 16)))
+    no_decoding()
+    assert open_dance(dataset).frames.shape == (16, *SIZE, 3)
+
+
+def failing_at(number, error):
+    def decode(path, size):
+        if dataloader.frame_number(path) == number:
+            raise error
+        return resized(path, size)
+
+    return decode
+
+
+@pytest.mark.parametrize("error", [UserError("unreadable"), KeyboardInterrupt(), MemoryError()])
+def test_a_decoding_that_breaks_off_leaves_no_cache_and_no_temporary(dataset, monkeypatch, error):
+    monkeypatch.setattr(dataloader, "decode", failing_at(7, error))
+    with pytest.raises(type(error)):
+        open_dance(dataset)
+    assert caches(dataset) == caches(dataset, "*.partial") == []
+    monkeypatch.undo()
+    assert len(open_dance(dataset).frames) == 16
+
+
+def test_a_damaged_cache_is_decoded_again_or_named_in_an_error(dataset):
+    expected = np.array(open_dance(dataset).frames)
+    (cache,) = dataset.rglob("train-frames*.npy")
+    cache.write_bytes(cache.read_bytes()[:200])
+    try:
+        assert np.array_equal(open_dance(dataset).frames, expected)
+    except UserError as error:
+        assert cache.name in str(error)
+
+
+def test_a_finished_cache_is_never_taken_from_under_another_run(dataset, monkeypatch):
+    """Where there is no lock two runs may build one cache; the second must only replace it."""
+    open_dance(dataset)
+    (target,) = dataset.rglob("train-frames*.npy")
+    files = dataloader.list_pictures(dataset / "train/train_img")
+    there, rename = [], os.replace
+
+    def replace(source, goal):
+        there.append(Path(goal).exists())
+        rename(source, goal)
+
+    monkeypatch.setattr(os, "replace", replace)
+    stem = target.name.rpartition("_")[0] + "_"
+    dataloader.build_cache(files, SIZE, target, stem, 1)
+    assert there == [True]
+
+
+def checksums(root, barrier, answers):
+    barrier.wait()
+    clips = open_dance(root)
+    answers.put(
+        [hashlib.sha256(np.array(a).tobytes()).hexdigest() for a in (clips.frames, clips.poses)]
+    )
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_processes_that_open_at_once_all_get_the_right_pictures(dataset, stale):
+    if stale:
+        open_dance(dataset)
+        change_one(dataset / "train/train_img")
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(6), context.Queue()
+    children = [
+        context.Process(target=checksums, args=(dataset, barrier, answers)) for _ in range(6)
+    ]
+    for child in children:
+        child.start()
+    found = [answers.get(timeout=60) for _ in children]
+    for child in children:
+        child.join(timeout=60)
+    folders = (dataset / "train/train_img", dataset / "train/train_label")
+    arrays = [np.stack([resized(p) for p in sorted(f.iterdir())]) for f in folders]
+    assert found == [[hashlib.sha256(a.tobytes()).hexdigest() for a in arrays]] * 6
+    assert len(caches(dataset)) == 2
+    assert caches(dataset, "*.partial") == []
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_cache_place_that_is_a_file_is_an_error_that_names_cache_dir(dataset, tmp_path, typed):
+    place = tmp_path / "file" if typed else dataset / ".cache"
+    place.write_text("in the way")
+    with pytest.raises(UserError, match="--cache_dir") as caught:
+        open_dance(dataset, cache_dir=place if typed else None)
+    assert str(place) in str(caught.value)
+    assert place.read_text() == "in the way"
+
+
+def test_a_full_disk_is_an_error_that_names_cache_dir(dataset, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="--cache_dir"):
+        open_dance(dataset)
+    assert caches(dataset) == caches(dataset, "*.partial") == []
+
+
+def test_one_cache_dir_keeps_the_caches_of_two_datasets(tmp_path, no_decoding):
+    place = tmp_path / "place"
+    roots = [make_dataset(tmp_path / name, train=count) for name, count in (("a", 8), ("b", 12))]
+    for root in roots:
+        open_dance(root, cache_dir=place)
+        assert not (root / ".cache").exists()
+    no_decoding()
+    assert [len(open_dance(root, cache_dir=place).frames) for root in roots] == [8, 12]
+    assert len(caches(place)) == 4
+
+
+# ---------------------------------------------------------------- clips of an epoch
+
+
+def calm_dataset(count, numbers=None):
+    """A stand-in for a Dataset_Dance: one take of grey pictures."""
+    frames = np.full((count, 2, 2, 3), 100, np.uint8)
+    numbers = np.arange(count) if numbers is None else np.asarray(numbers)
+    return SimpleNamespace(frames=frames, poses=frames, numbers=numbers)
+
+
+def train_clips(line, dataset):
+    args = options.build_parser("Trainer").parse_args(["--train_vi_len", "4", *line.split()])
+    return TrainClips(dataset, args, "cpu")
+
+
+ALL_RANDOM = "--shuffle --random_offset --jump_start 0.5"
+
+
+def test_clips_are_in_order_by_default():
+    clips = train_clips("", calm_dataset(10))
+    for epoch in range(3):
+        assert clips.clips_at(epoch).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_clips_depend_on_seed_and_epoch_alone():
+    line = f"{ALL_RANDOM} --seed 3"
+    first = train_clips(line, calm_dataset(60))
+    expected = [first.clips_at(epoch).tolist() for epoch in range(5)]
+    np.random.seed(1)
+    torch.manual_seed(1)
+    second = train_clips(line, calm_dataset(60))
+    assert [second.clips_at(epoch).tolist() for epoch in (4, 2, 2)] == [
+        expected[e] for e in (4, 2, 2)
+    ]
+    other = train_clips(f"{ALL_RANDOM} --seed 4", calm_dataset(60))
+    assert len({str(c) for c in expected}) == 5
+    assert other.clips_at(0).tolist() != expected[0]
+
+
+def test_shuffle_uses_every_frame_once_in_a_new_order_every_epoch():
+    clips = train_clips("--shuffle", calm_dataset(40))
+    orders = [clips.clips_at(epoch) for epoch in range(4)]
+    for order in orders:
+        assert sorted(order.ravel()) == list(range(40))
+        assert (np.diff(order, axis=1) == 1).all()
+    assert len({str(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 7, 8, 41])
+def test_random_offset_takes_every_legal_offset_and_no_other(count):
+    clips = train_clips("--random_offset", calm_dataset(count))
+    offsets = set()
+    for epoch in range(60):
+        order = clips.clips_at(epoch)
+        assert order.ravel().tolist() == list(range(order[0, 0], order[-1, -1] + 1))
+        assert order[-1, -1] < count
+        assert count - 1 - order[-1, -1] < 4  # no clip that would fit is left out
+        offsets.add(int(order[0, 0]))
+    assert offsets == set(range(min(4, count - 3)))
+
+
+def test_random_offset_stays_within_the_partial_share():
+    clips = train_clips("--random_offset --partial 0.5", calm_dataset(41))
+    assert all(clips.clips_at(epoch).max() < 20 for epoch in range(20))
+
+
+def test_the_fast_start_lasts_exactly_its_epochs():
+    clips = train_clips("--fast_train --fast_partial 0.5 --fast_train_epoch 3", calm_dataset(40))
+    assert [len(clips.clips_at(epoch)) for epoch in range(6)] == [5, 5, 5, 10, 10, 10]
+
+
+def test_without_fast_train_every_epoch_is_whole():
+    assert len(train_clips("", calm_dataset(40)).clips_at(0)) == 10
+
+
+def test_a_fast_start_too_short_for_a_clip_names_its_flag():
+    clips = train_clips("--fast_train --fast_partial 0.05", calm_dataset(40))
+    with pytest.raises(UserError, match="--fast_partial"):
+        clips.clips_at(0)
+
+
+def test_batches_are_the_clips_in_order_the_last_one_smaller(dataset):
+    args = options.build_parser("Trainer").parse_args(["--train_vi_len", "5"])
+    data = open_dance(dataset, length=5)
+    clips = TrainClips(data, args, "cpu")
+    batches = list(clips.batches(0))
+    assert [len(frames) for frames, _ in batches] == [2, 1]
+    assert clips.num_batches(0) == 2
+    for kind in (0, 1):
+        together = torch.cat([batch[kind] for batch in batches])
+        assert torch.equal(together, torch.stack([data[i][kind] for i in range(3)]))
+
+
+# ---------------------------------------------------------------- takes and jump starts
+
+
+def test_takes_change_where_numbers_skip():
+    numbers = [*range(10), *range(50, 55), 60]
+    takes = find_takes(calm_dataset(16, numbers))
+    assert takes.tolist() == [[0, 9]] * 10 + [[10, 14]] * 5 + [[15, 15]]
+
+
+def test_takes_change_where_pictures_jump_and_not_where_they_move(dataset):
+    moving = open_dance(dataset)
+    assert find_takes(moving).tolist() == [[0, 15]] * 16
+    jumping = SimpleNamespace(frames=np.array(moving.frames), numbers=moving.numbers)
+    jumping.frames[6:] = 255 - jumping.frames[6:]
+    assert find_takes(jumping).tolist() == [[0, 5]] * 6 + [[6, 15]] * 10
+
+
+@pytest.mark.skipif(not REAL_CLIPS.exists(), reason="needs ../shared/real_dance")
+def test_real_dancing_however_fast_is_one_take():
+    clips = np.load(REAL_CLIPS)
+    frames = np.concatenate([clips[f"frames_{i}"] for i in range(5)])  # of one unbroken take
+    takes = find_takes(SimpleNamespace(frames=frames, numbers=np.arange(len(frames))))
+    assert np.unique(takes, axis=0).tolist() == [[0, len(frames) - 1]]
+
+
+def two_takes():
+    return calm_dataset(400, [*range(200), *range(1000, 1200)])
+
+
+def test_a_jump_start_replaces_the_first_frame_by_one_of_the_same_take():
+    clips = train_clips("--jump_start 1", two_takes())
+    starts = np.arange(0, 400, 4)
+    seen = set()
+    for epoch in range(20):
+        order = clips.clips_at(epoch)
+        assert np.array_equal(order[:, 1:], starts[:, None] + [1, 2, 3])
+        assert np.array_equal(order[:, 0] < 200, starts < 200)
+        seen |= set(order[:, 0].tolist())
+    assert {0, 199, 200, 399} <= seen  # the whole take, up to its ends
+
+
+@pytest.mark.parametrize("share", [0.25, 0.8])
+def test_only_the_asked_share_of_clips_jumps(share):
+    clips = train_clips(f"--jump_start {share}", calm_dataset(8000))
+    jumped = np.mean([clips.clips_at(e)[:, 0] != np.arange(0, 8000, 4) for e in range(5)])
+    assert jumped == pytest.approx(share, abs=0.02)  # of 10,000 tosses: five deviations
+
+
+def test_jump_starts_leave_the_order_of_the_clips_as_it_is():
+    with_jumps = train_clips("--shuffle --jump_start 0.5", calm_dataset(80)).clips_at(2)
+    without = train_clips("--shuffle", calm_dataset(80)).clips_at(2)
+    assert np.array_equal(with_jumps[:, 1:], without[:, 1:])
+    assert not np.array_equal(with_jumps, without)

@@ -1,0 +1,499 @@
+"""Tester.py: what it writes is the rollout of the checkpoint, and its scores are what they say."""
+
+import copy
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHORT, TINY, make_dataset
+from PIL import Image, ImageSequence
+
+import dataloader
+import Tester
+import Trainer
+from modules import options, report
+from modules.models import VAE_Model, noise_source
+
+SIZE = (12, 16)
+VALUES = 3 * 12 * 16
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Drawing takes longest, and no test here looks at a plot."""
+    no_plots_in(monkeypatch)
+
+
+def no_plots_in(patch):
+    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
+        patch.setattr(report, name, lambda *clips: None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A dataset with test clips of 6 and 5 frames, and a run of one epoch on it."""
+    base = tmp_path_factory.mktemp("trained")
+    data, run = make_dataset(base / "data"), base / "run"
+    flags = ["--DR", str(data), "--save_root", str(run), "--num_epoch", "1", *SHORT]
+    with pytest.MonkeyPatch.context() as patch:
+        no_plots_in(patch)
+        Trainer.train_or_validate(*options.parse("Trainer", flags))
+    return SimpleNamespace(data=data, best=run / "best_score.ckpt")
+
+
+@pytest.fixture
+def run_test(call, trained, tmp_path):
+    """run_test(flag, ...) -> the run folder, and what was printed, of a test that went well."""
+
+    def run(*flags, ckpt=trained.best, data=trained.data, name="test"):
+        folder = tmp_path / name
+        places = ["--DR", data, "--save_root", folder, "--ckpt_path", ckpt]
+        done = call("Tester", *places, "--precision", "float32", "--device", "cpu", *flags)
+        assert done.code == 0, done.err
+        return folder, done.out
+
+    return run
+
+
+def read_submission(folder):
+    with open(folder / "submission.csv") as file:
+        header = next(file).strip().split(",")
+        return header, np.array([[int(v) for v in line.split(",")] for line in file])
+
+
+def scores_of(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+def model_of(path, **changes):
+    """The net of a checkpoint of ours, put together here."""
+    checkpoint = torch.load(path, weights_only=True)
+    model = VAE_Model(SimpleNamespace(**checkpoint["args"] | {"precision": "float32"} | changes))
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()
+
+
+def rollouts(path, data, seed=0, kind="sample"):
+    """The predictions that a test of this checkpoint must arrive at, clip by clip."""
+    model, clips = model_of(path), []
+    for i, (given, poses) in enumerate(dataloader.load_test_clips(data, SIZE)):
+        frames = model.rollout(given[None, None], poses[None], noise_source(kind, seed, [i]))
+        clips.append(torch.cat([*frames]).numpy())
+    return clips
+
+
+def to_rows(clips):
+    rows = np.concatenate([clip.reshape(len(clip), -1) for clip in clips])
+    return np.rint(255 * np.clip(rows, 0, 1)).astype(int)
+
+
+# ---------------------------------------------------------------- the same number as in training
+
+
+def as_test_clip(root):
+    """Make the validation clip the one test clip."""
+    shutil.rmtree(root / "test")
+    shutil.copytree(root / "val/val_label", root / "test/test_label/0")
+    (root / "test/test_img/0").mkdir(parents=True)
+    shutil.copy(root / "val/val_img/frame000000.png", root / "test/test_img/0")
+
+
+@pytest.mark.parametrize("flags", ["--z_source sample", "--z_source mean", "--ema 0.5 --sigmoid"])
+def test_the_best_validation_psnr_is_what_the_tester_scores(call, dataset, tmp_path, flags):
+    as_test_clip(dataset)
+    places = ["--DR", dataset, "--save_root", tmp_path / "run"]
+    done = call("Trainer", *places, *SHORT, *flags.split(), "--num_epoch", 2, "--seed", 5)
+    assert done.code == 0, done.err
+    best = max(row["val/psnr"] for row in report.read_csv(tmp_path / "run/metrics.csv"))
+    ckpt = tmp_path / "run/best_score.ckpt"
+    assert torch.load(ckpt, weights_only=True)["best_score"] == best
+    tested = call("Tester", *places, "--ckpt", ckpt, "--truth", dataset / "val/val_img")
+    assert scores_of(tmp_path / "run")["mean"]["psnr"] == pytest.approx(best, abs=1e-5)
+    assert f"{best:.3f}" in tested.out
+    validated = call("Trainer", *places, "--test", "--ckpt", ckpt, *SHORT)
+    for printed in (done.out, validated.out):
+        assert f"PSNR {best:.2f} dB" in printed
+
+
+# ---------------------------------------------------------------- submission.csv
+
+
+def test_submission_has_the_contracts_shape(run_test):
+    header, rows = read_submission(run_test()[0])
+    assert header == ["id", *map(str, range(VALUES))]
+    assert rows.shape == (6 + 5, 1 + VALUES)
+    assert rows[:, 0].tolist() == list(range(11))
+    assert rows[:, 1:].min() >= 0
+    assert rows[:, 1:].max() <= 255
+
+
+def test_the_first_row_of_a_clip_is_the_given_frame_exactly(run_test, trained):
+    _, rows = read_submission(run_test()[0])
+    for row, clip in ((0, 0), (6, 1)):
+        path = trained.data / f"test/test_img/{clip}/frame{100 * clip:06d}.png"
+        with Image.open(path) as image:
+            picture = np.asarray(image.convert("RGB").resize((16, 12), Image.BILINEAR))
+        assert np.array_equal(rows[row, 1:], picture.transpose(2, 0, 1).ravel())
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("sample", 0), ("sample", 7), ("mean", 0)])
+def test_rows_are_the_rounded_and_clipped_rollout_as_c_h_w(run_test, trained, kind, seed):
+    _, rows = read_submission(run_test("--z_source", kind, "--seed", seed)[0])
+    expected = to_rows(rollouts(trained.best, trained.data, seed, kind))
+    assert np.array_equal(rows[:6, 1:], expected[:6])  # the longest clip is not padded
+    assert np.abs(rows[:, 1:] - expected).max() <= 1  # nor does padding change the other
+
+
+def test_values_outside_0_to_1_are_clipped_and_do_not_wrap_round(run_test, trained, tmp_path):
+    bright = torch.load(trained.best, weights_only=True)
+    bias = bright["state_dict"]["Generator.7.bias"]
+    bias += torch.tensor([5.0, -5.0, 0.0])
+    torch.save(bright, tmp_path / "bright.ckpt")
+    folder, _ = run_test(ckpt=tmp_path / "bright.ckpt")
+    predicted = read_submission(folder)[1][1:6, 1:].reshape(5, 3, -1)
+    assert (predicted[:, 0] == 255).all()
+    assert (predicted[:, 1] == 0).all()
+    with Image.open(folder / "pred_seq0.gif") as gif:
+        gif.seek(1)
+        red, green, _ = gif.convert("RGB").getpixel((3, 3))
+    assert red > 240 > 15 > green
+
+
+def test_same_seed_same_bytes_and_another_seed_other_frames(run_test):
+    first, again, other = (
+        (run_test("--seed", seed, name=name)[0] / "submission.csv").read_bytes()
+        for seed, name in ((1, "first"), (1, "again"), (2, "other"))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_the_seed_is_the_checkpoints_unless_typed(run_test):
+    default, zero = run_test(name="a")[0], run_test("--seed", 0, name="b")[0]
+    assert np.array_equal(read_submission(default)[1], read_submission(zero)[1])
+
+
+def test_batching_changes_no_clip(run_test):
+    together = read_submission(run_test(name="together")[0])[1]
+    alone = read_submission(run_test("--batch_size", 1, name="alone")[0])[1]
+    assert np.abs(together - alone).max() <= 1
+
+
+def test_val_vi_len_shortens_every_clip(run_test, tmp_path):
+    data = make_dataset(tmp_path / "data")
+    shutil.rmtree(data / "test/test_truth")
+    whole = read_submission(run_test(data=data, name="a")[0])[1]
+    short = read_submission(run_test("--val_vi_len", 4, data=data, name="b")[0])[1]
+    assert len(short) == 8
+    assert np.abs(short[:4, 1:] - whole[:4, 1:]).max() <= 1
+
+
+# ---------------------------------------------------------------- gifs
+
+
+def played(path, ms=20):
+    """The picture shown at every frame time, by PIL alone."""
+    with Image.open(path) as gif:
+        frames = [(f.info["duration"], f.convert("RGB")) for f in ImageSequence.Iterator(gif)]
+    assert all(duration % ms == 0 for duration, _ in frames)
+    return [np.asarray(frame) for duration, frame in frames for _ in range(duration // ms)]
+
+
+def clip_of(values):
+    """A clip whose frame t is plain grey, but for a bar, of brightness values[t]."""
+    clip = np.repeat(np.array(values, np.uint8), 8 * 12 * 3).reshape(-1, 8, 12, 3).copy()
+    clip[:, :4, :3] = (200, 30, 60)
+    return clip
+
+
+PAUSES = [0] * 200 + [50] * 229 + [100] * 200 + [150]
+CLIPS = {
+    "all differ": [t % 250 for t in range(630)],
+    "all the same": [77] * 630,
+    "pairs": [t // 2 % 250 for t in range(630)],
+    "pauses": PAUSES,
+    "a still end": [*range(100), *[99] * 530],
+    "two frames": [1, 1],
+    "one frame": [1],
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_gif_plays_all_its_frame_times_though_neighbours_merge(tmp_path, name):
+    clip, path = clip_of(CLIPS[name]), tmp_path / "clip.gif"
+    report.write_gif(path, clip)
+    shown = played(path)
+    assert report.gif_frame_times(path) == len(shown) == len(clip)
+    assert np.abs(np.stack(shown).astype(int) - clip).max() <= 4  # colours of a palette
+    with Image.open(path) as gif:
+        assert gif.info.get("loop") == 0
+
+
+def test_gifs_of_clips_of_different_length_have_their_own_length(run_test):
+    folder, _ = run_test()
+    assert [len(played(folder / f"pred_seq{i}.gif")) for i in (0, 1)] == [6, 5]
+    assert not list(folder.glob("seq*"))
+
+
+def test_make_gif_writes_the_three_gifs_of_2023_with_what_their_names_say(run_test, trained):
+    folder, _ = run_test("--make_gif")
+    for i, length in ((0, 6), (1, 5)):
+        names = {p.name for p in (folder / f"seq{i}").iterdir()}
+        assert names == {"pred_seq.gif", "pose.gif", "ground_truth.gif"}
+        assert {len(played(folder / f"seq{i}" / name)) for name in names} == {length}
+        for name, kind in (("pose", "label"), ("ground_truth", "truth")):
+            files = sorted((trained.data / f"test/test_{kind}/{i}").iterdir())
+            shown = played(folder / f"seq{i}" / f"{name}.gif")
+            expected = [dataloader.decode(p, SIZE).astype(int) for p in files]
+            assert np.abs(np.stack(shown) - expected).mean() < 4
+    assert played(folder / "seq0/pred_seq.gif")[2].tobytes() == (
+        played(folder / "pred_seq0.gif")[2].tobytes()
+    )
+
+
+# ---------------------------------------------------------------- scores
+
+
+def psnr(pred, true):
+    """(T,) in double precision, frame by frame."""
+    mse = ((np.clip(pred, 0, 1) - true).astype(float) ** 2).reshape(len(pred), -1).mean(1)
+    return -10 * np.log10(mse)
+
+
+def true_clip(data, i):
+    files = sorted((data / f"test/test_truth/{i}").iterdir())
+    return np.stack([dataloader.decode(p, SIZE) for p in files]).transpose(0, 3, 1, 2) / 255
+
+
+def test_scores_are_the_three_averages_under_their_names(run_test, trained):
+    folder, printed = run_test()
+    scores = scores_of(folder)
+    assert {"psnr", "psnr_2023_tester", "psnr_competition"} == set(scores["averages"])
+    for i, pred in enumerate(rollouts(trained.best, trained.data)):
+        true, found = true_clip(trained.data, i), scores["clips"][i]
+        values = psnr(pred, true)[1:]
+        rounded = psnr(np.rint(np.clip(pred, 0, 1) * 255) / 255, true)[1:601]
+        assert found["psnr"] == pytest.approx(values.mean(), abs=1e-4)
+        assert found["psnr_min"] == pytest.approx(values.min(), abs=1e-4)
+        assert found["psnr_2023_tester"] == pytest.approx(
+            values.sum() / (len(values) - 1), abs=1e-4
+        )
+        assert found["psnr_competition"] == pytest.approx(rounded.mean(), abs=1e-4)
+        copied = psnr(np.repeat(true[:1], len(true) - 1, 0), true[1:]).mean()
+        assert found["psnr_first_frame_repeated"] == pytest.approx(copied, abs=1e-4)
+    for name in scores["averages"]:
+        mean = np.mean([clip[name] for clip in scores["clips"]])
+        assert scores["mean"][name] == pytest.approx(mean)
+        assert scores["averages"][name] in printed
+        assert f"{mean:.3f}" in printed
+
+
+def write_truth_csv(path, data):
+    rows = to_rows([true_clip(data, i) for i in (0, 1)])
+    lines = [",".join(["id", *map(str, range(VALUES))])]
+    lines += [",".join(map(str, [i, *row])) for i, row in enumerate(rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_truth_gives_the_same_scores_as_folders_and_as_csv(run_test, trained, tmp_path):
+    write_truth_csv(tmp_path / "truth.csv", trained.data)
+    default = scores_of(run_test(name="a")[0])
+    folders = scores_of(run_test("--truth", trained.data / "test/test_truth", name="b")[0])
+    table = scores_of(run_test("--truth", tmp_path / "truth.csv", name="c")[0])
+    assert default == folders == table
+
+
+def test_truth_of_one_clip_may_be_a_folder_of_pictures(run_test, tmp_path):
+    data = make_dataset(tmp_path / "one", clips=(6,))
+    default = scores_of(run_test(data=data, name="a")[0])
+    folder = data / "test/test_truth/0"
+    assert scores_of(run_test("--truth", folder, data=data, name="b")[0]) == default
+
+
+def test_a_perfect_prediction_scored_as_truth_is_100_db(run_test, tmp_path):
+    """A submission given back as truth: all that is left is its rounding."""
+    folder, _ = run_test(name="a")
+    again, _ = run_test("--truth", folder / "submission.csv", name="b")
+    assert scores_of(again)["mean"]["psnr_competition"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("change", ["one frame less", "one clip less"])
+def test_truth_of_the_wrong_length_is_an_error_that_says_so(call, trained, tmp_path, change):
+    truth = shutil.copytree(trained.data / "test/test_truth", tmp_path / "truth")
+    if change == "one frame less":
+        (truth / "0/frame000005.png").unlink()
+    else:
+        shutil.rmtree(truth / "1")
+    places = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
+    done = call("Tester", *places, "--truth", truth)
+    assert done.code == 1
+    assert str(truth) in done.err
+    assert not (tmp_path / "run/scores.json").exists()
+
+
+def test_without_truth_nothing_is_scored_and_all_else_is_written(run_test, tmp_path):
+    data = make_dataset(tmp_path / "data")
+    shutil.rmtree(data / "test/test_truth")
+    folder, printed = run_test("--make_gif", data=data)
+    assert "nothing is scored" in printed
+    assert not (folder / "scores.json").exists()
+    assert (folder / "submission.csv").exists()
+    assert {p.name for p in (folder / "seq0").iterdir()} == {"pred_seq.gif", "pose.gif"}
+
+
+# ---------------------------------------------------------------- flags at test
+
+
+def test_flags_of_training_are_named_in_a_note(run_test):
+    printed = run_test("--lr", 0.1, "--shuffle", "--kl_anneal_type", "None")[1]
+    (note,) = [line for line in printed.splitlines() if line.startswith("note:")]
+    for flag in ("--lr", "--shuffle", "--kl_anneal_type"):
+        assert flag in note
+    assert "--DR" not in note
+    assert "note:" not in run_test("--make_gif", name="other")[1]
+
+
+def test_a_file_spoilt_after_writing_is_noticed_unless_no_sanity(
+    call, trained, tmp_path, monkeypatch
+):
+    write = Tester.Tester.write_submission
+
+    def spoil(self, clips):
+        write(self, clips)
+        path = self.folder / "submission.csv"
+        path.write_bytes(path.read_bytes()[:-3] + b"9\n")
+
+    monkeypatch.setattr(Tester.Tester, "write_submission", spoil)
+    places = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
+    done = call("Tester", *places)
+    assert done.code == 1
+    assert "submission.csv" in done.err
+    assert call("Tester", *places, "--no_sanity").code == 0
+
+
+# ---------------------------------------------------------------- files of the course's template
+
+
+@pytest.fixture
+def template(args, tmp_path):
+    """A published file: weights, "optimizer" = the weights again, and three numbers."""
+    torch.manual_seed(0)
+    model = VAE_Model(args)
+    model.label_transformation[2].running_mean.fill_(3.0)  # not what any one picture has
+    model.Generator[-1].weight.data *= 30  # what is fed back counts
+    model.Generator[-1].bias.data = torch.tensor([8.0, 0.5, 0.5])  # and red leaves 0..1
+    weights = model.state_dict()
+    path = tmp_path / "Best.ckpt"
+    file = {"state_dict": weights, "optimizer": weights, "lr": 1e-5, "tfr": 0.3, "last_epoch": 42}
+    torch.save(file, path)
+    return SimpleNamespace(path=path, model=model, weights=weights)
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """The models that Tester.py rolls out, as they were then."""
+    models, roll_out = [], Tester.roll_out
+
+    def spy(model, *more):
+        models.append(model)
+        return roll_out(model, *more)
+
+    monkeypatch.setattr(Tester, "roll_out", spy)
+    return models
+
+
+PICTURE = ("--frame_H", 12, "--frame_W", 16)
+
+
+def test_a_template_file_is_read_with_its_sizes_and_statistics_per_image(run_test, template, spied):
+    printed = run_test(*PICTURE, ckpt=template.path)[1]
+    (model,) = spied
+    assert model.label_transformation.per_image
+    assert "from the course" in printed
+    assert "per image" in printed
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, template.weights[name])
+
+
+def as_its_author_saw(model, given, poses, highest=100.0):
+    """The template's loop: BatchNorm in training mode, one frame at a time, no clamp, z = 0."""
+    frames, model = [given[None]], copy.deepcopy(model).train()
+    with torch.no_grad():
+        for pose in poses[1:, None]:
+            previous = model.frame_transformation(frames[-1].clamp(max=highest))
+            z = torch.zeros(1, model.args.N_dim, *SIZE)
+            fused = model.Decoder_Fusion(previous, model.label_transformation(pose), z)
+            frames.append(model.Generator(fused))
+    return torch.cat(frames).numpy()
+
+
+def test_a_template_file_predicts_what_its_author_saw(run_test, template, trained):
+    _, rows = read_submission(run_test(*PICTURE, "--z_source", "mean", ckpt=template.path)[0])
+    given, poses = dataloader.load_test_clips(trained.data, SIZE)[0]
+    seen = as_its_author_saw(template.model, given, poses)
+    clamped = as_its_author_saw(template.model, given, poses, highest=1.0)
+    assert np.abs(to_rows([seen]) - to_rows([clamped])).max() > 5  # a clamp would show
+    assert np.abs(rows[:6, 1:] - to_rows([seen])).max() <= 1
+
+
+def test_pose_norm_batch_takes_the_learned_statistics_of_a_template_file(run_test, template, spied):
+    printed = run_test(*PICTURE, "--pose_norm", "batch", ckpt=template.path)[1]
+    assert not spied[0].label_transformation.per_image
+    assert "as learned" in printed
+
+
+def test_our_files_use_learned_statistics_unless_told_otherwise(run_test, spied):
+    run_test(name="a")
+    run_test("--pose_norm", "image", name="b")
+    assert [model.label_transformation.per_image for model in spied] == [False, True]
+
+
+def test_a_bare_state_dict_is_read_like_a_template_file(run_test, template, tmp_path):
+    torch.save(template.weights, tmp_path / "bare.ckpt")
+    whole = read_submission(run_test(*PICTURE, ckpt=template.path, name="a")[0])[1]
+    bare = read_submission(run_test(*PICTURE, ckpt=tmp_path / "bare.ckpt", name="b")[0])[1]
+    assert np.array_equal(whole, bare)
+
+
+def test_a_template_file_trained_with_a_sigmoid_is_told_by_the_flag(run_test, template, spied):
+    plain = run_test(*PICTURE, ckpt=template.path, name="a")[1]
+    bent = run_test(*PICTURE, "--sigmoid", ckpt=template.path, name="b")[1]
+    assert [model.args.sigmoid for model in spied][1]
+    assert "sigmoid off" in plain
+    assert "sigmoid on" in bent
+
+
+def test_a_typed_sigmoid_overrides_the_checkpoints(run_test):
+    folder, plain = run_test("--no-sigmoid", name="a")
+    bent_folder, bent = run_test("--sigmoid", name="b")
+    assert "sigmoid off" in plain
+    assert "sigmoid on" in bent
+    frames = [read_submission(f)[1][1:6, 1:] for f in (folder, bent_folder)]
+    assert frames[1].min() > 0
+    assert not np.array_equal(*frames)
+
+
+def test_trainer_starts_from_a_template_files_weights_and_says_what_it_ignored(
+    call, dataset, tmp_path, monkeypatch, template
+):
+    trainers = []
+    monkeypatch.setattr(Trainer.Trainer, "training_stage", lambda self: trainers.append(self))
+    places = ["--DR", dataset, "--save_root", tmp_path / "run", "--ckpt_path", template.path]
+    done = call("Trainer", *places, *SHORT, "--ema", 0.9)
+    assert done.code == 0, done.err
+    lines = [line for line in done.out.splitlines() if str(template.path) in line]
+    assert len(lines) == 1
+    for key in ("optimizer", "lr", "tfr", "last_epoch"):
+        assert key in lines[0]
+    (trainer,) = trainers
+    assert trainer.current_epoch == 0
+    for model in (trainer.model, trainer.ema):
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, template.weights[name])
+
+
+def test_sizes_typed_as_they_are_in_the_file_are_accepted(run_test, template):
+    run_test(*TINY, ckpt=template.path)
