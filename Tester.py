@@ -34,19 +34,17 @@ class Tester:
         ckpt.adopt_settings(args, typed, checkpoint)
         self.model = VAE_Model(args).to(device)
         ckpt.load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
-        self.choose_pose_norm(ckpt.is_ours(checkpoint))
+        self.describe(checkpoint)
         size = (args.frame_H, args.frame_W)
         clips = load_test_clips(args.DR, size, args.cache_dir, args.num_workers)
-        length = args.val_vi_len if "val_vi_len" in typed else None
-        self.given, self.poses = [g for g, _ in clips], [p[:length] for _, p in clips]
+        self.length = args.val_vi_len if "val_vi_len" in typed else None
+        self.given, self.poses = [g for g, _ in clips], [p[: self.length] for _, p in clips]
         self.batch_size = args.batch_size if "batch_size" in typed else len(clips)
         self.truth = self.find_truth(size)
 
-    def choose_pose_norm(self, ours):
-        """The course's template normalised every pose by itself, ours as learned."""
-        norm = self.args.pose_norm
-        per_image = norm == "image" or (norm == "auto" and not ours)
-        self.model.label_transformation.per_image = per_image
+    def describe(self, checkpoint):
+        ours = ckpt.is_ours(checkpoint)
+        per_image = ckpt.choose_pose_norm(self.model, checkpoint, self.args.pose_norm)
         print(
             f"checkpoint: {self.args.ckpt_path} ({'ours' if ours else 'from the course'}; "
             f"pose statistics {'per image' if per_image else 'as learned'}; "
@@ -57,7 +55,7 @@ class Tester:
         path = self.args.truth or find_root(self.args.DR, "test") / "test" / "test_truth"
         if not self.args.truth and not path.is_dir():
             return None
-        return load_truth(path, size, [len(p) for p in self.poses])
+        return load_truth(path, size, [len(p) for p in self.poses], cut=self.length)
 
     def rollout(self):
         """-> one (T, 3, H, W) per test clip. Clips run together, short ones are padded."""

@@ -70,7 +70,7 @@ class Trainer:
         for step, (frames, poses) in enumerate(bar):
             total += self.training_one_step(frames, poses, adapt_TeacherForcing=bool(coins[step]))
             self.show(bar, total, step)
-        loss, mse, kl, _ = (total / total[3]).tolist()
+        loss, mse, kl, _ = (total / total[3].clamp_min(1)).tolist()
         skipped = steps - int(total[3])
         if skipped:
             tqdm.write(
@@ -96,7 +96,7 @@ class Trainer:
     def training_one_step(self, frames, poses, adapt_TeacherForcing):
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1), on the device.
 
-        A step whose gradient is not finite changes nothing, and is (0, 0, 0, 0).
+        A step whose gradient is not finite leaves weights and moments alone, and is (0, 0, 0, 0).
         """
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, poses, adapt_TeacherForcing, prior=pretraining)
@@ -259,6 +259,11 @@ class Trainer:
     def resume(self, path):
         """Carry on from last.ckpt as if the run had never stopped."""
         state = ckpt.load(path)
+        if not ckpt.is_ours(state):
+            raise UserError(
+                f"{path} is not from this package, so a run cannot carry on with it; "
+                "start from its weights with --ckpt_path and another --save_root"
+            )
         ckpt.same_experiment(self.args, state["args"], path)
         ckpt.load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
         if self.ema:
@@ -275,6 +280,8 @@ class Trainer:
         checkpoint = ckpt.load(path)
         if not ckpt.is_ours(checkpoint):
             print(ckpt.describe_template(path, checkpoint))
+        if self.args.test:
+            ckpt.choose_pose_norm(self.model, checkpoint)
         ckpt.load_weights(self.model, checkpoint["state_dict"], path)
         if self.ema:
             self.ema.load_state_dict(self.model.state_dict())

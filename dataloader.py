@@ -25,6 +25,9 @@ except ImportError:  # Windows: two runs may both decode; whoever ends last find
     fcntl = None
 
 CACHE_VERSION = 1
+UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
+)  # fmt: skip
 CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
 
 
@@ -91,7 +94,7 @@ def decode(path, size):
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{path} cannot be read as a picture ({error}); replace it or remove it"
         ) from None
@@ -141,6 +144,8 @@ def cached(files, size, cache_dir, name, workers):
                 if not target.exists():
                     build_cache(files, size, target, stem, workers)
         return np.load(target, mmap_mode="r")
+    except ValueError as error:
+        raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
     except OSError as error:
         raise UserError(
             f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
@@ -160,9 +165,9 @@ def build_cache(files, size, target, stem, workers):
         array = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
         decode_all(files, size, workers, array, stem.split("_")[0])
         array.flush()
-        for old in target.parent.glob(f"{stem}*.npy"):
-            old.unlink()
         os.replace(temporary, target)
+        for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
+            old.unlink(missing_ok=True)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -271,17 +276,19 @@ def load_test_clips(root, size, cache_dir=None, workers=4):
     for folder in clip_folders(base / "test_img"):
         given = list_pictures(folder)[0]
         pose_files = list_pictures(base / "test_label" / folder.name)
+        if len(pose_files) < 2:
+            raise UserError(f"{pose_files[0].parent} holds one pose; a rollout needs at least two")
         poses = cached(pose_files, size, cache, f"test{folder.name}-poses", workers)
         clips.append((to_float(torch.tensor(decode(given, size))), to_float(torch.tensor(poses))))
     return clips
 
 
-def load_truth(path, size, lengths):
+def load_truth(path, size, lengths, cut=None):
     """True frames (T, 3, H, W) of every test clip, from a folder or a csv like submission.csv."""
     path = Path(path)
     if path.is_dir():
         folders = clip_folders(path) if not any(path.glob("*.png")) else [path]
-        truth = [np.stack([decode(p, size) for p in list_pictures(f)]) for f in folders]
+        truth = [np.stack([decode(p, size) for p in list_pictures(f)[:cut]]) for f in folders]
     elif path.is_file():
         truth = read_csv(path, size, lengths)
     else:

@@ -54,18 +54,9 @@ def load(path):
             else "it is damaged, or no checkpoint"
         )
         raise UserError(f"{path} is refused: {reason}") from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        AttributeError,
-        TypeError,
-    ) as error:
-        raise UserError(
-            f"{path} is damaged, or no checkpoint ({str(error).splitlines()[0][:120]})"
-        ) from None
+    except Exception as error:  # a damaged file can make torch raise anything
+        detail = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path} is damaged, or no checkpoint ({detail})") from None
     if isinstance(checkpoint, dict) and "frame_transformation.0.conv1.weight" in checkpoint:
         checkpoint = {"state_dict": checkpoint}
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
@@ -88,12 +79,11 @@ def describe_template(path, checkpoint):
     return f"{path}: a file of the course's template, its weights are used{note}"
 
 
-def model_settings(checkpoint):
+def model_settings(checkpoint, path):
     """The model flags of a checkpoint: stored in ours, read off the shapes in the template's."""
     if is_ours(checkpoint):
-        return {
-            flag: checkpoint["args"][flag] for flag in MODEL_FLAGS if flag in checkpoint["args"]
-        }
+        stored = checkpoint["args"]
+        return {flag: stored[flag] for flag in MODEL_FLAGS if flag in stored}
     weights = checkpoint["state_dict"]
     try:
         return {
@@ -104,20 +94,25 @@ def model_settings(checkpoint):
             "feedback_clamp": False,
         }
     except (KeyError, IndexError) as error:
-        raise UserError(
-            f"the checkpoint lacks the weights of {error}: not a model of this lab"
-        ) from None
+        raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
 
 
 def adopt_settings(args, typed, checkpoint):
     """Take the checkpoint's settings for all that was not typed; sizes cannot be typed away."""
-    for flag, value in model_settings(checkpoint).items():
+    for flag, value in model_settings(checkpoint, args.ckpt_path).items():
         if flag not in typed:
             setattr(args, flag, value)
         elif flag in SIZES and getattr(args, flag) != value:
             raise UserError(
                 f"--{flag} {getattr(args, flag)}, but {args.ckpt_path} was trained with {value}"
             )
+
+
+def choose_pose_norm(model, checkpoint, wanted="auto"):
+    """The template normalised every pose by itself, ours as learned -> True if by itself."""
+    per_image = wanted == "image" or (wanted == "auto" and not is_ours(checkpoint))
+    model.label_transformation.per_image = per_image
+    return per_image
 
 
 def load_weights(model, weights, path):

@@ -122,4 +122,4 @@ class Generator(nn.Sequential):
 
 def bound(x, low, high):
     """Clamp the value but let the gradient through, so that what left the range can come back."""
-    return x + (x.clamp(low, high) - x).detach()
+    return x.clamp(low, high).detach() + (x - x.detach())

@@ -26,6 +26,7 @@ MODEL_FLAGS = (
 
 LIMITS = (  # (flag, the flag that it may not exceed)
     ("kl_anneal_start", "kl_anneal_stop"),
+    ("kl_anneal_floor", "kl_anneal_stop"),
     ("tfr_lower_bound", "tfr"),
     ("lr_min", "lr"),
 )
@@ -130,7 +131,7 @@ def add_run_flags(parser, training):
         2,
         "clips in a batch" + ("" if training else "; test: all, unless given"),
     )
-    flag("seed", natural, 0, "same seed, same machine: same bits")
+    flag("seed", number(int, 0, 2**32 - 1), 0, "same seed, same machine: same bits")
     flag("device", device_name, None, "cpu, cuda, cuda:N or mps; default: a GPU where there is one")
     flag("gpu", natural, 1, "GPUs to use: 1, or 0 for the CPU")
     flag(
@@ -295,6 +296,8 @@ def check(parser, args, typed):
     for low, high in LIMITS:
         if getattr(args, low) > getattr(args, high):
             parser.error(f"--{low} {getattr(args, low)} is above --{high} {getattr(args, high)}")
+    if args.feedback == "features" and args.posterior == "previous":
+        parser.error("--feedback features with --posterior previous would never train the encoder")
     for flag, (needed, value) in NEEDS.items():
         if flag in typed and getattr(args, needed) != value:
             parser.error(f"--{flag} needs --{needed} {value}, not {getattr(args, needed)}")
