@@ -2,7 +2,6 @@
 
 Sequences are (B, T, C, H, W) floats in 0..1.
     forward(frames, poses, teacher_forcing) -> predictions, mu, logvar       training
-    start(given)                            -> state                         what a rollout knows
     predict_frame(state, condition, noise)  -> frame, state                  one step
     rollout(given, poses, draw_noise)       -> yields every frame            validation and test
 A rollout is handed no true future frame, so it cannot leak one.
@@ -11,32 +10,22 @@ A rollout is handed no true future frame, so it cannot leak one.
 import torch
 import torch.nn as nn
 
-from .layers import ResidualBlock
 from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 
 POSES_AT_ONCE = 64  # a rollout encodes so many poses at a time: memory stays level at any length
 
 
 class VAE_Model(nn.Module):
-    """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose).
-
-    With --memory, p also sees the clip's given frame: as features of the scene, and as a picture
-    that it may copy from, pixel by pixel, as it may from the previous frame.
-    """
+    """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose)."""
 
     def __init__(self, args):
         super().__init__()
         self.args = args
-        scene = args.F_dim // 2 if args.memory else 0
-        fused = args.F_dim + args.L_dim + args.N_dim + scene
         self.frame_transformation = RGB_Encoder(3, args.F_dim)
         self.label_transformation = Label_Encoder(3, args.L_dim)
         self.Gaussian_Predictor = Gaussian_Predictor(args.F_dim + args.L_dim, args.N_dim)
-        self.Decoder_Fusion = Decoder_Fusion(fused, args.D_out_dim)
-        self.Generator = Generator(args.D_out_dim, 6 if args.memory else 3)
-        if args.memory:
-            self.position_map = nn.Parameter(torch.zeros(8, args.frame_H, args.frame_W))
-            self.scene_transformation = ResidualBlock(3 + 8, scene)
+        self.Decoder_Fusion = Decoder_Fusion(args.F_dim + args.L_dim + args.N_dim, args.D_out_dim)
+        self.Generator = Generator(args.D_out_dim, 3)
         self.to(memory_format=torch.channels_last)  # the same numbers, about twice as fast on a CPU
 
     # ------------------------------------------------------------ training
@@ -69,39 +58,29 @@ class VAE_Model(nn.Module):
 
     def teacher_forced(self, frames, poses, latents):
         """Predict every frame from the true one before it: all time steps are one batch."""
-        steps = poses.shape[1]
-        state = self.start(frames[:, :1])
-        memory = [None if x is None else x.repeat_interleave(steps, 0) for x in state[1:]]
-        state = (flat(frames[:, :-1]), *memory)
-        results = self.step(state, flat(poses), [flat(x) for x in latents])
+        previous = flat(frames[:, :-1])
+        results = self.step(previous, flat(poses), [flat(x) for x in latents])
         return tuple(unflat(x, len(frames)) for x in results)
 
     def free_running(self, frames, poses, latents):
         """Predict step by step, each frame from the last prediction."""
-        state, results = self.start(frames[:, :1]), []
+        frame, results = frames[:, 0], []
         for t in range(poses.shape[1]):
             now = [None if x is None else x[:, t] for x in latents]
-            results.append(self.step(state, poses[:, t], now))
+            results.append(self.step(frame, poses[:, t], now))
             frame = results[-1][0]
-            state = (frame.detach() if self.args.feedback == "frame" else frame, *state[1:])
+            if self.args.feedback == "frame":
+                frame = frame.detach()
         return tuple(None if xs[0] is None else torch.stack(xs, 1) for xs in zip(*results))
 
     # ------------------------------------------------------------ one step
 
-    def start(self, given):
-        """given (B, P, 3, H, W) -> state: the previous frame, the clip's given frame, its scene."""
-        if not self.args.memory:
-            return given[:, -1], None, None
-        first = given[:, 0]
-        place = self.position_map.expand(len(first), -1, -1, -1)
-        return given[:, -1], first, self.scene_transformation(torch.cat([first, place], dim=1))
-
-    def step(self, state, pose, latents):
+    def step(self, previous, pose, latents):
         """-> frame, mu, logvar. With no latents given, z is drawn from q(z | previous, pose)."""
-        features, (z, mu, logvar) = self.encode_previous(state[0]), latents
+        features, (z, mu, logvar) = self.encode_previous(previous), latents
         if z is None:
             z, mu, logvar = self.Gaussian_Predictor(features, pose)
-        return self.decode(state, features, pose, z), mu, logvar
+        return self.decode(features, pose, z), mu, logvar
 
     def encode_previous(self, frame):
         """Features of the frame to go on from; in training with noise on it, where asked for."""
@@ -112,25 +91,19 @@ class VAE_Model(nn.Module):
         features = self.frame_transformation(frame)
         return features.detach() if self.args.feedback == "features" else features
 
-    def decode(self, state, features, pose, z):
-        previous, first, scene = state
-        inputs = (features, pose, z) if scene is None else (features, pose, z, scene)
-        out = self.Generator(self.Decoder_Fusion(*inputs)).float()
-        frame = torch.sigmoid(out[:, :3]) if self.args.sigmoid else out[:, :3]
-        if first is None:
-            return frame
-        new, keep, restore = out[:, 3:].softmax(dim=1).split(1, dim=1)  # (N, 1, H, W) each
-        return new * frame + keep * previous + restore * first
+    def decode(self, features, pose, z):
+        frame = self.Generator(self.Decoder_Fusion(features, pose, z)).float()
+        return torch.sigmoid(frame) if self.args.sigmoid else frame
 
     def predict_frame(self, state, condition, noise):
-        """Pose features and standard normal noise (or zeros) -> the next frame and state."""
+        """Previous frame, pose features, normal noise (or zeros) -> next frame and state."""
         with self.autocast():
-            features, z = self.encode_previous(state[0]), noise
+            features, z = self.encode_previous(state), noise
             if self.args.posterior == "previous":
                 _, mu, logvar = self.Gaussian_Predictor(features, condition)
                 z = mu + noise * torch.exp(0.5 * logvar)
-            frame = self.decode(state, features, condition, z)
-        return frame, (frame, *state[1:])
+            frame = self.decode(features, condition, z)
+        return frame, frame
 
     # ------------------------------------------------------------ many steps
 
@@ -138,8 +111,7 @@ class VAE_Model(nn.Module):
     def rollout(self, given, poses, draw_noise):
         """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W)."""
         yield from given.unbind(1)
-        with self.autocast():
-            state = self.start(given)
+        state = given[:, -1]
         for chunk in poses[:, given.shape[1] :].split(POSES_AT_ONCE, dim=1):
             with self.autocast():
                 conditions = over_time(self.label_transformation, chunk.to(given.device))

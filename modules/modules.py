@@ -86,7 +86,7 @@ class Gaussian_Predictor(nn.Sequential):
 
 
 class Decoder_Fusion(nn.Sequential):
-    """Frame features, pose features, z (and more) -> what the Generator draws from (D_out_dim)."""
+    """Frame features, pose features and z -> what the Generator draws from (D_out_dim)."""
 
     def __init__(self, in_chans, out_chans):
         quarter, half = in_chans // 4, in_chans // 2
@@ -99,8 +99,8 @@ class Decoder_Fusion(nn.Sequential):
             nn.Conv2d(out_chans // 2, out_chans, 1),
         )
 
-    def forward(self, *features):
-        return super().forward(torch.cat(features, dim=1))
+    def forward(self, frame_features, pose_features, z):
+        return super().forward(torch.cat([frame_features, pose_features, z], dim=1))
 
 
 class Generator(nn.Sequential):

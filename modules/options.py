@@ -19,7 +19,7 @@ TEMPLATE = set(
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
 SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
 MODEL_FLAGS = (
-    *SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "memory", "feedback_clamp",
+    *SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "feedback_clamp",
     "z_source", "seed",
 )  # fmt: skip
 
@@ -199,8 +199,6 @@ def add_model_flags(parser):
     flag("sigmoid", str, False, text, action=argparse.BooleanOptionalAction)
     text = "the frame that q(z | frame, pose) looks at; 'previous' also serves at test"
     flag("posterior", ("current", "previous"), "current", text)
-    text = "let the decoder see and copy the clip's given frame (these are not the course's nets)"
-    flag("memory", bool, False, text)
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"

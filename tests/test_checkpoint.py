@@ -20,7 +20,6 @@ SETTINGS = {
     "all draws": "--shuffle --random_offset --jump_start 0.5 --feedback_noise 0.1 --tfr 0.5 "
     "--tfr_coin batch --ema 0.5 --optim SGD",
     "previous": "--posterior previous --tfr 0 --pretrain_epochs 2",
-    "memory": "--memory --tfr 0",
 }
 
 

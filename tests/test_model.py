@@ -41,8 +41,6 @@ def make_model(args):
         model = VAE_Model(changed(args, changes))
         with torch.no_grad():
             model(*clips(seed=9), True)
-            if model.args.memory:
-                model.position_map.normal_()
         return model.eval()
 
     return make
@@ -76,18 +74,10 @@ def encode(model, frame):
     return features.detach() if model.args.feedback == "features" else features
 
 
-def paint(model, previous, first, features, pose, z):
+def paint(model, features, pose, z):
     """The next frame from the features of the previous one, a pose and z."""
-    parts = [features, pose, z]
-    if model.args.memory:
-        place = model.position_map[None].repeat(len(first), 1, 1, 1)
-        parts.append(model.scene_transformation(torch.cat([first, place], 1)))
-    out = model.Generator(model.Decoder_Fusion(*parts))
-    colours = 1 / (1 + torch.exp(-out[:, :3])) if model.args.sigmoid else out[:, :3]
-    if not model.args.memory:
-        return colours
-    new, keep, restore = (torch.exp(out[:, i : i + 1]) for i in (3, 4, 5))
-    return (new * colours + keep * previous + restore * first) / (new + keep + restore)
+    out = model.Generator(model.Decoder_Fusion(features, pose, z))
+    return 1 / (1 + torch.exp(-out)) if model.args.sigmoid else out
 
 
 def clip_by_hand(model, frames, poses, forced):
@@ -100,7 +90,7 @@ def clip_by_hand(model, frames, poses, forced):
         if model.args.posterior == "current":
             looked_at = model.frame_transformation(frames[:, t])
         _, mu, logvar = model.Gaussian_Predictor(looked_at, pose)
-        frame = paint(model, previous, frames[:, 0], features, pose, mu)
+        frame = paint(model, features, pose, mu)
         results.append((frame, mu, logvar))
         last = frame.detach() if model.args.feedback == "frame" else frame
     return [torch.stack(parts, 1) for parts in zip(*results)]
@@ -115,7 +105,7 @@ def rollout_by_hand(model, first, poses, noises):
         if model.args.posterior == "previous":
             _, mu, logvar = model.Gaussian_Predictor(features, pose)
             z = mu + noise * torch.exp(logvar / 2)
-        frames.append(paint(model, frames[-1], first, features, pose, z))
+        frames.append(paint(model, features, pose, z))
     return torch.stack(frames, 1)
 
 
@@ -133,7 +123,6 @@ EXTRAS = {
     "plain": {},
     "sigmoid": {"sigmoid": True},
     "unclamped": {"feedback_clamp": False},
-    "memory": {"memory": True},
 }
 STRATEGIES = [
     pytest.param(forced, posterior, feedback, EXTRAS[extra], id=f"{mode}-{posterior}-{rest}")
@@ -141,7 +130,6 @@ STRATEGIES = [
         ("forced", "free"), ("current", "previous"), ("full", "frame", "features"), EXTRAS
     )
     for forced, rest in [(mode == "forced", f"{feedback}-{extra}")]
-    if not (feedback == "features" and extra == "memory")
 ]
 
 
@@ -379,7 +367,7 @@ def test_rollout_leaves_weights_and_pose_statistics_alone(make_model):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"posterior": "previous"}, {"memory": True}, {"z_source": "mean"}, {"ema": 0.9}],
+    [{}, {"posterior": "previous"}, {"z_source": "mean"}, {"ema": 0.9}],
     ids=str,
 )
 def test_validation_rolls_out_the_same_when_the_true_future_is_nan(
