@@ -24,8 +24,12 @@ class VAE_Model(nn.Module):
         self.frame_transformation = RGB_Encoder(3, args.F_dim)
         self.label_transformation = Label_Encoder(3, args.L_dim)
         self.Gaussian_Predictor = Gaussian_Predictor(args.F_dim + args.L_dim, args.N_dim)
-        self.Decoder_Fusion = Decoder_Fusion(args.F_dim + args.L_dim + args.N_dim, args.D_out_dim)
+        fused = args.F_dim + args.L_dim + args.N_dim + args.position_map
+        self.Decoder_Fusion = Decoder_Fusion(fused, args.D_out_dim)
         self.Generator = Generator(args.D_out_dim, 3)
+        if args.position_map:  # what convolutions cannot know: where in the picture they are
+            shape = (args.position_map, args.frame_H, args.frame_W)
+            self.position_map = nn.Parameter(torch.randn(shape))
         self.to(memory_format=torch.channels_last)  # the same numbers, about twice as fast on a CPU
 
     # ------------------------------------------------------------ training
@@ -92,6 +96,8 @@ class VAE_Model(nn.Module):
         return features.detach() if self.args.feedback == "features" else features
 
     def decode(self, features, pose, z):
+        if self.args.position_map:
+            z = torch.cat([z, self.position_map.expand(len(z), -1, -1, -1)], dim=1)
         frame = self.Generator(self.Decoder_Fusion(features, pose, z)).float()
         return torch.sigmoid(frame) if self.args.sigmoid else frame
 

@@ -19,7 +19,7 @@ TEMPLATE = set(
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
 SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
 MODEL_FLAGS = (
-    *SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "feedback_clamp",
+    *SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "position_map", "feedback_clamp",
     "z_source", "seed",
 )  # fmt: skip
 
@@ -199,6 +199,8 @@ def add_model_flags(parser):
     flag("sigmoid", str, False, text, action=argparse.BooleanOptionalAction)
     text = "the frame that q(z | frame, pose) looks at; 'previous' also serves at test"
     flag("posterior", ("current", "previous"), "current", text)
+    text = "channels of a learned map of the scene for the decoder; 0: the course's nets"
+    flag("position_map", natural, 0, text, metavar="C")
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"

@@ -9,17 +9,17 @@ RUN=${1:-runs/demo}
 
 # A GPU trains the full-size nets; a CPU trains nets of a fifth of the width.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    SIZE=(--num_epoch 60 --val_every 5)
+    SIZE=(--num_epoch 60)
 else
-    SIZE=(--F_dim 24 --L_dim 8 --N_dim 4 --D_out_dim 40 --num_epoch 16 --val_every 4)
+    SIZE=(--F_dim 24 --L_dim 8 --N_dim 4 --D_out_dim 40 --num_epoch 30)
 fi
 
-# No teacher forcing, short shuffled clips, and half of them start from a far-away frame: the net must
+# No teacher forcing; short shuffled clips, half of which start from a far-away frame: the net must
 # learn to uncover background, which consecutive frames never ask of it. README: "Strategies".
-python Trainer.py --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" \
-    --batch_size 8 --train_vi_len 6 --shuffle --random_offset --jump_start 0.5 --feedback_noise 0.05 \
-    --tfr 0 --pretrain_epochs 1000 --z_source mean --kl_anneal_type None \
-    --lr 0.001 --lr_schedule cosine --ema 0.99
+python Trainer.py --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" --val_every 10 \
+    --batch_size 4 --train_vi_len 5 --shuffle --random_offset --jump_start 0.5 \
+    --feedback_noise 0.05 --tfr 0 --kl_anneal_type None --position_map 8 --z_source mean \
+    --lr 0.001 --lr_schedule cosine --grad_clip 0.001 --ema 0.99
 
 python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt"
 echo
