@@ -15,6 +15,7 @@ from modules import report
 CONSTANT = "--lr_schedule constant --kl_anneal_type None"  # what num_epoch does not change
 SETTINGS = {
     "plain": "",
+    "map": "--position_map 2 --tfr 0",
     "ema": "--ema 0.9",
     "free running": "--tfr 0 --optim AdamW --sigmoid",
     "all draws": "--shuffle --random_offset --jump_start 0.5 --feedback_noise 0.1 --tfr 0.5 "
@@ -240,6 +241,7 @@ CHANGES = {  # flag -> its value in the first run, and in the second
     "partial": ("1.0", "0.5"),
     "train_vi_len": ("4", "5"),
     "F_dim": ("8", "16"),
+    "map": "--position_map 2 --tfr 0",
     "ema": ("0.0", "0.5"),
     "grad_clip": ("1.0", "0.5"),
     "shuffle": ("False", ""),

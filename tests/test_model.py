@@ -76,6 +76,8 @@ def encode(model, frame):
 
 def paint(model, features, pose, z):
     """The next frame from the features of the previous one, a pose and z."""
+    if model.args.position_map:
+        z = torch.cat([z, model.position_map[None].repeat(len(z), 1, 1, 1)], 1)
     out = model.Generator(model.Decoder_Fusion(features, pose, z))
     return 1 / (1 + torch.exp(-out)) if model.args.sigmoid else out
 
@@ -123,6 +125,7 @@ EXTRAS = {
     "plain": {},
     "sigmoid": {"sigmoid": True},
     "unclamped": {"feedback_clamp": False},
+    "map": {"position_map": 3},
 }
 STRATEGIES = [
     pytest.param(forced, posterior, feedback, EXTRAS[extra], id=f"{mode}-{posterior}-{rest}")
@@ -367,7 +370,7 @@ def test_rollout_leaves_weights_and_pose_statistics_alone(make_model):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"posterior": "previous"}, {"z_source": "mean"}, {"ema": 0.9}],
+    [{}, {"posterior": "previous"}, {"position_map": 2}, {"z_source": "mean"}, {"ema": 0.9}],
     ids=str,
 )
 def test_validation_rolls_out_the_same_when_the_true_future_is_nan(
