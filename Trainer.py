@@ -290,7 +290,7 @@ class Trainer:
         """Draw the curves and the best weights' rollout, and say where everything is."""
         self.draw_curves()
         best = self.folder / "best_score.ckpt"
-        if best.exists():
+        if self.best_score is not None:
             ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
         self.report_validation(self.draw_validation())
 
