@@ -241,7 +241,6 @@ CHANGES = {  # flag -> its value in the first run, and in the second
     "partial": ("1.0", "0.5"),
     "train_vi_len": ("4", "5"),
     "F_dim": ("8", "16"),
-    "map": "--position_map 2 --tfr 0",
     "ema": ("0.0", "0.5"),
     "grad_clip": ("1.0", "0.5"),
     "shuffle": ("False", ""),
