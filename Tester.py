@@ -1,4 +1,4 @@
-"""Roll a checkpoint out over every test clip: gifs, film strips, submission.csv and scores.
+"""Roll a checkpoint out over every test clip: gifs, film strips and scores.
 
 python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best_score.ckpt
 """
@@ -9,83 +9,85 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataloader import find_root, load_test_clips, load_truth
 from modules import checkpoint as ckpt
 from modules import report
 from modules.device import choose_device
-from modules.metrics import AVERAGES, frame_psnr, score_clip, score_clips
-from modules.models import VAE_Model, roll_out
-from modules.options import UserError, parse, run, run_folder
+from modules.labs import LABS
+from modules.metrics import AVERAGES, competition_groups, score_clips
+from modules.models import noise_source, roll_out
+from modules.options import MODEL_FLAGS, UserError, parse, run, run_folder
 
-# Flags of training are accepted for old command lines; these are the ones that count here.
-USED = set(
-    """DR save_root ckpt_path batch_size seed device gpu precision num_workers test make_gif
-    no_sanity truth pose_norm val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim sigmoid
-    posterior z_source cache_dir""".split()
+# Flags of training are accepted for old command lines; beside the model's these count here.
+USED = MODEL_FLAGS | set(
+    """lab DR save_root ckpt_path batch_size device gpu precision num_workers test make_gif
+    no_sanity truth pose_norm val_vi_len cache_dir n_samples""".split()
 )
+TOGETHER = 64  # clips that are rolled out together, unless --batch_size is typed
+CURVES = 8  # with more clips than this, the plot shows their mean
 
 
 class Tester:
     """A model from a checkpoint, the test clips, and what is written of their rollouts."""
 
-    def __init__(self, args, typed, device):
+    def __init__(self, args, typed, device, checkpoint):
         self.args, self.device, self.folder = args, device, run_folder(args.save_root)
-        checkpoint = ckpt.load(args.ckpt_path)
         ckpt.adopt_settings(args, typed, checkpoint)
-        self.model = VAE_Model(args).to(device)
+        if args.n_samples > 1 and args.z_source == "mean":
+            raise UserError(
+                f"--n_samples {args.n_samples} would be the same future every time: z is the "
+                "prior's mean here; add --z_source sample"
+            )
+        self.lab = LABS[args.lab](args)
+        self.model = self.lab.Model(args).to(device)
         ckpt.load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
         self.describe(checkpoint)
-        size = (args.frame_H, args.frame_W)
-        clips = load_test_clips(args.DR, size, args.cache_dir, args.num_workers)
-        self.length = args.val_vi_len if "val_vi_len" in typed else None
-        self.given, self.poses = [g for g, _ in clips], [p[: self.length] for _, p in clips]
-        self.batch_size = args.batch_size if "batch_size" in typed else len(clips)
-        self.truth = self.find_truth(size)
+        self.given, self.conditions, self.truth = self.lab.open_test(typed)
+        self.batch_size = args.batch_size if "batch_size" in typed else TOGETHER
 
     def describe(self, checkpoint):
-        ours = ckpt.is_ours(checkpoint)
-        per_image = ckpt.choose_pose_norm(self.model, checkpoint, self.args.pose_norm)
-        print(
-            f"checkpoint: {self.args.ckpt_path} ({'ours' if ours else 'from the course'}; "
-            f"pose statistics {'per image' if per_image else 'as learned'}; "
-            f"sigmoid {'on' if self.args.sigmoid else 'off'})"
-        )
+        source, details = "ours" if ckpt.is_ours(checkpoint) else "from the course", ""
+        if self.args.lab == "pose":
+            per_image = ckpt.choose_pose_norm(self.model, checkpoint, self.args.pose_norm)
+            details = f"; pose statistics {'per image' if per_image else 'as learned'}"
+            details += f"; sigmoid {'on' if self.args.sigmoid else 'off'}"
+        print(f"checkpoint: {self.args.ckpt_path} ({source}{details})")
 
-    def find_truth(self, size):
-        path = self.args.truth or find_root(self.args.DR, "test") / "test" / "test_truth"
-        if not self.args.truth and not path.is_dir():
-            return None
-        return load_truth(path, size, [len(p) for p in self.poses], cut=self.length)
-
-    def rollout(self):
+    def rollout(self, sample=0):
         """-> one (T, 3, H, W) per test clip. Clips run together, short ones are padded."""
         predictions = []
         for first in range(0, len(self.given), self.batch_size):
             numbers = range(first, min(first + self.batch_size, len(self.given)))
-            longest = max(len(self.poses[i]) for i in numbers)
-            poses = torch.stack([pad(self.poses[i], longest) for i in numbers])
-            given = torch.stack([self.given[i] for i in numbers])[:, None].to(self.device)
+            longest = max(len(self.conditions[i]) for i in numbers)
+            conditions = torch.stack([pad(self.conditions[i], longest) for i in numbers])
+            given = torch.stack([self.given[i] for i in numbers]).to(self.device)
+            label = f"clips {numbers[0]}-{numbers[-1]}" + (f", future {sample}" if sample else "")
 
-            def progress(frames, total=longest, label=f"clips {numbers[0]}-{numbers[-1]}"):
+            def progress(frames, total=longest, label=label):
                 return tqdm(frames, label, total, disable=None, leave=False)
 
-            out = roll_out(self.model, given, poses, self.args, numbers, progress)
-            predictions += [frames[: len(self.poses[i])] for i, frames in zip(numbers, out)]
+            noise = noise_source(self.args.z_source, self.args.seed, numbers, sample)
+            out = roll_out(self.model, given, conditions, noise, progress)
+            predictions += [x[: len(self.conditions[i])] for i, x in zip(numbers, out)]
         return predictions
 
     # ------------------------------------------------------------ what is written
 
     def write_clip(self, i, pred):
         """pred_seq{i}.gif, strip{i}.png and, where asked for, the three gifs of seq{i}/."""
-        clips = {"pose": report.to_uint8(self.poses[i]), "prediction": pred}
-        if self.truth is not None:
-            clips["truth"] = report.to_uint8(self.truth[i])
-        report.write_gif(self.folder / f"pred_seq{i}.gif", pred)
-        report.draw_strip(self.folder / f"strip{i}.png", clips)
-        if self.args.make_gif:
+        rows = self.lab.rows(self.conditions[i], pred, self.truth and self.truth[i])
+        clip = (
+            rows["prediction"] if self.args.lab == "pose" else report.side_by_side(*rows.values())
+        )
+        self.write_gif(self.folder / f"pred_seq{i}.gif", clip)
+        times = self.lab.strip_times(len(clip))
+        report.draw_strip(self.folder / f"strip{i}.png", rows, times)
+        if self.args.lab == "pose" and self.args.make_gif:
             folder = run_folder(self.folder / f"seq{i}")
-            for name, clip in zip(("pose", "pred_seq", "ground_truth"), clips.values()):
-                report.write_gif(folder / f"{name}.gif", clip)
+            for name, clip in zip(("pose", "pred_seq", "ground_truth"), rows.values()):
+                self.write_gif(folder / f"{name}.gif", clip)
+
+    def write_gif(self, path, clip):
+        report.write_gif(path, clip, self.lab.frame_ms)
 
     def write_submission(self, clips):
         """uint8 clips (T, H, W, 3) -> a row a frame: its id and its C*H*W values."""
@@ -104,79 +106,134 @@ class Tester:
         if self.truth is None:
             print("no true frames given (--truth), so nothing is scored")
             return
-        clips = [score_clip(p, t) for p, t in zip(predictions, self.truth)]
-        scores = {"clips": clips, "mean": score_clips(clips), "averages": AVERAGES}
+        clips = [self.lab.score_test(p, t) for p, t in zip(predictions, self.truth)]
+        scores = {"clips": clips, "mean": score_clips(clips)}
+        if self.args.lab == "pose":
+            groups = competition_groups(clips)
+            scores["mean"]["psnr_competition_groups"] = groups
+            scores["averages"] = AVERAGES
+        if self.args.n_samples > 1:
+            scores["futures"] = self.score_futures(predictions)
         text = json.dumps(scores, indent=1)
         ckpt.write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
         self.draw_psnr(predictions)
         print_scores(scores)
 
-    def draw_psnr(self, predictions):
-        curves = {}
-        for i, (pred, true) in enumerate(zip(predictions, self.truth)):
-            curves[f"clip {i}"] = frame_psnr(pred, true)[1:].tolist()
-            curves[f"{report.COPIED}, clip {i}"] = frame_psnr(true[:1], true)[1:].tolist()
-        report.draw_psnr_per_frame(self.folder / "psnr_per_frame.png", curves)
+    def score_futures(self, predictions):
+        """PSNR of --n_samples futures of every clip, and how far apart they are."""
+        given, n = self.lab.given, self.args.n_samples
+        psnr, total, squares = [], 0, 0
+        for sample in range(n):
+            futures = self.rollout(sample) if sample else predictions
+            psnr.append([self.lab.score(p, t)["psnr"] for p, t in zip(futures, self.truth)])
+            pixels = torch.cat([p[given:].clamp(0, 1).flatten() for p in futures]).double()
+            total, squares = total + pixels, squares + pixels**2
+        psnr, variance = np.array(psnr), (squares / n - (total / n) ** 2).clamp_min(0)
+        return {
+            "n_samples": n,
+            "psnr_mean": psnr.mean(),
+            "psnr_best": psnr.max(axis=0).mean(),
+            "psnr_worst": psnr.min(axis=0).mean(),
+            "diversity": 255 * variance.sqrt().mean().item(),
+        }
 
-    def check(self, clips):
-        """Read the files back: they must hold the frames, and play their full time."""
+    def draw_psnr(self, predictions):
+        """PSNR of every frame: a curve a clip, or their mean where they are many."""
+        given, psnr = self.lab.given, self.lab.frame_psnr
+        curves = {"clip": [psnr(p, t) for p, t in zip(predictions, self.truth)]}
+        curves[report.COPIED] = [psnr(t[given - 1 : given], t) for t in self.truth]
+        if len(predictions) > CURVES:
+            plot = {name: torch.stack(many).mean(0) for name, many in curves.items()}
+        else:
+            plot = {f"{name} {i}": x for name, many in curves.items() for i, x in enumerate(many)}
+        plot = {name: values[given:].tolist() for name, values in plot.items()}
+        report.draw_psnr_per_frame(self.folder / "psnr_per_frame.png", plot, given)
+
+    def check_submission(self, clips):
+        """Read submission.csv back: it must hold the frames."""
         with open(self.folder / "submission.csv", "rb") as file:
             next(file)
             for frame in np.concatenate(clips):
                 values = np.array(next(file).split(b",")[1:], dtype=np.uint8)
                 if not np.array_equal(values, frame.transpose(2, 0, 1).ravel()):
                     raise UserError(f"{file.name} is not what was written; is the disk sound?")
-        for i, clip in enumerate(clips):
-            path = self.folder / f"pred_seq{i}.gif"
-            times = report.gif_frame_times(path)
-            if times != len(clip):
-                raise UserError(f"{path} plays {times} frame times instead of {len(clip)}")
+
+    def check_gif(self, i, length):
+        """Read a gif back: it must play its full time."""
+        path = self.folder / f"pred_seq{i}.gif"
+        frames = report.gif_time(path) // self.lab.frame_ms
+        if frames != length:
+            raise UserError(f"{path} plays {frames} frame times instead of {length}")
 
     def test(self):
         predictions = self.rollout()
-        clips = [report.to_uint8(p) for p in predictions]
-        for i, clip in enumerate(clips):
-            self.write_clip(i, clip)
-        self.write_submission(clips)
+        for i, pred in enumerate(tqdm(predictions, "gifs, strips", disable=None, leave=False)):
+            self.write_clip(i, pred)
+            if not self.args.no_sanity:
+                self.check_gif(i, len(pred))
+        if self.args.lab == "pose":
+            clips = [report.to_uint8(p) for p in predictions]
+            self.write_submission(clips)
+            if not self.args.no_sanity:
+                self.check_submission(clips)
         self.write_scores(predictions)
-        if not self.args.no_sanity:
-            self.check(clips)
-        scored = "" if self.truth is None else ", scores.json, psnr_per_frame.png"
-        print(f"{len(clips)} clips rolled out; written to {self.folder}:")
-        print(f"  pred_seq*.gif, strip*.png, submission.csv{scored}")
+        written = ["pred_seq*.gif", "strip*.png"]
+        written += ["submission.csv"] if self.args.lab == "pose" else []
+        written += ["scores.json", "psnr_per_frame.png"] if self.truth else []
+        print(f"{len(predictions)} clips rolled out; written to {self.folder}:")
+        print(f"  {', '.join(written)}")
 
 
-def pad(poses, length):
-    """Repeat the last pose until there are `length`."""
-    return torch.cat([poses, poses[-1:].expand(length - len(poses), -1, -1, -1)])
+def pad(conditions, length):
+    """Repeat the last condition until there are `length`."""
+    rest = length - len(conditions)
+    return torch.cat([conditions, conditions[-1:].expand(rest, *conditions.shape[1:])])
 
 
 COLUMNS = {  # printed heading -> key of a score
-    "mean 1..T-1": "psnr",
+    "mean": "psnr",
     "2023 tester": "psnr_2023_tester",
     "competition": "psnr_competition",
     "lowest": "psnr_min",
-    "1st repeated": "psnr_first_frame_repeated",
+    "repeated": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
+LINES = 8  # with more clips than this, only their mean is printed
 
 
 def print_scores(scores):
+    columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
+    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
-    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in COLUMNS))
-    for name, values in (clips | {"mean": scores["mean"]}).items():
-        print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in COLUMNS.values()))
-    gain = scores["mean"]["psnr"] - scores["mean"]["psnr_first_frame_repeated"]
-    print(f"{gain:+.2f} dB over repeating the first frame")
-    for name, value in scores["mean"]["psnr_competition_groups"].items():
+    lines = clips if len(clips) <= LINES else {}
+    for name, values in (lines | {"mean": scores["mean"]}).items():
+        print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in columns.values()))
+    gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
+    print(f"{gain:+.2f} dB over repeating the given frame")
+    for name, value in scores["mean"].get("psnr_competition_groups", {}).items():
         print(f"competition, {name}: {value:.3f}")
-    for heading, key in COLUMNS.items():
-        if key in AVERAGES:
+    for heading, key in columns.items():
+        if key in scores.get("averages", {}):
             print(f"  {heading}: {AVERAGES[key]}")
+    if "futures" in scores:
+        print_futures(scores["futures"])
+
+
+def print_futures(futures):
+    print(
+        "{n_samples} futures of every clip: PSNR mean {psnr_mean:.2f} dB, worst {psnr_worst:.2f}, "
+        "best {psnr_best:.2f} (a diagnostic: picking the best looks at the truth)\n"
+        "diversity: a pixel's deviation over the futures is {diversity:.2f} of 255".format(
+            **futures
+        )
+    )
 
 
 def main():
     args, typed = parse("Tester")
+    checkpoint = ckpt.load(args.ckpt_path)
+    if "lab" not in typed:  # the checkpoint knows
+        args, typed = parse("Tester", lab=ckpt.lab_of(checkpoint))
     unused = sorted(typed - USED)
     if unused:
         print(
@@ -185,7 +242,7 @@ def main():
         )
     device = choose_device(args)
     with torch.inference_mode():
-        Tester(args, typed, device).test()
+        Tester(args, typed, device, checkpoint).test()
 
 
 if __name__ == "__main__":

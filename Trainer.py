@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from dataloader import Dataset_Dance, TrainClips
 from modules import checkpoint as ckpt
 from modules import report, schedules
 from modules.device import choose_device
-from modules.metrics import Generate_PSNR, frame_psnr, kl_criterion, score_clip, score_clips
-from modules.models import VAE_Model, roll_out
+from modules.labs import LABS
+from modules.metrics import Generate_PSNR, kl_criterion, score_clips
+from modules.models import VAE_Model, noise_source, roll_out
 from modules.options import INF, UserError, parse, run, run_folder
 from modules.report import COPIED
 from modules.schedules import kl_annealing
@@ -27,7 +27,8 @@ from modules.trackers import open_trackers
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
 REDRAW_SECONDS = 60
 MAX_SKIPPED = 50
-VAL_SCORES = ("psnr", "psnr_min", "psnr_first_frame_repeated", "ssim")
+VAL_BATCH = 64  # validation clips that are rolled out together
+VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
 
 
 class Trainer:
@@ -36,9 +37,10 @@ class Trainer:
     def __init__(self, args, device, train_set=None, val_set=None):
         torch.manual_seed(args.seed)
         self.args, self.device, self.folder = args, device, Path(args.save_root)
-        self.val_frames, self.val_poses = (torch.stack(clips) for clips in zip(*val_set))
-        self.clips = TrainClips(train_set, args, device) if train_set else None
-        self.model = VAE_Model(args).to(device)
+        self.lab = lab = LABS[args.lab](args)
+        self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
+        self.clips = lab.TrainClips(train_set, args, device) if train_set else None
+        self.model = lab.Model(args).to(device)
         self.optim = make_optimizer(self.model.parameters(), args)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
         self.kl_annealing = kl_annealing(args)
@@ -64,20 +66,20 @@ class Trainer:
         """-> the epoch's means of loss, mse and kl, and its speed."""
         start, total = time.perf_counter(), torch.zeros(4, device=self.device)
         self.start_epoch()
-        steps = self.clips.num_batches(self.current_epoch)
-        coins = self.coins(steps)
-        bar = tqdm(self.clips.batches(self.current_epoch), total=steps, disable=None, leave=False)
-        for step, (frames, poses) in enumerate(bar):
-            total += self.training_one_step(frames, poses, adapt_TeacherForcing=bool(coins[step]))
+        batches = self.clips.batches(self.current_epoch)
+        coins = self.coins(len(batches))
+        bar = tqdm(batches, disable=None, leave=False)
+        for step, clips in enumerate(bar):
+            frames, conditions = self.clips.fetch(clips)
+            total += self.training_one_step(frames, conditions, bool(coins[step]))
             self.show(bar, total, step)
-        loss, mse, kl, _ = (total / total[3].clamp_min(1)).tolist()
-        skipped = steps - int(total[3])
+        loss, mse, kl, done = (total / total[3].clamp_min(1)).tolist()[:3] + [int(total[3])]
+        skipped, predicted = len(batches) - done, sum(clips[:, 1:].numel() for clips in batches)
         if skipped:
             tqdm.write(
-                f"epoch {self.current_epoch}: {skipped} of {steps} steps skipped, not finite"
+                f"epoch {self.current_epoch}: {skipped} of {len(batches)} steps skipped, not finite"
             )
-        frames = len(self.clips.clips_at(self.current_epoch)) * (self.args.train_vi_len - 1)
-        speed = frames / (time.perf_counter() - start)
+        speed = predicted / (time.perf_counter() - start)
         return {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped, "frames_per_second": speed}
 
     def start_epoch(self):
@@ -93,13 +95,13 @@ class Trainer:
         tosses = rng.random(steps if self.args.tfr_coin == "batch" else 1) < self.tfr
         return np.broadcast_to(tosses, steps)
 
-    def training_one_step(self, frames, poses, adapt_TeacherForcing):
+    def training_one_step(self, frames, conditions, adapt_TeacherForcing):
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1), on the device.
 
         A step whose gradient is not finite leaves weights and moments alone, and is (0, 0, 0, 0).
         """
         pretraining = self.current_epoch < self.args.pretrain_epochs
-        pred, mu, logvar = self.model(frames, poses, adapt_TeacherForcing, prior=pretraining)
+        pred, mu, logvar = self.model(frames, conditions, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
         kl = mse.new_zeros(())
         if mu is not None:
@@ -150,38 +152,49 @@ class Trainer:
         return done % self.args.val_every == 0 or done == self.args.num_epoch
 
     def validate(self):
-        """Roll every validation clip out from its first frame -> scores over all of them."""
-        pred = self.val_one_step(self.val_frames[:, :1], self.val_poses)
+        """Roll every validation clip out from its given frames -> scores over all of them."""
+        pred = self.roll_out_validation()
         if self.args.store_visualization:
-            folder = run_folder(self.folder / "visualization")
-            clips = self.first_clips(pred).values()
-            report.write_gif(
-                folder / f"epoch={self.current_epoch}.gif", report.side_by_side(*clips)
-            )
-        scores = score_clips([score_clip(p, t) for p, t in zip(pred, self.val_frames)])
-        return {name: scores[name] for name in VAL_SCORES}
+            path = run_folder(self.folder / "visualization") / f"epoch={self.current_epoch}.gif"
+            clips = self.first_clip(pred).values()
+            report.write_gif(path, report.side_by_side(*clips), self.lab.frame_ms)
+        return self.score(pred)
 
-    def val_one_step(self, given, poses):
-        """A true rollout of given (B, P, 3, H, W) along poses (B, T, 3, H, W), to the CPU."""
+    def roll_out_validation(self):
+        given = self.val_frames[:, : self.lab.given]
+        pieces = []
+        for first in range(0, len(given), VAL_BATCH):
+            part = slice(first, first + VAL_BATCH)
+            pieces.append(self.val_one_step(given[part], self.val_conditions[part], first))
+        return torch.cat(pieces)
+
+    def val_one_step(self, given, conditions, first=0):
+        """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), to the CPU."""
 
         def progress(frames):
-            return tqdm(frames, "validating", poses.shape[1], disable=None, leave=False)
+            return tqdm(frames, "validating", conditions.shape[1], disable=None, leave=False)
 
-        model = self.model if self.ema is None else self.ema
-        return roll_out(model, given.to(self.device), poses, self.args, range(len(poses)), progress)
+        numbers = range(first, first + len(given))
+        noise = noise_source(self.args.z_source, self.args.seed, numbers)
+        model = self.ema or self.model
+        return roll_out(model, given.to(self.device), conditions, noise, progress)
 
-    def draw_validation(self):
-        """Draw the rollout of the weights at hand (val.gif and more) -> its scores."""
-        pred, true = self.val_one_step(self.val_frames[:, :1], self.val_poses), self.val_frames
-        copied = frame_psnr(true[:, :1], true)[0, 1:].tolist()
-        psnr = {"rollout": frame_psnr(pred, true)[0, 1:].tolist(), COPIED: copied}
-        report.draw_rollout(self.folder, self.first_clips(pred), psnr)
-        return score_clips([score_clip(p, t) for p, t in zip(pred, true)])
+    def score(self, pred):
+        return score_clips([self.lab.score(p, t) for p, t in zip(pred, self.val_frames)])
 
-    def first_clips(self, pred):
-        """uint8 pose, prediction and truth of the first validation clip."""
-        clips = {"pose": self.val_poses, "prediction": pred, "truth": self.val_frames}
-        return {name: report.to_uint8(clip[0]) for name, clip in clips.items()}
+    def draw_validation(self, pred):
+        """val.gif, its film strip, and the PSNR of every frame: the mean of all clips."""
+        given, psnr, true = self.lab.given, self.lab.frame_psnr, self.val_frames
+        curves = {"rollout": psnr(pred, true), COPIED: psnr(true[:, given - 1 : given], true)}
+        curves = {name: values.mean(0)[given:].tolist() for name, values in curves.items()}
+        clips = self.first_clip(pred)
+        times = self.lab.strip_times(true.shape[1])
+        report.draw_rollout(self.folder, clips, times, self.lab.frame_ms)
+        report.draw_psnr_of_frames(self.folder, curves, given)
+
+    def first_clip(self, pred):
+        """{label: uint8 clip} of what is shown of the first validation clip."""
+        return self.lab.rows(self.val_conditions[0], pred[0], self.val_frames[0])
 
     # ------------------------------------------------------------ the run folder
 
@@ -208,7 +221,7 @@ class Trainer:
         line = f"epoch {row['epoch']:>3}/{self.args.num_epoch - 1}  {values}"
         line += f"  {row['train/frames_per_second']:.0f} frames/s"
         if row["val/psnr"] is not None:
-            line += " | val psnr {:.2f} dB, lowest {:.2f}, first frame repeated {:.2f}, ssim {:.3f}"
+            line += " | val psnr {:.2f} dB, lowest {:.2f}, given frame repeated {:.2f}, ssim {:.3f}"
         return line.format(*(row[f"val/{name}"] for name in VAL_SCORES))
 
     def show(self, bar, total, step):
@@ -280,7 +293,7 @@ class Trainer:
         checkpoint = ckpt.load(path)
         if not ckpt.is_ours(checkpoint):
             print(ckpt.describe_template(path, checkpoint))
-        if self.args.test:
+        if self.args.test and self.args.lab == "pose":
             ckpt.choose_pose_norm(self.model, checkpoint)
         ckpt.load_weights(self.model, checkpoint["state_dict"], path)
         if self.ema:
@@ -292,21 +305,26 @@ class Trainer:
         best = self.folder / "best_score.ckpt"
         if self.best_score is not None:
             ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
-        self.report_validation(self.draw_validation())
+        self.report_validation()
 
-    def report_validation(self, scores):
+    def report_validation(self):
+        """Roll out the weights at hand, draw it, and say what it scores."""
+        pred = self.roll_out_validation()
+        scores = self.score(pred)
+        self.draw_validation(pred)
         print(
-            f"validation over {self.val_poses.shape[1] - 1} rolled-out frames: "
+            f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
-            f"repeating the first frame scores {scores['psnr_first_frame_repeated']:.2f} dB\n"
+            f"repeating the given frame scores {scores['psnr_given_frame_repeated']:.2f} dB\n"
             f"run folder: {self.folder} (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)"
         )
 
 
 def make_optimizer(parameters, args):
-    extra = {"momentum": 0.9} if args.optim in ("SGD", "RMSprop") else {}
-    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, **extra)
+    if args.optim in ("SGD", "RMSprop"):
+        return getattr(torch.optim, args.optim)(parameters, lr=args.lr, momentum=args.beta1)
+    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, betas=(args.beta1, 0.999))
 
 
 def preview(args):
@@ -318,18 +336,6 @@ def preview(args):
     path = run_folder(args.save_root) / "schedules.png"
     report.draw_schedules(path, rows)
     print(f"drawn in {path}")
-
-
-def open_split(args, mode, length, partial=1.0):
-    return Dataset_Dance(
-        args.DR,
-        mode,
-        length,
-        partial,
-        (args.frame_H, args.frame_W),
-        args.cache_dir,
-        args.num_workers,
-    )
 
 
 def main():
@@ -344,15 +350,16 @@ def train_or_validate(args, typed):
     device, folder = choose_device(args), run_folder(args.save_root)
     if args.test:
         ckpt.adopt_settings(args, typed, ckpt.load(args.ckpt_path))
-    train_set = None if args.test else open_split(args, "train", args.train_vi_len, args.partial)
-    trainer = Trainer(args, device, train_set, open_split(args, "val", args.val_vi_len))
+    lab = LABS[args.lab](args)
+    train_set = None if args.test else lab.open_train()
+    trainer = Trainer(args, device, train_set, lab.open_val())
     last = folder / "last.ckpt"
     if args.resume == "auto" and last.exists() and not args.test:
         trainer.resume(last)
     elif args.ckpt_path:
         trainer.start_from(args.ckpt_path)
     if args.test:
-        trainer.report_validation(trainer.draw_validation())
+        trainer.report_validation()
         return
     ckpt.write_atomically(
         folder / "args.json", lambda f: f.write(json.dumps(vars(args), indent=1).encode())

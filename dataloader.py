@@ -1,33 +1,20 @@
-"""The dance dataset: folders of PNGs -> one uint8 array per split, decoded once -> clips.
+"""Folders of PNGs -> one uint8 array per split, decoded once -> clips and their conditions.
 
-DR/train/train_img/*.png + DR/train/train_label/*.png        (val alike)
-DR/test/test_img/{i}/*.png (one image) + DR/test/test_label/{i}/*.png (its poses)
+The pose lab: DR/train/train_img/*.png + DR/train/train_label/*.png        (val alike)
+              DR/test/test_img/{i}/*.png (one image) + DR/test/test_label/{i}/*.png (its poses)
+The robot lab: DR/{train,validate,test}/{record}/{n}/{t}.png, with actions.csv and
+               endeffector_positions.csv
 """
 
-import contextlib
-import hashlib
-import os
-import shutil
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
+from modules.cache import cached, cached_pictures, decode
 from modules.options import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs may both decode; whoever ends last finds the cache there
-    fcntl = None
-
-CACHE_VERSION = 1
-UNREADABLE = (
-    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
-)  # fmt: skip
 CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
 
 
@@ -79,106 +66,20 @@ def list_pairs(images, labels):
 
 
 def clip_folders(folder):
-    """The numbered folders of test clips, in numeric order."""
-    found = [p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
+    """The numbered folders of clips, in numeric order, wherever their numbers start."""
+    found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
     if not found:
-        raise UserError(f"{folder} holds no test clip: folders named 0, 1, 2, ... are expected")
+        raise UserError(f"{folder} holds no clip: folders named 0, 1, 2, ... are expected")
     return sorted(found, key=lambda p: int(p.name))
 
 
-# ---------------------------------------------------------------- decoding, once
-
-
-def decode(path, size):
-    """A picture file -> uint8 (H, W, 3), resized as PIL's bilinear does."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
-    except UNREADABLE as error:
-        raise UserError(
-            f"{path} cannot be read as a picture ({error}); replace it or remove it"
-        ) from None
-
-
-def decode_all(files, size, workers, out, name):
-    """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock)."""
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        images = pool.map(decode, files, [size] * len(files))
-        try:
-            for i, image in enumerate(tqdm(images, f"reading {name}", len(files), disable=None)):
-                out[i] = image
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def fingerprint(files, size):
-    """Changes when a file is added, removed, renamed or rewritten, and with the size asked for."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {size}".encode())
-    for path in files:
-        stat = path.stat()
-        digest.update(
-            f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode()
-        )
-    return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def locked(path):
-    """One process at a time. It saves work; what makes it safe is the rename at the end."""
-    with open(path, "w") as file:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def cached(files, size, cache_dir, name, workers):
-    """uint8 (N, H, W, 3) of these files, memory-mapped; decoded only where the cache is stale."""
-    home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
-    stem = f"{name}_{size[0]}x{size[1]}_{home}_"
-    target = cache_dir / f"{stem}{fingerprint(files, size)}.npy"
-    try:
-        if not target.exists():
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            with locked(cache_dir / f"{stem}lock"):
-                if not target.exists():
-                    build_cache(files, size, target, stem, workers)
-        return np.load(target, mmap_mode="r")
-    except ValueError as error:
-        raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
-    except OSError as error:
-        raise UserError(
-            f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
-            "name another folder with --cache_dir"
-        ) from None
-
-
-def build_cache(files, size, target, stem, workers):
-    """Decode into a temporary file, then rename: a cache is there as a whole or not at all."""
-    handle, temporary = tempfile.mkstemp(suffix=".partial", dir=target.parent)
-    os.close(handle)
-    try:
-        shape = (len(files), *size, 3)
-        free = shutil.disk_usage(target.parent).free
-        if np.prod(shape) > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
-            raise OSError(None, f"{np.prod(shape) / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
-        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-        decode_all(files, size, workers, array, stem.split("_")[0])
-        array.flush()
-        os.replace(temporary, target)
-        for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
-            old.unlink(missing_ok=True)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------- clips
+# ---------------------------------------------------------------- the pose lab
 
 
 class Dataset_Dance(torch.utils.data.Dataset):
     """Consecutive clips of one split: item i is (frames, poses), each (T, 3, H, W) in 0..1.
 
-    `frames` and `poses` are the whole split as uint8 arrays (N, H, W, 3) on disk.
+    `frames` and `conditions` are the whole split as uint8 arrays (N, H, W, 3) on disk.
     """
 
     def __init__(
@@ -194,8 +95,8 @@ class Dataset_Dance(torch.utils.data.Dataset):
         base = find_root(root, mode) / mode
         image_files, pose_files = list_pairs(base / f"{mode}_img", base / f"{mode}_label")
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
-        self.frames = cached(image_files, size, cache, f"{mode}-frames", workers)
-        self.poses = cached(pose_files, size, cache, f"{mode}-poses", workers)
+        self.frames = cached_pictures(image_files, size, cache, f"{mode}-frames", workers)
+        self.conditions = cached_pictures(pose_files, size, cache, f"{mode}-poses", workers)
         self.numbers = np.array([frame_number(p) for p in image_files])
         self.video_len, self.partial = video_len, partial
         if len(self) == 0:
@@ -211,16 +112,32 @@ class Dataset_Dance(torch.utils.data.Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         clip = slice(index * self.video_len, (index + 1) * self.video_len)
-        return to_float(torch.tensor(self.frames[clip])), to_float(torch.tensor(self.poses[clip]))
+        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
 
 
 class TrainClips:
     """The training split on the device, and the clips of every epoch as a pure function of it."""
 
     def __init__(self, dataset, args, device):
-        self.args = args
+        self.args, self.dataset = args, dataset
         self.frames = torch.tensor(dataset.frames, device=device)  # (N, H, W, 3) uint8
-        self.poses = torch.tensor(dataset.poses, device=device)
+        self.conditions = torch.tensor(dataset.conditions, device=device)
+
+    def batches(self, epoch):
+        """-> the epoch's batches: frame numbers (B, T) each."""
+        return torch.from_numpy(self.clips_at(epoch)).split(self.args.batch_size)
+
+    def fetch(self, clips):
+        """Frame numbers (B, T) -> frames (B, T, 3, H, W) in 0..1 and conditions, on the device."""
+        clips = clips.to(self.frames.device)
+        return to_float(self.frames[clips]), to_float(self.conditions[clips])
+
+
+class DanceClips(TrainClips):
+    """Consecutive clips that cover the split once an epoch."""
+
+    def __init__(self, dataset, args, device):
+        super().__init__(dataset, args, device)
         self.takes = find_takes(dataset) if args.jump_start else None
 
     def clips_at(self, epoch):
@@ -247,15 +164,6 @@ class TrainClips:
         clips[:, 0] = np.where(rng.random(len(clips)) < self.args.jump_start, anywhere, clips[:, 0])
         return clips
 
-    def num_batches(self, epoch):
-        return -(-len(self.clips_at(epoch)) // self.args.batch_size)
-
-    def batches(self, epoch):
-        """Yield (frames, poses), each (B, T, 3, H, W) in 0..1, on the device."""
-        for clips in torch.from_numpy(self.clips_at(epoch)).split(self.args.batch_size):
-            clips = clips.to(self.frames.device)
-            yield to_float(self.frames[clips]), to_float(self.poses[clips])
-
 
 def find_takes(dataset):
     """(N, 2): ends of each frame's take. Takes change where numbers or pictures jump."""
@@ -278,9 +186,15 @@ def load_test_clips(root, size, cache_dir=None, workers=4):
         pose_files = list_pictures(base / "test_label" / folder.name)
         if len(pose_files) < 2:
             raise UserError(f"{pose_files[0].parent} holds one pose; a rollout needs at least two")
-        poses = cached(pose_files, size, cache, f"test{folder.name}-poses", workers)
+        poses = cached_pictures(pose_files, size, cache, f"test{folder.name}-poses", workers)
         clips.append((to_float(torch.tensor(decode(given, size))), to_float(torch.tensor(poses))))
     return clips
+
+
+def truth_folder(root):
+    """Where the true frames of the test clips are, if they are there."""
+    path = find_root(root, "test") / "test" / "test_truth"
+    return path if path.is_dir() else None
 
 
 def load_truth(path, size, lengths, cut=None):
@@ -317,6 +231,114 @@ def read_csv(path, size, lengths):
     return np.split(frames, np.cumsum(lengths)[:-1])
 
 
-def to_float(pictures):
-    """uint8 (..., H, W, 3) -> float (..., 3, H, W) in 0..1."""
-    return pictures.movedim(-1, -3).float().div_(255)
+# ---------------------------------------------------------------- the robot lab
+
+ROBOT_SIZE = (64, 64)
+TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a row of each
+
+
+def find_records(root, split):
+    """The record folders of a split, in the order of the numbers in their names."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(
+            f"--DR {root} is no folder; give the one that holds train/, validate/ and test/"
+        )
+    for pattern in ("", "*", "*/*"):
+        for folder in sorted(root.glob(pattern)) if pattern else [root]:
+            base = folder / split
+            if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
+                return sorted(records, key=natural_key)
+    raise UserError(
+        f"--DR {root} holds no clips to {split}; expected "
+        f"{root / split}/traj_0_to_255.tfrecords/0/0.png and so on"
+    )
+
+
+def natural_key(path):
+    """Text and numbers of a name apart, so that 256 comes after 0 and before 1024."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def read_tables(folder, rows, out):
+    """Fill out (rows, 7) from the clip's two csv files: row t belongs to frame t."""
+    column = 0
+    for name, width in TABLES.items():
+        path = folder / name
+        try:
+            table = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+        except ValueError as error:
+            raise UserError(f"{path} is not a csv of numbers ({error})") from None
+        if len(table) < rows or table.shape[1] != width or not np.isfinite(table).all():
+            raise UserError(
+                f"{path} holds {table.shape[0]} rows of {table.shape[1]} values; one row of "
+                f"{width} finite numbers is expected for each of the clip's {rows} frames"
+            )
+        out[:, column : column + width] = table[:rows]
+        column += width
+
+
+class Dataset_Robot(torch.utils.data.Dataset):
+    """The clips of one split: item i is its first frames (T, 3, 64, 64) and conditions (T, 7).
+
+    `frames` and `conditions` are all frames of all clips, one clip after the other, on disk;
+    clip i is rows starts[i] .. starts[i] + lengths[i] - 1.
+    """
+
+    def __init__(self, root, split, video_len, flag, cache_dir=None, workers=4):
+        records = find_records(root, split)
+        folders = [clip for record in records for clip in clip_folders(record)]
+        pictures = [list_pictures(folder) for folder in folders]
+        tables = [folder / name for folder in folders for name in TABLES]
+        for folder, files in zip(folders, pictures):
+            if len(files) < video_len:
+                raise UserError(
+                    f"{folder} holds {len(files)} frames, {video_len} are needed ({flag})"
+                )
+        for path in tables:
+            if not path.is_file():
+                raise UserError(f"{path} is missing: every clip needs {' and '.join(TABLES)}")
+        self.video_len = video_len
+        self.lengths = np.array([len(files) for files in pictures])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        cache = Path(cache_dir) if cache_dir else records[0].parents[1] / ".cache"
+        files = [path for clip in pictures for path in clip]
+        self.frames = cached_pictures(files, ROBOT_SIZE, cache, f"{split}-frames", workers)
+
+        def fill(array):
+            for folder, start, rows in zip(folders, self.starts, self.lengths):
+                read_tables(folder, rows, array[start : start + rows])
+
+        shape = (len(files), sum(TABLES.values()))
+        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill)
+
+    def __len__(self):
+        return len(self.starts)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        clip = slice(self.starts[index], self.starts[index] + self.video_len)
+        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
+
+
+class RobotClips(TrainClips):
+    """--epoch_size batches an epoch, of clips drawn at random."""
+
+    def clips_at(self, epoch):
+        """-> frame numbers (clips, T)."""
+        args, rng = self.args, np.random.default_rng([self.args.seed, epoch])
+        length = self.dataset.video_len
+        chosen = rng.integers(len(self.dataset), size=args.epoch_size * args.batch_size)
+        starts = self.dataset.starts[chosen]
+        if args.random_offset:
+            starts = starts + rng.integers(self.dataset.lengths[chosen] - length + 1)
+        return starts[:, None] + np.arange(length)
+
+
+# ---------------------------------------------------------------- both
+
+
+def to_float(values):
+    """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
+    return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

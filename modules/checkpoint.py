@@ -79,6 +79,11 @@ def describe_template(path, checkpoint):
     return f"{path}: a file of the course's template, its weights are used{note}"
 
 
+def lab_of(checkpoint):
+    """Runs before there were two labs, and the template's files, are of the pose lab."""
+    return checkpoint["args"].get("lab", "pose") if is_ours(checkpoint) else "pose"
+
+
 def model_settings(checkpoint, path):
     """The model flags of a checkpoint: stored in ours, read off the shapes in the template's."""
     if is_ours(checkpoint):
@@ -99,6 +104,10 @@ def model_settings(checkpoint, path):
 
 def adopt_settings(args, typed, checkpoint):
     """Take the checkpoint's settings for all that was not typed; sizes cannot be typed away."""
+    if lab_of(checkpoint) != args.lab:
+        raise UserError(
+            f"{args.ckpt_path} is of --lab {lab_of(checkpoint)}, this is --lab {args.lab}"
+        )
     for flag, value in model_settings(checkpoint, args.ckpt_path).items():
         if flag not in typed:
             setattr(args, flag, value)

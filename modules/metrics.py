@@ -24,6 +24,12 @@ def frame_psnr(pred, true):
     return -10 * torch.log10(mse)
 
 
+def channel_psnr(pred, true):
+    """(..., C, H, W) twice -> (...): the mean of the PSNRs of a frame's colour channels."""
+    mse = (pred.clamp(0, 1) - true).pow(2).mean(dim=(-2, -1)).clamp_min(BEST_MSE)
+    return (-10 * torch.log10(mse)).mean(dim=-1)
+
+
 def frame_ssim(pred, true, window=11, sigma=1.5):
     """(N, C, H, W) twice -> (N,): SSIM with a Gaussian window, averaged over inner pixels."""
     c1, c2 = 0.01**2, 0.03**2
@@ -54,14 +60,22 @@ def rounded_psnr(pred, true):
     return frame_psnr(torch.round(pred.clamp(0, 1) * 255) / 255, torch.round(true * 255) / 255)
 
 
-def score_clip(pred, true):
-    """(T, C, H, W) twice, frame 0 given -> what is reported of one clip's rollout."""
-    psnr, copied = frame_psnr(pred, true)[1:], frame_psnr(true[:1], true)[1:]
+def score_clip(pred, true, given=1, frame_psnr=frame_psnr):
+    """(T, C, H, W) twice, the first `given` frames given -> what is reported of a rollout."""
+    psnr = frame_psnr(pred, true)[given:]
+    repeated = frame_psnr(true[given - 1 : given], true)[given:]
     return {
         "psnr": psnr.mean().item(),
         "psnr_min": psnr.min().item(),
-        "psnr_first_frame_repeated": copied.mean().item(),
-        "ssim": mean_ssim(pred[1:], true[1:]),
+        "psnr_given_frame_repeated": repeated.mean().item(),
+        "ssim": mean_ssim(pred[given:], true[given:]),
+    }
+
+
+def course_averages(pred, true):
+    """The pose lab's other two averages of one clip's PSNR."""
+    psnr = frame_psnr(pred, true)[1:]
+    return {
         "psnr_2023_tester": psnr.sum().item() / max(len(psnr) - 1, 1),
         "psnr_competition": rounded_psnr(pred, true)[1:601].mean().item(),
     }
@@ -75,13 +89,12 @@ AVERAGES = {
 
 
 def score_clips(clips):
-    """Scores of every clip -> their averages, the lowest frame, and the competition's groups."""
+    """Scores of every clip -> their averages, and the lowest of their lowest frames."""
     mean = {key: sum(c[key] for c in clips) / len(clips) for key in clips[0]}
-    mean["psnr_min"] = min(c["psnr_min"] for c in clips)
+    return mean | {"psnr_min": min(c["psnr_min"] for c in clips)}
+
+
+def competition_groups(clips):
+    """The competition's average over its public and its private clips."""
     groups = {"public (clips 0-2)": clips[:3], "private (clips 3-4)": clips[3:5]}
-    mean["psnr_competition_groups"] = {
-        name: sum(c["psnr_competition"] for c in group) / len(group)
-        for name, group in groups.items()
-        if group
-    }
-    return mean
+    return {name: score_clips(group)["psnr_competition"] for name, group in groups.items() if group}

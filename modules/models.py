@@ -127,20 +127,20 @@ class VAE_Model(nn.Module):
                 yield frame
 
 
-def noise_source(kind, seed, clips):
+def noise_source(kind, seed, clips, sample=0):
     """draw(shape) -> (clips, *shape): each clip's own stream, so that batching changes nothing."""
     if kind == "mean":
         return lambda shape: torch.zeros(len(clips), *shape)
-    streams = [torch.Generator().manual_seed(seed * 1_000_003 + clip) for clip in clips]
+    seeds = [seed * 1_000_003 + clip + sample * 2**53 for clip in clips]
+    streams = [torch.Generator().manual_seed(s) for s in seeds]
     return lambda shape: torch.stack([torch.randn(shape, generator=s) for s in streams])
 
 
-def roll_out(model, given, poses, args, clips, progress=iter):
-    """All frames of the clips with these numbers, on the CPU: (B, T, 3, H, W)."""
+def roll_out(model, given, conditions, noise, progress=iter):
+    """All frames (B, T, 3, H, W) of a rollout, on the CPU."""
     model.eval()
-    frames = model.rollout(given, poses, noise_source(args.z_source, args.seed, clips))
-    out = torch.empty_like(poses)
-    for t, frame in enumerate(progress(frames)):
+    out = torch.empty(*conditions.shape[:2], *given.shape[2:])
+    for t, frame in enumerate(progress(model.rollout(given, conditions, noise))):
         out[:, t] = frame
     return out
 

@@ -1,9 +1,16 @@
-"""Every flag of Trainer.py and Tester.py, once: its type, range, default and reason."""
+"""Every flag of Trainer.py and Tester.py, once: its type, range, default and reason.
+
+Both labs share one set of options. A flag that only one lab has is refused in the other; where
+the robot lab's users know a shared flag by another name, that name works there too.
+"""
 
 import argparse
+import functools
 import re
 import sys
 from pathlib import Path
+
+LABS = ("pose", "robot")
 
 KL_TYPES = {"cyclical": "Cyclical", "monotonic": "Monotonic"} | dict.fromkeys(
     ("none", "no", "without", "w/o", "nokl_annealing", "constant"), "None"
@@ -17,12 +24,14 @@ TEMPLATE = set(
     kl_anneal_cycle kl_anneal_ratio no_sanity make_gif""".split()
 )
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
-SIZES = ("F_dim", "L_dim", "N_dim", "D_out_dim")
-MODEL_FLAGS = (
-    *SIZES, "frame_H", "frame_W", "sigmoid", "posterior", "position_map", "feedback_clamp",
-    "z_source", "seed",
-)  # fmt: skip
-
+SIZES = set(
+    """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers
+    predictor_rnn_layers learned_prior""".split()
+)
+MODEL_FLAGS = SIZES | set(
+    """frame_H frame_W sigmoid posterior position_map feedback_clamp z_source seed
+    n_past n_future n_eval last_frame_skip condition""".split()
+)
 
 LIMITS = (  # (flag, the flag that it may not exceed)
     ("kl_anneal_start", "kl_anneal_stop"),
@@ -59,10 +68,37 @@ def run(main):
 
 
 class LabParser(argparse.ArgumentParser):
+    """Accepts unique prefixes, but takes no flag of the other lab for a prefix of this one's."""
+
+    def __init__(self, script, lab, **more):
+        super().__init__(prog=f"{script}.py", **more)
+        self.script, self.lab = script, lab
+
     def _get_option_tuples(self, option_string):
-        matches = super()._get_option_tuples(option_string)
+        if option_string.split("=")[0] in foreign_flags(self.script, self.lab):
+            return []
+        matches = [m for m in super()._get_option_tuples(option_string) if m[0].dest != "lab"]
         template = [m for m in matches if m[0].dest in TEMPLATE]
         return template if len(matches) > 1 and len(template) == 1 else matches
+
+    def refuse(self, unknown):
+        """Say what is wrong with arguments that no flag of this lab takes."""
+        for text in unknown:
+            name = text.split("=")[0]
+            if name in foreign_flags(self.script, self.lab):
+                self.error(f"{name} belongs to --lab {other(self.lab)}, this is --lab {self.lab}")
+        self.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+
+def other(lab):
+    return LABS[1 - LABS.index(lab)]
+
+
+@functools.cache
+def foreign_flags(script, lab):
+    """The other lab's own flags."""
+    mine, theirs = (build_parser(script, x)._option_string_actions for x in (lab, other(lab)))
+    return set(theirs) - set(mine)
 
 
 INF = float("inf")
@@ -101,46 +137,47 @@ def device_name(text):
 
 
 def group(parser, title):
-    """-> flag(name, kind, default, help): kind is bool, a tuple of choices, or parses the text."""
+    """-> flag(name, kind, default, help): kind is bool, a tuple of choices, or parses the text.
+
+    `robot` is its default, and `known_as` another name of it, in the robot lab.
+    """
     add = parser.add_argument_group(title).add_argument
 
-    def flag(name, kind, default, text, **more):
+    def flag(name, kind, default, text, robot=None, known_as=None, **more):
+        names = [name]
+        if parser.lab == "robot":
+            default = default if robot is None else robot
+            names += [known_as] if known_as else []
         if kind is bool:
             more["action"] = "store_true"
         else:
             more |= {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
             more["default"] = default
             text += "" if default is None else " (%(default)s)"
-        add(f"--{name}", help=text, **more)
+        add(*(f"--{name}" for name in names), help=text, **more)
 
     return flag
 
 
 def add_run_flags(parser, training):
     flag = group(parser, "run")
-    flag(
-        "DR", str, None, "dataset root: the folder that holds train/, val/ and test/", metavar="DIR"
-    )
+    flag("lab", LABS, parser.lab, "a dancer by poses, or a robot arm by actions; shows its flags")
+    text = "dataset root: the folder that holds train/, the validation folder and test/"
+    flag("DR", str, None, text, metavar="DIR")
     flag("save_root", str, None, "the run folder: all that is written goes here", metavar="DIR")
     use = "checkpoint whose weights to start from" if training else "checkpoint to test"
     flag("ckpt_path", str, None, use, metavar="FILE")
-    flag("num_epoch", count, 70, "epochs to train")
-    flag(
-        "batch_size",
-        count,
-        2,
-        "clips in a batch" + ("" if training else "; test: all, unless given"),
-    )
-    flag("seed", number(int, 0, 2**32 - 1), 0, "same seed, same machine: same bits")
+    flag("num_epoch", count, 70, "epochs to train", robot=300, known_as="niter")
+    text = "clips in a batch" + ("" if training else "; test: all, unless given")
+    flag("batch_size", count, 2, text, robot=12)
+    flag("seed", number(int, 0, 2**32 - 1), 0, "same seed, same machine: same bits", robot=1)
     flag("device", device_name, None, "cpu, cuda, cuda:N or mps; default: a GPU where there is one")
     flag("gpu", natural, 1, "GPUs to use: 1, or 0 for the CPU")
-    flag(
-        "precision",
-        ("auto", "float32", "bf16"),
-        "auto",
-        "auto: bf16 where the device computes with it",
-    )
+    text = "auto: bf16 where the device computes with it"
+    flag("precision", ("auto", "float32", "bf16"), "auto", text)
     flag("num_workers", natural, 4, "threads that decode pictures when the cache is built")
+    text = "where decoded pictures are kept; default: DR/.cache"
+    flag("cache_dir", str, None, text, metavar="DIR")
     flag("per_save", count, 3, "keep epoch=N.ckpt every so many epochs")
     use = "no training: validate --ckpt_path once" if training else "the default here"
     flag("test", bool, False, use)
@@ -158,8 +195,12 @@ def add_trainer_flags(parser):
 
 def add_tester_flags(parser):
     flag = group(parser, "test")
-    flag("make_gif", bool, False, "also write seq{i}/{pred_seq,pose,ground_truth}.gif")
+    text = "futures drawn of every clip: their mean, best, worst and how far apart they are"
+    flag("n_samples", count, 1, text, metavar="N")
     flag("no_sanity", bool, False, "do not read the written files back to check them")
+    if parser.lab == "robot":
+        return
+    flag("make_gif", bool, False, "also write seq{i}/{pred_seq,pose,ground_truth}.gif")
     text = (
         "true frames to score with: a folder or a csv; default: DR/test/test_truth, if it is there"
     )
@@ -172,6 +213,13 @@ def add_tester_flags(parser):
 
 def add_data_flags(parser):
     flag = group(parser, "data")
+    flag("random_offset", bool, False, "shift where the training clips begin, every epoch")
+    if parser.lab == "robot":
+        flag("n_past", count, 2, "frames that are given")
+        flag("n_future", count, 10, "frames to predict, in training and in the scores")
+        flag("n_eval", number(int, 2), 30, "frames of a clip to roll out at validation and test")
+        flag("epoch_size", count, 600, "batches of an epoch")
+        return
     flag("train_vi_len", number(int, 2), 16, "frames in a training clip")
     flag("val_vi_len", number(int, 2), 630, "frames in a validation clip; test: all, unless given")
     flag("frame_H", number(int, 11), 32, "height that pictures are resized to")
@@ -181,16 +229,18 @@ def add_data_flags(parser):
     flag("fast_partial", part, 0.4, "share of the training frames in the fast start")
     flag("fast_train_epoch", natural, 5, "epochs of the fast start")
     flag("shuffle", bool, False, "draw the training clips in a new order every epoch")
-    flag("random_offset", bool, False, "shift where the training clips begin, every epoch")
     text = "share of clips whose given frame is any frame of the same take, not the one before"
     flag("jump_start", share, 0.0, text, metavar="P")
-    flag(
-        "cache_dir", str, None, "where decoded pictures are kept; default: DR/.cache", metavar="DIR"
-    )
 
 
 def add_model_flags(parser):
     flag = group(parser, "model")
+    text = "z of a rollout: drawn from the prior, or its mean"
+    flag("z_source", ("sample", "mean"), "sample", text)
+    (add_recurrent_flags if parser.lab == "robot" else add_convolutional_flags)(flag)
+
+
+def add_convolutional_flags(flag):
     flag("F_dim", number(int, 8), 128, "channels of frame features")
     flag("L_dim", number(int, 2), 32, "channels of pose features")
     flag("N_dim", number(int, 4), 12, "channels of z")
@@ -205,49 +255,65 @@ def add_model_flags(parser):
     flag("feedback", ("full", "frame", "features"), "full", text)
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"
     flag("feedback_clamp", str, True, text, action=argparse.BooleanOptionalAction)
-    text = "z of a rollout: drawn from the prior, or its mean"
-    flag("z_source", ("sample", "mean"), "sample", text)
+    text = "deviation of noise on the previous frame in training"
+    flag("feedback_noise", non_negative, 0.0, text, metavar="S")
+
+
+def add_recurrent_flags(flag):
+    flag("g_dim", count, 128, "size of a frame's vector")
+    flag("z_dim", count, 64, "size of z")
+    flag("rnn_size", count, 256, "hidden size of the recurrent nets")
+    flag("predictor_rnn_layers", count, 2, "recurrent layers of the frame predictor")
+    flag("posterior_rnn_layers", count, 1, "recurrent layers of the posterior, and of the prior")
+    flag("vgg_width", count, 64, "channels of the first stage of encoder and decoder", metavar="C")
+    text = "skips from the frame before, not from the last given one"
+    flag("last_frame_skip", bool, False, text)
+    text = "the row of action and position that predicts a frame: its own, or the one before"
+    flag("condition", ("current", "previous"), "current", text)
+    flag("learned_prior", bool, False, "learn p(z | frames before) instead of N(0, I)")
 
 
 def add_optimizer_flags(parser):
     flag = group(parser, "optimizer and learning rate")
     flag("optim", OPTIMIZERS, "Adam", ", ".join(OPTIMIZERS), metavar="NAME")
-    flag("lr", positive, 0.001, "learning rate")
-    flag(
-        "lr_schedule",
-        ("multistep", "cosine", "constant"),
-        "multistep",
-        "its course over the epochs",
-    )
+    flag("lr", positive, 0.001, "learning rate", robot=0.002)
+    text = "momentum: the first beta of Adam and its kin"
+    flag("beta1", number(float, 0, 0.9999), 0.9, text)
+    courses = ("multistep", "cosine", "constant")
+    flag("lr_schedule", courses, "multistep", "its course over the epochs", robot="constant")
     text = "multistep: epochs from which it is multiplied by --lr_gamma"
     flag("lr_milestones", natural, [2, 5], text, nargs="*", metavar="E")
     flag("lr_gamma", part, 0.1, "multistep: the factor")
     flag("lr_min", non_negative, 0.0, "cosine: learning rate of the last epoch")
     flag("warmup_epochs", natural, 0, "epochs of linear warm-up to --lr")
-    flag("grad_clip", non_negative, 1.0, "largest norm of the gradient; 0: any")
-    flag(
-        "ema", number(float, 0, 0.99999), 0.0, "decay of averaged weights, used to predict; 0: none"
-    )
+    flag("grad_clip", non_negative, 1.0, "largest norm of the gradient; 0: any", robot=0.0)
+    text = "decay of averaged weights, used to predict; 0: none"
+    flag("ema", number(float, 0, 0.99999), 0.0, text)
 
 
 def add_forcing_flags(parser):
     flag = group(parser, "teacher forcing")
     flag("tfr", share, 1.0, "probability that the previous frame is the true one")
-    flag("tfr_sde", natural, 10, "epoch where its decay starts")
-    flag("tfr_d_step", share, 0.1, "step mode: decay per epoch")
+    text = "epoch where its decay starts"
+    flag("tfr_sde", natural, 10, text, robot=0, known_as="tfr_start_decay_epoch")
+    text = "step mode: decay per epoch"
+    flag("tfr_d_step", share, 0.1, text, robot=0.0, known_as="tfr_decay_step")
     flag("tfr_mode", ("step", "linear"), "step", "steps, or a straight line to the last epoch")
     flag("tfr_lower_bound", share, 0.0, "where the decay ends")
-    flag("tfr_coin", ("epoch", "batch"), "epoch", "one coin decides on an epoch, or on a batch")
-    text = "deviation of noise on the previous frame in training"
-    flag("feedback_noise", non_negative, 0.0, text, metavar="S")
+    text = "one coin decides on an epoch, or on a batch"
+    flag("tfr_coin", ("epoch", "batch"), "epoch", text, robot="batch")
 
 
 def add_kl_flags(parser):
     flag = group(parser, "KL annealing")
     text = "Cyclical, Monotonic or None (also No, Without, W/O, Constant: beta = stop)"
-    flag("kl_anneal_type", kl_type, "Cyclical", text, metavar="TYPE")
-    flag("kl_anneal_cycle", count, 10, "cycles over --num_epoch")
-    flag("kl_anneal_ratio", share, 1.0, "share of a cycle spent ramping")
+    flag("kl_anneal_type", kl_type, "Cyclical", text, robot="Monotonic", metavar="TYPE")
+    if parser.lab == "robot":
+        text = "the same as --kl_anneal_type Cyclical"
+        more = {"action": "store_const", "const": "Cyclical", "dest": "kl_anneal_type"}
+        parser.add_argument("--kl_anneal_cyclical", default=argparse.SUPPRESS, help=text, **more)
+    flag("kl_anneal_cycle", count, 10, "cycles over --num_epoch", robot=3)
+    flag("kl_anneal_ratio", share, 1.0, "share of a cycle spent ramping", robot=0.5)
     flag("kl_anneal_start", non_negative, 0.0, "beta where a ramp starts")
     flag("kl_anneal_stop", non_negative, 1.0, "beta where a ramp ends")
     flag("kl_anneal_floor", non_negative, 0.0, "beta is never below")
@@ -255,12 +321,12 @@ def add_kl_flags(parser):
     flag("pretrain_epochs", natural, 0, text)
 
 
-def build_parser(script):
+def build_parser(script, lab="pose"):
     training = script == "Trainer"
     text = "Train a conditional VAE that predicts video."
     if not training:
-        text = "Roll a checkpoint out over every test clip: gifs, submission.csv, scores."
-    parser = LabParser(prog=f"{script}.py", description=text)
+        text = "Roll a checkpoint out over every test clip: gifs, strips, scores."
+    parser = LabParser(script, lab, description=text)
     add_run_flags(parser, training)
     own = add_trainer_flags if training else add_tester_flags
     shared = add_data_flags, add_model_flags, add_optimizer_flags, add_forcing_flags, add_kl_flags
@@ -269,10 +335,21 @@ def build_parser(script):
     return parser
 
 
-def parse(script, argv=None):
+def typed_lab(argv):
+    """The lab decides which flags there are, so it is read before all others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lab", nargs="?")
+    lab = parser.parse_known_args(argv)[0].lab
+    return lab if lab in LABS else "pose"
+
+
+def parse(script, argv=None, lab=None):
     """-> (args, the set of flags that were typed). Wrong usage ends with exit code 2."""
-    parser = build_parser(script)
-    args = parser.parse_args(argv)
+    lab = lab or typed_lab(argv)
+    parser = build_parser(script, lab)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.refuse(unknown)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     typed = set(vars(parser.parse_args(argv)))
@@ -296,11 +373,23 @@ def check(parser, args, typed):
     for low, high in LIMITS:
         if getattr(args, low) > getattr(args, high):
             parser.error(f"--{low} {getattr(args, low)} is above --{high} {getattr(args, high)}")
-    if args.feedback == "features" and args.posterior == "previous":
-        parser.error("--feedback features with --posterior previous would never train the encoder")
+    (check_robot if args.lab == "robot" else check_pose)(parser, args)
     for flag, (needed, value) in NEEDS.items():
         if flag in typed and getattr(args, needed) != value:
             parser.error(f"--{flag} needs --{needed} {value}, not {getattr(args, needed)}")
+
+
+def check_pose(parser, args):
+    if args.feedback == "features" and args.posterior == "previous":
+        parser.error("--feedback features with --posterior previous would never train the encoder")
+
+
+def check_robot(parser, args):
+    clip = args.n_past + args.n_future
+    if args.n_eval < clip:
+        parser.error(f"--n_eval {args.n_eval} is below --n_past + --n_future, {clip}")
+    if parser.script == "Trainer" and not args.test and args.batch_size < 2:
+        parser.error("--batch_size must be at least 2: BatchNorm sees one frame of each clip")
 
 
 def run_folder(path):

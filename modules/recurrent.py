@@ -27,19 +27,20 @@ def vgg_stage(*chans):
 
 
 class vgg_encoder(nn.Module):
-    """A frame -> its vector (g) and the four maps before each pool: 64 at 64x64 .. 512 at 8x8."""
+    """A frame -> its vector (g) and the four maps before each pool: w at 64x64 .. 8w at 8x8."""
 
-    def __init__(self, g_dim):
+    def __init__(self, g_dim, width=64):
         super().__init__()
+        w = width
         self.stages = nn.ModuleList(
             [
-                vgg_stage(3, 64, 64),
-                vgg_stage(64, 128, 128),
-                vgg_stage(128, 256, 256, 256),
-                vgg_stage(256, 512, 512, 512),
+                vgg_stage(3, w, w),
+                vgg_stage(w, 2 * w, 2 * w),
+                vgg_stage(2 * w, 4 * w, 4 * w, 4 * w),
+                vgg_stage(4 * w, 8 * w, 8 * w, 8 * w),
             ]
         )
-        self.head = nn.Sequential(nn.Conv2d(512, g_dim, 4), nn.BatchNorm2d(g_dim), nn.Tanh())
+        self.head = nn.Sequential(nn.Conv2d(8 * w, g_dim, 4), nn.BatchNorm2d(g_dim), nn.Tanh())
 
     def forward(self, x):
         skips = []
@@ -52,22 +53,23 @@ class vgg_encoder(nn.Module):
 class vgg_decoder(nn.Module):
     """A vector (g) and the encoder's four maps -> a frame (3 channels, 0..1)."""
 
-    def __init__(self, g_dim):
+    def __init__(self, g_dim, width=64):
         super().__init__()
+        w = width
         self.head = nn.Sequential(
-            nn.ConvTranspose2d(g_dim, 512, 4), nn.BatchNorm2d(512), nn.LeakyReLU(0.2)
+            nn.ConvTranspose2d(g_dim, 8 * w, 4), nn.BatchNorm2d(8 * w), nn.LeakyReLU(0.2)
         )
-        self.stages = nn.ModuleList(
+        self.stages = nn.ModuleList(  # the input of each is its own half and the skip's
             [
-                vgg_stage(512 + 512, 512, 512, 256),
-                vgg_stage(256 + 256, 256, 256, 128),
-                vgg_stage(128 + 128, 128, 64),
-                nn.Sequential(vgg_block(64 + 64, 64), nn.ConvTranspose2d(64, 3, 3, padding=1)),
+                vgg_stage(8 * w * 2, 8 * w, 8 * w, 4 * w),
+                vgg_stage(4 * w * 2, 4 * w, 4 * w, 2 * w),
+                vgg_stage(2 * w * 2, 2 * w, w),
+                nn.Sequential(vgg_block(w * 2, w), nn.ConvTranspose2d(w, 3, 3, padding=1)),
             ]
         )
 
     def forward(self, vector, *skips):
-        x = self.head(vector[:, :, None, None])  # (N, 512, 4, 4)
+        x = self.head(vector[:, :, None, None])  # (N, 8w, 4, 4)
         for stage, skip in zip(self.stages, reversed(skips)):
             x = stage(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
         return torch.sigmoid(x.float())

@@ -31,8 +31,8 @@ class RecurrentVAE(nn.Module):
         super().__init__()
         self.args = args
         g, z, rnn = args.g_dim, args.z_dim, args.rnn_size
-        self.encoder = vgg_encoder(g)
-        self.decoder = vgg_decoder(g)
+        self.encoder = vgg_encoder(g, args.vgg_width)
+        self.decoder = vgg_decoder(g, args.vgg_width)
         self.frame_predictor = lstm(g + z + CONDITION, g, rnn, args.predictor_rnn_layers)
         self.posterior = gaussian_lstm(g, z, rnn, args.posterior_rnn_layers)
         if args.learned_prior:
@@ -86,11 +86,6 @@ class RecurrentVAE(nn.Module):
             pred, state = self.predict(state, rows[:, a:b], z[:, a:b])
             results.append((pred, mu_p, logvar_p))
         return tuple(torch.cat(parts, dim=1) for parts in zip(*results))
-
-    @staticmethod
-    def kl_items(mu):
-        """What a batch's KL is divided by: its clips, so that time is summed over."""
-        return mu.shape[0]
 
     # ------------------------------------------------------------ steps, of (B, t, ...) each
 

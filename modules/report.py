@@ -1,6 +1,5 @@
 """What a run draws of itself: curves, film strips and gifs. Knows files and arrays only."""
 
-import csv
 import itertools
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from .checkpoint import write_atomically
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-FRAME_MS = 20
-COPIED = "first frame repeated"  # the label of the baseline beside every score
+GREEN, RED, GREY = (40, 170, 70), (215, 50, 45), (150, 150, 150)
+LINE, GAP = 12, 2  # a film strip: columns of a line, pixels between pictures
+COPIED = "given frame repeated"  # the label of the baseline beside every score
 CURVES = {  # file name -> title, unit, columns of metrics.csv
     "loss": ("Training loss", "MSE + beta KL", ["train/loss"]),
     "mse": ("Training error", "MSE", ["train/mse"]),
@@ -26,7 +26,7 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
     "psnr": (
         "Validation PSNR",
         "dB",
-        ["val/psnr", "val/psnr_min", "val/psnr_first_frame_repeated"],
+        ["val/psnr", "val/psnr_min", "val/psnr_given_frame_repeated"],
     ),
     "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
 }
@@ -37,13 +37,6 @@ def write_csv(path, rows):
     text = [",".join(rows[0])] if rows else []
     text += [",".join("" if v is None else repr(v) for v in row.values()) for row in rows]
     write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
-
-
-def read_csv(path):
-    with open(path, newline="") as file:
-        return [
-            {k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)
-        ]
 
 
 # ---------------------------------------------------------------- curves
@@ -59,7 +52,7 @@ def draw_curve(axes, rows, title, unit, columns):
         points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
         if points:
             x, y = zip(*points)
-            baseline = column.endswith("first_frame_repeated")
+            baseline = column.endswith("given_frame_repeated")
             style = (
                 {"color": "0.6", "ls": "--"}
                 if baseline
@@ -92,13 +85,13 @@ def draw_curves(folder, rows):
     save_figure(overview, folder / "curves.png")
 
 
-def draw_psnr_per_frame(path, curves):
-    """{label: PSNR of frames 1, 2, ...} -> one plot; repeating the first frame is drawn dashed."""
+def draw_psnr_per_frame(path, curves, first=1):
+    """{label: PSNR of frames first, first + 1, ...} -> one plot; the baseline is dashed."""
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for label, psnr in curves.items():
         style = {"color": "0.6", "ls": "--"} if label.startswith(COPIED) else {}
         label = f"{label}: mean {np.mean(psnr):.2f} dB"
-        axes.plot(range(1, len(psnr) + 1), psnr, lw=1, label=label, **style)
+        axes.plot(range(first, first + len(psnr)), psnr, lw=1, label=label, **style)
     axes.set(title="PSNR of every rolled-out frame", xlabel="frame", ylabel="PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -124,16 +117,24 @@ def to_uint8(frames):
     return np.rint(frames.clip(0, 1) * 255).astype(np.uint8)
 
 
-def write_gif(path, frames):
+def framed(clip, given, colour=RED, width=2):
+    """uint8 (T, H, W, 3) with a border: green around the given frames, `colour` on the others."""
+    out = np.empty((len(clip), clip.shape[1] + 2 * width, clip.shape[2] + 2 * width, 3), np.uint8)
+    out[:given], out[given:] = GREEN, colour
+    out[:, width:-width, width:-width] = clip
+    return out
+
+
+def write_gif(path, frames, frame_ms):
     """uint8 (T, H, W, 3) -> a gif that loops; merged neighbours keep their time."""
-    data = iio.imwrite("<bytes>", frames, extension=".gif", duration=FRAME_MS, loop=0)
+    data = iio.imwrite("<bytes>", frames, extension=".gif", duration=frame_ms, loop=0)
     write_atomically(path, lambda file: file.write(data))
 
 
-def gif_frame_times(path):
-    """How many frame times a gif plays."""
+def gif_time(path):
+    """How many milliseconds a gif plays."""
     with Image.open(path) as gif:
-        return sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif)) // FRAME_MS
+        return sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif))
 
 
 def side_by_side(*clips, scale=3):
@@ -143,32 +144,44 @@ def side_by_side(*clips, scale=3):
     return np.concatenate(row, axis=2).repeat(scale, 1).repeat(scale, 2)
 
 
-def draw_strip(path, rows, columns=8):
-    """{label: uint8 clip} -> a film strip: a row a clip, at times spread over its length."""
-    length = min(len(clip) for clip in rows.values())
-    times = np.unique(np.linspace(0, length - 1, columns).round().astype(int))
-    size = (1.9 * len(times), len(rows) + 0.35)
-    figure, grid = plt.subplots(
-        len(rows), len(times), figsize=size, layout="constrained", squeeze=False
-    )
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-    for cells, (label, clip) in zip(grid, rows.items()):
-        cells[0].set_ylabel(label, fontsize=9)
-        for cell, t in zip(cells, times):
-            cell.imshow(clip[t], interpolation="nearest")
-            cell.set(xticks=[], yticks=[])
-    for cell, t in zip(grid[0], times):
-        cell.set_title("given frame" if t == 0 else f"frame {t}", fontsize=9)
+def spread(length, columns):
+    """Times spread evenly over a clip, its first and last frame among them."""
+    return np.unique(np.linspace(0, length - 1, columns).round().astype(int))
+
+
+def draw_strip(path, rows, times):
+    """{label: uint8 clip} -> a film strip: a row a clip, a column a time, lines of up to LINE."""
+    lines = [times[i : i + LINE] for i in range(0, len(times), LINE)]
+    height, width = (size + GAP for size in next(iter(rows.values())).shape[1:3])
+    columns = len(lines[0])
+    inches = min(1.9, 15 / columns) / width
+    size = (columns * width * inches + 0.9, len(lines) * (len(rows) * height * inches + 0.4))
+    figure, axes = plt.subplots(len(lines), figsize=size, layout="constrained", squeeze=False)
+    for line, cell in zip(lines, axes.flat):
+        picture = np.full((len(rows) * height, columns * width, 3), 255, np.uint8)
+        for i, clip in enumerate(rows.values()):
+            for j, t in enumerate(line):
+                y, x = i * height, j * width
+                picture[y : y + height - GAP, x : x + width - GAP] = clip[t]
+        cell.imshow(picture, interpolation="nearest")
+        middles = (np.arange(columns) + 0.5) * width
+        cell.set_xticks(middles[: len(line)], [f"frame {t}" for t in line], fontsize=9)
+        cell.set_yticks((np.arange(len(rows)) + 0.5) * height, rows, fontsize=9)
+        cell.xaxis.tick_top()
+        cell.tick_params(length=0)
+        cell.spines[:].set_visible(False)
     save_figure(figure, path)
 
 
-def draw_rollout(folder, clips, psnr):
-    """All that shows one validation rollout: a gif, a film strip, its PSNR per frame."""
-    write_gif(folder / "val.gif", side_by_side(*clips.values()))
-    draw_strip(folder / "val_strip.png", clips)
+def draw_rollout(folder, clips, times, frame_ms):
+    """All that shows one validation rollout: a gif and a film strip."""
+    write_gif(folder / "val.gif", side_by_side(*clips.values()), frame_ms)
+    draw_strip(folder / "val_strip.png", clips, times)
+
+
+def draw_psnr_of_frames(folder, psnr, first):
+    """PSNR of the frames from `first` on, as a plot and as val_frames.csv."""
     (folder / "plots").mkdir(exist_ok=True)
-    draw_psnr_per_frame(folder / "plots" / "psnr_per_frame.png", psnr)
-    rows = [
-        dict(zip(("frame", *psnr), values)) for values in zip(itertools.count(1), *psnr.values())
-    ]
-    write_csv(folder / "val_frames.csv", rows)
+    draw_psnr_per_frame(folder / "plots" / "psnr_per_frame.png", psnr, first)
+    values = zip(itertools.count(first), *psnr.values())
+    write_csv(folder / "val_frames.csv", [dict(zip(("frame", *psnr), row)) for row in values])

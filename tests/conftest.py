@@ -1,5 +1,6 @@
 """Shared by all tests: a tiny dataset, tiny nets, and the scripts called as a user calls them."""
 
+import csv
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import Tester  # noqa: E402
 import Trainer  # noqa: E402
-from modules import options  # noqa: E402
+from modules import options, report  # noqa: E402
 
 torch.set_num_threads(1)  # tiny nets: a second thread only waits for the first
 SCRIPTS = {"Trainer": Trainer, "Tester": Tester}
@@ -49,6 +50,25 @@ def make_dataset(root, train=16, val=6, clips=(6, 5)):
         write_pictures(root / f"test/test_label/{clip}", numbers, pose=True)
         write_pictures(root / f"test/test_truth/{clip}", numbers, pose=False)
     return root
+
+
+def read_csv(path):
+    """metrics.csv and its like -> a dict a row; None where there is no value."""
+    with open(path, newline="") as file:
+        return [
+            {k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)
+        ]
+
+
+def no_plots_in(patch):
+    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
+        patch.setattr(report, name, lambda *clips: None)
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Drawing takes longest; for tests that look at no plot."""
+    no_plots_in(monkeypatch)
 
 
 @pytest.fixture

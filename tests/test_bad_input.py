@@ -13,24 +13,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, SHORT, make_dataset
+from conftest import ROOT, SHORT, make_dataset, no_plots_in
 from PIL import Image
 
 import dataloader
 import Trainer
 from modules import checkpoint as ckpt
-from modules import options, report
+from modules import options
 
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Drawing takes longest, and no test here looks at a plot."""
-    no_plots_in(monkeypatch)
-
-
-def no_plots_in(patch):
-    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
-        patch.setattr(report, name, lambda *clips: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")
@@ -484,7 +475,7 @@ def test_a_disk_that_is_full_at_a_rename_keeps_what_was_there(
     assert not [f for f in files_below(run) if os.path.basename(f).startswith(".")]
 
 
-SCORES = ("psnr", "psnr_min", "psnr_first_frame_repeated", "ssim")
+SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
 
 
 def test_a_disk_that_is_full_while_writing_leaves_every_file_as_it_was(

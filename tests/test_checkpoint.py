@@ -7,10 +7,9 @@ import shutil
 
 import pytest
 import torch
-from conftest import SHORT, make_dataset
+from conftest import SHORT, make_dataset, read_csv
 
 import Trainer
-from modules import report
 
 CONSTANT = "--lr_schedule constant --kl_anneal_type None"  # what num_epoch does not change
 SETTINGS = {
@@ -23,12 +22,7 @@ SETTINGS = {
     "previous": "--posterior previous --tfr 0 --pretrain_epochs 2",
 }
 
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Drawing takes longest, and no test here looks at a plot."""
-    for name in ("draw_curves", "draw_strip", "draw_psnr_per_frame"):
-        monkeypatch.setattr(report, name, lambda *clips: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +86,7 @@ def assert_same_run(a, b):
             for flag in ("save_root", "num_epoch"):
                 del state["args"][flag]
         assert differences(*states) == []
-    tables = [without_speed(report.read_csv(folder / "metrics.csv")) for folder in (a, b)]
+    tables = [without_speed(read_csv(folder / "metrics.csv")) for folder in (a, b)]
     assert tables[0] == tables[1]
 
 
@@ -200,7 +194,7 @@ def test_resume_never_starts_afresh(train, tmp_path, monkeypatch):
     assert "carrying on" not in done.out
     assert epochs == [0, 0]
     assert load(tmp_path / "run")["last_epoch"] == 1
-    assert len(report.read_csv(tmp_path / "run/metrics.csv")) == 1
+    assert len(read_csv(tmp_path / "run/metrics.csv")) == 1
     train("other", 1, "--lr 0.002")
     weights = [load(tmp_path / name)["state_dict"] for name in ("run", "other")]
     assert differences(*weights) == []

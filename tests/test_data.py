@@ -14,8 +14,8 @@ from conftest import draw, make_dataset
 from PIL import Image
 
 import dataloader
-from dataloader import Dataset_Dance, TrainClips, find_takes, load_test_clips
-from modules import options
+from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips
+from modules import cache, options
 from modules.options import UserError
 
 SIZE = (12, 16)
@@ -103,14 +103,14 @@ def test_frame_and_pose_pair_by_number_though_digits_differ(tmp_path):
         (tmp_path / f"train/train_{kind}").mkdir(parents=True)
         for n in (2, 10, 1, 9):
             draw(n, kind == "label").save(tmp_path / f"train/train_{kind}" / name.format(n))
-    poses = open_dance(tmp_path).poses
+    poses = open_dance(tmp_path).conditions
     folder = tmp_path / "train/train_label"
     assert np.array_equal(poses, [resized(folder / f"frame{n:06d}.png") for n in (1, 2, 9, 10)])
 
 
 def test_poses_without_a_frame_are_left_out(dataset):
     draw(99, True).save(dataset / "train/train_label/frame000099.png")
-    assert len(open_dance(dataset).poses) == 16
+    assert len(open_dance(dataset).conditions) == 16
 
 
 @pytest.mark.parametrize("above", ["", "LAB4_Dataset", "LAB4_Dataset/LAB4_Dataset"])
@@ -231,7 +231,7 @@ def failing_at(number, error):
 
 @pytest.mark.parametrize("error", [UserError("unreadable"), KeyboardInterrupt(), MemoryError()])
 def test_a_decoding_that_breaks_off_leaves_no_cache_and_no_temporary(dataset, monkeypatch, error):
-    monkeypatch.setattr(dataloader, "decode", failing_at(7, error))
+    monkeypatch.setattr(cache, "decode", failing_at(7, error))
     with pytest.raises(type(error)):
         open_dance(dataset)
     assert caches(dataset) == caches(dataset, "*.partial") == []
@@ -241,12 +241,12 @@ def test_a_decoding_that_breaks_off_leaves_no_cache_and_no_temporary(dataset, mo
 
 def test_a_damaged_cache_is_decoded_again_or_named_in_an_error(dataset):
     expected = np.array(open_dance(dataset).frames)
-    (cache,) = dataset.rglob("train-frames*.npy")
-    cache.write_bytes(cache.read_bytes()[:200])
+    (target,) = dataset.rglob("train-frames*.npy")
+    target.write_bytes(target.read_bytes()[:200])
     try:
         assert np.array_equal(open_dance(dataset).frames, expected)
     except UserError as error:
-        assert cache.name in str(error)
+        assert target.name in str(error)
 
 
 def test_a_finished_cache_is_never_taken_from_under_another_run(dataset, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_finished_cache_is_never_taken_from_under_another_run(dataset, monkeyp
 
     monkeypatch.setattr(os, "replace", replace)
     stem = target.name.rpartition("_")[0] + "_"
-    dataloader.build_cache(files, SIZE, target, stem, 1)
+    cache.build_cache(target, (len(files), *SIZE, 3), np.uint8, stem, lambda array: None)
     assert there == [True]
 
 
@@ -270,7 +270,10 @@ def checksums(root, barrier, answers):
     barrier.wait()
     clips = open_dance(root)
     answers.put(
-        [hashlib.sha256(np.array(a).tobytes()).hexdigest() for a in (clips.frames, clips.poses)]
+        [
+            hashlib.sha256(np.array(a).tobytes()).hexdigest()
+            for a in (clips.frames, clips.conditions)
+        ]
     )
 
 
@@ -331,12 +334,12 @@ def calm_dataset(count, numbers=None):
     """A stand-in for a Dataset_Dance: one take of grey pictures."""
     frames = np.full((count, 2, 2, 3), 100, np.uint8)
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
-    return SimpleNamespace(frames=frames, poses=frames, numbers=numbers)
+    return SimpleNamespace(frames=frames, conditions=frames, numbers=numbers)
 
 
 def train_clips(line, dataset):
     args = options.build_parser("Trainer").parse_args(["--train_vi_len", "4", *line.split()])
-    return TrainClips(dataset, args, "cpu")
+    return DanceClips(dataset, args, "cpu")
 
 
 ALL_RANDOM = "--shuffle --random_offset --jump_start 0.5"
@@ -408,10 +411,9 @@ def test_a_fast_start_too_short_for_a_clip_names_its_flag():
 def test_batches_are_the_clips_in_order_the_last_one_smaller(dataset):
     args = options.build_parser("Trainer").parse_args(["--train_vi_len", "5"])
     data = open_dance(dataset, length=5)
-    clips = TrainClips(data, args, "cpu")
-    batches = list(clips.batches(0))
+    clips = DanceClips(data, args, "cpu")
+    batches = [clips.fetch(numbers) for numbers in clips.batches(0)]
     assert [len(frames) for frames, _ in batches] == [2, 1]
-    assert clips.num_batches(0) == 2
     for kind in (0, 1):
         together = torch.cat([batch[kind] for batch in batches])
         assert torch.equal(together, torch.stack([data[i][kind] for i in range(3)]))

@@ -11,6 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from modules.metrics import (
     AVERAGES,
     Generate_PSNR,
+    competition_groups,
+    course_averages,
     frame_psnr,
     frame_ssim,
     kl_criterion,
@@ -201,14 +203,18 @@ def scores_by_hand(long_clip):
     return {
         "psnr": sum(psnr) / 629,
         "psnr_min": min(psnr),
-        "psnr_first_frame_repeated": sum(psnr_by_hand(true[0], f) for f in true[1:]) / 629,
+        "psnr_given_frame_repeated": sum(psnr_by_hand(true[0], f) for f in true[1:]) / 629,
         "psnr_2023_tester": sum(psnr) / 628,
         "psnr_competition": sum(whole) / 600,
     }
 
 
+def all_scores(pred, true):
+    return score_clip(pred, true) | course_averages(pred, true)
+
+
 def test_the_averages_of_a_clip_are_those_of_plain_python(long_clip, scores_by_hand):
-    found = score_clip(*long_clip)
+    found = all_scores(*long_clip)
     ssim = found.pop("ssim")
     assert found == pytest.approx(scores_by_hand, abs=1e-3)
     assert ssim == pytest.approx(mean_ssim(long_clip[0][1:], long_clip[1][1:]))
@@ -217,25 +223,25 @@ def test_the_averages_of_a_clip_are_those_of_plain_python(long_clip, scores_by_h
 
 def test_the_given_frame_and_the_last_29_count_as_each_average_says(long_clip):
     pred, true = long_clip
-    found, spoilt_pred = score_clip(pred, true), pred.clone()
+    found, spoilt_pred = all_scores(pred, true), pred.clone()
     spoilt_pred[0] = 1 - true[0]
-    assert score_clip(spoilt_pred, true) == found
+    assert all_scores(spoilt_pred, true) == found
     spoilt_pred[601:] = 1 - true[601:]
-    spoilt = score_clip(spoilt_pred, true)
+    spoilt = all_scores(spoilt_pred, true)
     assert spoilt["psnr_competition"] == found["psnr_competition"]
     assert spoilt["psnr"] < found["psnr"]
     spoilt_pred[600] = 1 - true[600]
-    assert score_clip(spoilt_pred, true)["psnr_competition"] < found["psnr_competition"]
+    assert all_scores(spoilt_pred, true)["psnr_competition"] < found["psnr_competition"]
 
 
 def test_the_shortest_clip_has_finite_scores():
-    scores = score_clip(pictures(2, 3, 12, 16), pictures(2, 3, 12, 16, seed=1))
+    scores = all_scores(pictures(2, 3, 12, 16), pictures(2, 3, 12, 16, seed=1))
     assert all(math.isfinite(value) for value in scores.values())
 
 
 # ---------------------------------------------------------------- several clips
 
-NAMES = "psnr psnr_min psnr_first_frame_repeated ssim psnr_2023_tester psnr_competition".split()
+NAMES = "psnr psnr_min psnr_given_frame_repeated ssim psnr_2023_tester psnr_competition".split()
 
 
 def clip_scores(*values):
@@ -258,5 +264,5 @@ def test_clips_are_averaged_and_the_lowest_frame_is_the_lowest_of_all():
     ],
 )
 def test_the_competitions_groups_are_clips_0_to_2_and_3_to_4(values, groups):
-    found = score_clips(clip_scores(*values))["psnr_competition_groups"]
+    found = competition_groups(clip_scores(*values))
     assert {name.split()[0]: value for name, value in found.items()} == groups

@@ -19,7 +19,7 @@ BOTH = [False, True]
 
 
 def options(**changes):
-    sizes = {"n_past": 2, "n_future": 3, "g_dim": G, "z_dim": Z, "rnn_size": RNN}
+    sizes = {"n_past": 2, "n_future": 3, "g_dim": G, "z_dim": Z, "rnn_size": RNN, "vgg_width": 64}
     depth = {"posterior_rnn_layers": 1, "predictor_rnn_layers": 2, "precision": "float32"}
     flags = {"last_frame_skip": False, "condition": "current", "learned_prior": False}
     return SimpleNamespace(**(sizes | depth | flags | changes))
@@ -219,7 +219,7 @@ def plain(model, frames, conditions, noise, teacher_forcing, test=False, prior=F
         preds[i] = model.decoder(out, *skips[drawn_from[-1]])
         q, p = (Normal(m, (v / 2).exp()) for m, v in ((mu, logvar), (mu_p, logvar_p)))
         kls.append(kl_divergence(q, p).sum() / B)
-    return torch.stack(list(preds.values()), 1), sum(kls), drawn_from
+    return torch.stack(list(preds.values()), 1), sum(kls) / len(kls), drawn_from
 
 
 def forward(model, *inputs, **flags):
@@ -229,7 +229,7 @@ def forward(model, *inputs, **flags):
     noise = torch.randn(len(frames), frames.shape[1] - 1, Z)
     torch.manual_seed(3)
     pred, mu, logvar = model(*inputs, **flags)
-    return pred, mu if mu is None else kl_criterion(mu, logvar, model.kl_items(mu)), noise
+    return pred, mu if mu is None else kl_criterion(mu, logvar, mu.shape[0] * mu.shape[1]), noise
 
 
 def gradients(model, pred, kl, frames):

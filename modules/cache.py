@@ -1,0 +1,119 @@
+"""Pictures decoded once: files -> one memory-mapped array, kept beside the data set.
+
+A cache is named by what it was made from, and is there as a whole or not at all.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from .options import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs may both decode; whoever ends last finds the cache there
+    fcntl = None
+
+CACHE_VERSION = 1
+UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
+)  # fmt: skip
+
+
+def decode(path, size):
+    """A picture file -> uint8 (H, W, 3), resized as PIL's bilinear does."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path} cannot be read as a picture ({error}); replace it or remove it"
+        ) from None
+
+
+def decode_all(files, size, workers, out, name):
+    """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock)."""
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        images = pool.map(decode, files, [size] * len(files))
+        try:
+            for i, image in enumerate(tqdm(images, f"reading {name}", len(files), disable=None)):
+                out[i] = image
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def fingerprint(files, shape):
+    """Changes when a file is added, removed, renamed or rewritten, and with the shape asked for."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {shape}".encode())
+    for path in files:
+        stat = path.stat()
+        digest.update(
+            f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode()
+        )
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(path):
+    """One process at a time. It saves work; what makes it safe is the rename at the end."""
+    with open(path, "w") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cached_pictures(files, size, cache_dir, name, workers):
+    """uint8 (N, H, W, 3) of these files."""
+
+    def fill(array):
+        decode_all(files, size, workers, array, name)
+
+    return cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
+
+
+def cached(files, shape, dtype, cache_dir, name, fill):
+    """What fill(array) makes of the files, memory-mapped; filled only where the cache is stale."""
+    home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
+    stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
+    target = cache_dir / f"{stem}{fingerprint(files, shape)}.npy"
+    try:
+        if not target.exists():
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with locked(cache_dir / f"{stem}lock"):
+                if not target.exists():
+                    build_cache(target, shape, dtype, stem, fill)
+        return np.load(target, mmap_mode="r")
+    except ValueError as error:
+        raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
+    except OSError as error:
+        raise UserError(
+            f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
+            "name another folder with --cache_dir"
+        ) from None
+
+
+def build_cache(target, shape, dtype, stem, fill):
+    """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
+    handle, temporary = tempfile.mkstemp(suffix=".partial", dir=target.parent)
+    os.close(handle)
+    try:
+        size, free = np.prod(shape) * dtype().nbytes, shutil.disk_usage(target.parent).free
+        if size > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
+            raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        fill(array)
+        array.flush()
+        os.replace(temporary, target)
+        for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
+            old.unlink(missing_ok=True)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
