@@ -38,7 +38,7 @@ class Tester:
                 "prior's mean here; add --z_source sample"
             )
         self.lab = LABS[args.lab](args)
-        self.model = self.lab.Model(args).to(device)
+        self.model = self.lab.make_model().to(device)
         ckpt.load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
         self.describe(checkpoint)
         self.given, self.conditions, self.truth = self.lab.open_test(typed)

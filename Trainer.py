@@ -40,7 +40,7 @@ class Trainer:
         self.lab = lab = LABS[args.lab](args)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, args, device) if train_set else None
-        self.model = lab.Model(args).to(device)
+        self.model = lab.make_model(train_set).to(device)
         self.optim = make_optimizer(self.model.parameters(), args)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
         self.kl_annealing = kl_annealing(args)

@@ -1,5 +1,7 @@
 """What differs between the two labs: their data, their nets, their scores and their pictures."""
 
+import torch
+
 from dataloader import (
     DanceClips,
     Dataset_Dance,
@@ -19,13 +21,16 @@ from .recurrent_model import RecurrentVAE
 class PoseLab:
     """One given frame of a dancer, then a pose picture for every frame to predict."""
 
-    Model, TrainClips = VAE_Model, DanceClips
+    TrainClips = DanceClips
     given, frame_ms = 1, 20
     frame_psnr = staticmethod(frame_psnr)
 
     def __init__(self, args):
         self.args = args
         self.size = (args.frame_H, args.frame_W)
+
+    def make_model(self, train_set=None):
+        return VAE_Model(self.args)
 
     def open_train(self):
         return self.open_split("train", self.args.train_vi_len, self.args.partial)
@@ -71,13 +76,19 @@ class PoseLab:
 class RobotLab:
     """A few given frames of a robot arm, then actions and positions for those to predict."""
 
-    Model, TrainClips = RecurrentVAE, RobotClips
+    TrainClips = RobotClips
     frame_ms = 100
     frame_psnr = staticmethod(channel_psnr)
 
     def __init__(self, args):
         self.args, self.given = args, args.n_past
         self.scored = args.n_past + args.n_future
+
+    def make_model(self, train_set=None):
+        model = RecurrentVAE(self.args)
+        if train_set and self.args.standardise:
+            model.standardise_conditions(torch.tensor(train_set.conditions))
+        return model
 
     def open_train(self):
         return self.open_split("train", self.scored, "--n_past + --n_future")

@@ -268,8 +268,10 @@ def add_recurrent_flags(flag):
     flag("vgg_width", count, 64, "channels of the first stage of encoder and decoder", metavar="C")
     text = "skips from the frame before, not from the last given one"
     flag("last_frame_skip", bool, False, text)
-    text = "the row of action and position that predicts a frame: its own, or the one before"
-    flag("condition", ("current", "previous"), "current", text)
+    text = "the row of action and position that predicts a frame: its own, the one before, or zeros"
+    flag("condition", ("current", "previous", "none"), "current", text)
+    text = "count actions and positions in deviations from their mean over the training set"
+    flag("standardise", bool, False, text)
     flag("learned_prior", bool, False, "learn p(z | frames before) instead of N(0, I)")
 
 

@@ -38,6 +38,9 @@ class RecurrentVAE(nn.Module):
         if args.learned_prior:
             self.prior = gaussian_lstm(g, z, rnn, args.posterior_rnn_layers)
         self.apply(init_weights)
+        self.register_buffer("condition_mean", torch.zeros(CONDITION))
+        self.register_buffer("condition_std", torch.ones(CONDITION))
+        self.to(memory_format=torch.channels_last)  # the same numbers, faster
 
     # ------------------------------------------------------------ training
 
@@ -57,9 +60,17 @@ class RecurrentVAE(nn.Module):
         pred, mu_p, logvar_p = self.predict_all(state, rows, z, known)
         return pred, *((None, None) if prior else standardise(mu, logvar, mu_p, logvar_p))
 
+    def standardise_conditions(self, rows):
+        """From now on conditions count in deviations from the mean of these rows (N, 7)."""
+        self.condition_mean.copy_(rows.mean(0))
+        self.condition_std.copy_(rows.std(0).clamp_min(1e-6))
+
     def rows(self, conditions):
-        """The rows that condition frames 1..T-1: each its own, or the one before."""
-        return conditions[:, 1:] if self.args.condition == "current" else conditions[:, :-1]
+        """The rows that condition frames 1..T-1: each its own, the one before, or nothing."""
+        conditions = (conditions - self.condition_mean) / self.condition_std
+        if self.args.condition == "none":
+            conditions = torch.zeros_like(conditions)
+        return conditions[:, :-1] if self.args.condition == "previous" else conditions[:, 1:]
 
     def posterior_of_truth(self, features, prior):
         """z, mu, logvar of frames 1..T-1: they depend on no prediction."""

@@ -429,3 +429,30 @@ def test_bf16_is_for_the_convolutions_alone():
     assert {x.dtype for x in (*outputs, vectors[0][0])} == {torch.float32}
     model.args.precision = "float32"
     assert (outputs[0] - forward(model, frames, conditions, False)[0]).abs().mean() < 0.02
+
+
+def test_a_model_without_conditions_does_not_see_them():
+    model = make(condition="none")
+    frames, conditions = clips(model.args)
+    before = forward(model, frames, conditions, False)[0]
+    assert torch.equal(before, forward(model, frames, conditions + 1, False)[0])
+
+
+def test_standardised_conditions_are_deviations_from_the_mean_of_the_training_set():
+    model, plain_model = make(), make()
+    frames, conditions = clips(model.args)
+    rows = torch.randn(50, 7) * torch.arange(1.0, 8) + 3
+    model.standardise_conditions(rows)
+    plain_model.load_state_dict(model.state_dict())
+    plain_model.condition_mean.zero_()
+    plain_model.condition_std.fill_(1)
+    by_hand = (conditions - rows.mean(0)) / rows.std(0)
+    found = forward(model, frames, conditions, False)[0]
+    torch.testing.assert_close(found, forward(plain_model, frames, by_hand, False)[0])
+
+
+def test_a_condition_that_never_changes_is_harmless():
+    model = make()
+    frames, conditions = clips(model.args)
+    model.standardise_conditions(torch.full((20, 7), 0.4))
+    assert torch.isfinite(forward(model, frames, torch.full_like(conditions, 0.4), False)[0]).all()
