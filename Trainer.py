@@ -47,7 +47,7 @@ class Trainer:
         self.tfr = schedules.tfr_at(0, args)
         self.current_epoch = self.step = 0
         self.best_score, self.history, self.drawn_at = None, [], time.perf_counter()
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row = self.most_in_a_row = torch.zeros((), device=device)
 
     # ------------------------------------------------------------ training
 
@@ -98,8 +98,9 @@ class Trainer:
     def training_one_step(self, frames, conditions, adapt_TeacherForcing):
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1), on the device.
 
-        A step whose gradient is not finite leaves weights and moments alone, and is (0, 0, 0, 0).
+        A step whose gradient is not finite leaves everything as it was, and is (0, 0, 0, 0).
         """
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, conditions, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
@@ -110,30 +111,43 @@ class Trainer:
         self.optim.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip or INF)
-        if not torch.isfinite(loss + norm):
-            return self.skip_step()
-        self.optim.step()
-        self.step += 1
-        self.update_ema()
-        self.skipped_in_a_row = 0
-        return torch.stack([loss, mse, kl, torch.ones_like(loss)]).detach()
+        return self.update(loss.detach(), mse.detach(), kl.detach(), norm, statistics)
 
-    def skip_step(self):
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= MAX_SKIPPED:
+    @torch.no_grad()
+    def update(self, loss, mse, kl, norm, statistics):
+        """Let the step count if it is finite; decided on the device, which nothing waits for."""
+        good = torch.isfinite(loss + norm)
+        if fused(self.args):
+            self.optim.found_inf = (~good).float()  # a fused optimizer's own way to skip
+            self.optim.step()
+        elif good:
+            self.optim.step()
+        for now, before in zip(self.model.buffers(), statistics):
+            now.copy_(torch.where(good, now, before))
+        self.step += 1
+        self.update_ema(good)
+        self.watch(good)
+        return torch.where(good, torch.stack([loss, mse, kl, torch.ones_like(loss)]), 0)
+
+    def watch(self, good):
+        """Give up after MAX_SKIPPED bad steps in a row; looked at once in so many steps."""
+        self.skipped_in_a_row = torch.where(good, 0, self.skipped_in_a_row + 1)
+        self.most_in_a_row = torch.maximum(self.most_in_a_row, self.skipped_in_a_row)
+        if self.step % MAX_SKIPPED == 0 and self.most_in_a_row >= MAX_SKIPPED:
             raise UserError(
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite: lower "
                 f"--lr or --grad_clip; {self.folder}/last.ckpt is as the last epoch left it"
             )
-        return torch.zeros(4, device=self.device)
 
-    @torch.no_grad()
-    def update_ema(self):
+    def update_ema(self, good):
         """Average the weights; the first steps count for little, so that the start is forgotten."""
         if self.ema is None:
             return
         decay = min(self.args.ema, self.step / (self.step + 10))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        means, values = list(self.ema.parameters()), list(self.model.parameters())
+        change = torch._foreach_sub(values, means)
+        torch._foreach_mul_(change, (1 - decay) * good)
+        torch._foreach_add_(means, change)
         for mean, value in zip(self.ema.buffers(), self.model.buffers()):
             mean.copy_(value)
 
@@ -321,10 +335,16 @@ class Trainer:
         )
 
 
+def fused(args):
+    """Whether torch has the optimizer in one fused call, which can skip a step by itself."""
+    return args.optim in ("Adam", "AdamW", "SGD")
+
+
 def make_optimizer(parameters, args):
-    if args.optim in ("SGD", "RMSprop"):
-        return getattr(torch.optim, args.optim)(parameters, lr=args.lr, momentum=args.beta1)
-    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, betas=(args.beta1, 0.999))
+    momentum = {"momentum": args.beta1}
+    more = momentum if args.optim in ("SGD", "RMSprop") else {"betas": (args.beta1, 0.999)}
+    more |= {"fused": True} if fused(args) else {}
+    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, **more)
 
 
 def preview(args):

@@ -13,6 +13,7 @@ import torch.nn as nn
 from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 
 POSES_AT_ONCE = 64  # a rollout encodes so many poses at a time: memory stays level at any length
+CPU_FRAMES = 2
 
 
 class VAE_Model(nn.Module):
@@ -41,50 +42,64 @@ class VAE_Model(nn.Module):
         """
         with self.autocast():
             poses = over_time(self.label_transformation, poses[:, 1:])  # (B, T-1, L, H, W)
-            latents = self.posterior_of_truth(frames, poses, prior)
             run = self.teacher_forced if teacher_forcing else self.free_running
-            return run(frames, poses, latents)
+            return run(frames, poses, prior)
 
     def autocast(self):
         """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
         device = self.Generator[-1].weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.args.precision == "bf16")
 
-    def posterior_of_truth(self, frames, poses, prior):
-        """z, mu, logvar of frames 1..T-1 where they depend on no prediction, else Nones."""
-        if prior:
-            b, t, _, h, w = poses.shape
-            return frames.new_empty(b, t, self.args.N_dim, h, w).normal_(), None, None
-        if self.args.posterior == "previous":
-            return None, None, None
-        features = over_time(self.frame_transformation, frames[:, 1:])
-        return over_time(self.Gaussian_Predictor, features, poses)
+    def teacher_forced(self, frames, poses, prior):
+        """Predict every frame from the true one before it: nothing waits for a prediction."""
+        truth = self.encode_truth(frames, prior)
+        if truth is None or (self.training and self.args.feedback_noise):
+            previous = self.per_frame(self.encode_previous, frames[:, :-1])
+        else:  # the same features serve twice
+            previous = self.cut(truth[:, :-1])
+        seen = previous if truth is None else truth[:, 1:]
+        z, mu, logvar = self.draw_z(seen, poses, prior)
+        return self.per_frame(self.decode, previous, poses, z), mu, logvar
 
-    def teacher_forced(self, frames, poses, latents):
-        """Predict every frame from the true one before it: all time steps are one batch."""
-        previous = flat(frames[:, :-1])
-        results = self.step(previous, flat(poses), [flat(x) for x in latents])
-        return tuple(unflat(x, len(frames)) for x in results)
-
-    def free_running(self, frames, poses, latents):
+    def free_running(self, frames, poses, prior):
         """Predict step by step, each frame from the last prediction."""
-        frame, results = frames[:, 0], []
+        truth = self.encode_truth(frames[:, 1:], prior)
+        waits = truth is None and not prior  # z is of the prediction before
+        latents = None if waits else self.draw_z(truth, poses, prior)
+        frame, results = frames[:, :1], []
         for t in range(poses.shape[1]):
-            now = [None if x is None else x[:, t] for x in latents]
-            results.append(self.step(frame, poses[:, t], now))
-            frame = results[-1][0]
+            now = slice(t, t + 1)
+            previous = self.per_frame(self.encode_previous, frame)
+            z, mu, logvar = (
+                self.draw_z(previous, poses[:, now], prior)
+                if waits
+                else (None if x is None else x[:, now] for x in latents)
+            )
+            frame = self.per_frame(self.decode, previous, poses[:, now], z)
+            results.append((frame, mu, logvar))
             if self.args.feedback == "frame":
                 frame = frame.detach()
-        return tuple(None if xs[0] is None else torch.stack(xs, 1) for xs in zip(*results))
+        return tuple(None if xs[0] is None else torch.cat(xs, 1) for xs in zip(*results))
+
+    def encode_truth(self, frames, prior):
+        """Features of true frames for the posterior, where it looks at them."""
+        if prior or self.args.posterior == "previous":
+            return None
+        return self.per_frame(self.frame_transformation, frames)
+
+    def draw_z(self, features, poses, prior):
+        """z, mu and logvar of q(z | features, poses); with `prior`, z of N(0, I) and Nones."""
+        if prior:
+            b, t, _, h, w = poses.shape
+            return torch.randn(b, t, self.args.N_dim, h, w, device=poses.device), None, None
+        return self.per_frame(self.Gaussian_Predictor, features, poses)
+
+    def per_frame(self, net, *inputs):
+        """net on (B, T, ...); a CPU takes so few frames at a time that they stay in its caches."""
+        on_cpu = inputs[0].device.type == "cpu"
+        return over_time(net, *inputs, at_once=CPU_FRAMES if on_cpu else None)
 
     # ------------------------------------------------------------ one step
-
-    def step(self, previous, pose, latents):
-        """-> frame, mu, logvar. With no latents given, z is drawn from q(z | previous, pose)."""
-        features, (z, mu, logvar) = self.encode_previous(previous), latents
-        if z is None:
-            z, mu, logvar = self.Gaussian_Predictor(features, pose)
-        return self.decode(features, pose, z), mu, logvar
 
     def encode_previous(self, frame):
         """Features of the frame to go on from; in training with noise on it, where asked for."""
@@ -92,10 +107,13 @@ class VAE_Model(nn.Module):
             frame = frame + self.args.feedback_noise * torch.randn_like(frame)
         if self.args.feedback_clamp:  # the gated blocks square what they are fed, again and again
             frame = frame.clamp(0, 1)
-        features = self.frame_transformation(frame)
+        return self.cut(self.frame_transformation(frame))
+
+    def cut(self, features):
         return features.detach() if self.args.feedback == "features" else features
 
     def decode(self, features, pose, z):
+        z = z.to(features.dtype)  # else all that it is joined to would be float32
         if self.args.position_map:
             z = torch.cat([z, self.position_map.expand(len(z), -1, -1, -1)], dim=1)
         frame = self.Generator(self.Decoder_Fusion(features, pose, z)).float()
@@ -145,19 +163,18 @@ def roll_out(model, given, conditions, noise, progress=iter):
     return out
 
 
-def over_time(net, *inputs):
-    """Apply a net to (B, T, ...) as to one batch of B*T."""
-    out = net(*(flat(x) for x in inputs))
-    return (
-        tuple(unflat(x, len(inputs[0])) for x in out)
-        if isinstance(out, tuple)
-        else unflat(out, len(inputs[0]))
-    )
+def over_time(net, *inputs, at_once=None):
+    """Apply a net to (B, T, ...) as to one batch of B*T, or to pieces `at_once` long of it."""
+    pieces = zip(*(flat(x).split(at_once or len(x) * x.shape[1]) for x in inputs))
+    results, batch = [net(*piece) for piece in pieces], len(inputs[0])
+    if isinstance(results[0], tuple):
+        return tuple(unflat(torch.cat(parts), batch) for parts in zip(*results))
+    return unflat(torch.cat(results), batch)
 
 
 def flat(x):
-    return None if x is None else x.flatten(0, 1)
+    return x.flatten(0, 1)
 
 
 def unflat(x, batch):
-    return None if x is None else x.unflatten(0, (batch, -1))
+    return x.unflatten(0, (batch, -1))

@@ -26,7 +26,9 @@ class PlainModel(nn.Module):
         self.Generator = nets.Generator(D_out_dim, 3)
 
 
-def plain_step(model, optim, frames, poses, forced, beta=1.0, clip=1.0, detach=False, previous=False):
+def plain_step(
+    model, optim, frames, poses, forced, beta=1.0, clip=1.0, detach=False, previous=False
+):
     """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss of a predicted frame."""
     loss, frame, steps = 0, frames[:, 0], frames.shape[1] - 1
     for t in range(1, steps + 1):

@@ -189,7 +189,7 @@ def test_pictures_of_another_size_are_resized_as_pil_does(root, size):
 
 
 def remove(name):
-    return lambda clip: (clip / name).unlink(), name
+    return lambda clip: (clip / name).unlink(), f"{name} is missing"
 
 
 def write(name, text):
@@ -206,7 +206,7 @@ def shorten(clip):
 
 
 ACTIONS, POSITIONS = "actions.csv", "endeffector_positions.csv"
-BAD = {  # what is wrong with a clip -> (how to make it so, the name in it that is at fault)
+BAD = {  # what is wrong with a clip -> (how to make it so, what follows the clip in the message)
     "no actions": remove(ACTIONS),
     "no positions": remove(POSITIONS),
     "too few rows": write(ACTIONS, lines("0,0,0,0", EVAL - 1)),
@@ -943,8 +943,9 @@ def test_the_tester_scores_what_validation_scored(run_test, call, root, no_plots
     best = max(row["val/psnr"] for row in read_csv(root / "run/metrics.csv"))
     scores = scores_of(run_test(data=root, ckpt=root / "run/best_score.ckpt"))
     assert scores["mean"]["psnr"] == pytest.approx(best, abs=1e-5)
-    places = ["--DR", root, "--save_root", root / "again", "--lab", "robot", "--device", "cpu"]
-    again = call("Trainer", *places, "--test", "--ckpt_path", root / "run/best_score.ckpt")
+    flags = ["--DR", root, "--save_root", root / "again", *"--lab robot --device cpu".split()]
+    flags += ["--precision", "float32", "--ckpt_path", root / "run/best_score.ckpt"]
+    again = call("Trainer", "--test", *flags)
     assert f"PSNR {best:.2f} dB" in again.out
 
 
@@ -993,6 +994,20 @@ def test_futures_are_scored_and_the_first_is_the_scored_one(
     assert expected["psnr_best"] > expected["psnr_mean"] > expected["psnr_worst"]
     assert expected["diversity"] > 1
     assert scores["mean"]["psnr"] == pytest.approx(table[0].mean(), rel=1e-5)
+
+
+def test_best_and_worst_future_are_chosen_clip_by_clip(data, trained, tmp_path):
+    tester = make_tester(data, trained.loud, tmp_path / "test", "--n_samples", "3")
+    errors = np.array([[0.01, 0.04], [0.04, 0.02], [0.02, 0.01]])  # of every value: future, clip
+    tester.rollout = lambda k: [x + float(e) for x, e in zip(tester.truth, errors[k])]
+    expected = {
+        "n_samples": 3,
+        "psnr_best": 40,
+        "psnr_worst": -20 * np.log10([0.04, 0.04]).mean(),
+        "psnr_mean": -20 * np.log10(errors).mean(),
+        "diversity": 255 * errors.std(axis=0).mean(),
+    }
+    assert tester.score_futures(tester.rollout(0)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_without_z_all_futures_are_one(run_test, trained, tmp_path, monkeypatch, no_plots):
