@@ -15,7 +15,7 @@ from modules.device import choose_device
 from modules.labs import LABS
 from modules.metrics import AVERAGES, competition_groups, score_clips
 from modules.models import noise_source, roll_out
-from modules.options import MODEL_FLAGS, UserError, parse, run, run_folder
+from modules.options import MODEL_FLAGS, UserError, parse, peek, run, run_folder
 
 # Flags of training are accepted for old command lines; beside the model's these count here.
 USED = MODEL_FLAGS | set(
@@ -143,6 +143,7 @@ class Tester:
         curves = {"clip": [psnr(p, t) for p, t in zip(predictions, self.truth)]}
         curves[report.COPIED] = [psnr(t[given - 1 : given], t) for t in self.truth]
         if len(predictions) > CURVES:
+            curves[f"mean of {len(predictions)} clips"] = curves.pop("clip")
             plot = {name: torch.stack(many).mean(0) for name, many in curves.items()}
         else:
             plot = {f"{name} {i}": x for name, many in curves.items() for i, x in enumerate(many)}
@@ -230,10 +231,8 @@ def print_futures(futures):
 
 
 def main():
-    args, typed = parse("Tester")
+    args, typed = parse("Tester", lab=ckpt.lab_of_file(peek("ckpt_path")))
     checkpoint = ckpt.load(args.ckpt_path)
-    if "lab" not in typed:  # the checkpoint knows
-        args, typed = parse("Tester", lab=ckpt.lab_of(checkpoint))
     unused = sorted(typed - USED)
     if unused:
         print(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from modules import checkpoint as ckpt
 from modules import report, schedules
-from modules.device import choose_device
+from modules.device import choose_device, compile_nets
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, kl_criterion, score_clips
 from modules.models import VAE_Model, noise_source, roll_out
@@ -43,6 +43,7 @@ class Trainer:
         self.model = lab.make_model(train_set).to(device)
         self.optim = make_optimizer(self.model.parameters(), args)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
+        compile_nets(self.model, args.compile, device)
         self.kl_annealing = kl_annealing(args)
         self.tfr = schedules.tfr_at(0, args)
         self.current_epoch = self.step = 0
@@ -69,8 +70,7 @@ class Trainer:
         batches = self.clips.batches(self.current_epoch)
         coins = self.coins(len(batches))
         bar = tqdm(batches, disable=None, leave=False)
-        for step, clips in enumerate(bar):
-            frames, conditions = self.clips.fetch(clips)
+        for step, (frames, conditions) in enumerate(self.clips.fetch(bar)):
             total += self.training_one_step(frames, conditions, bool(coins[step]))
             self.show(bar, total, step)
         loss, mse, kl, done = (total / total[3].clamp_min(1)).tolist()[:3] + [int(total[3])]
@@ -305,8 +305,16 @@ class Trainer:
     def start_from(self, path):
         """Start from the weights of --ckpt_path, and nothing else of it."""
         checkpoint = ckpt.load(path)
+        ckpt.same_lab(self.args, checkpoint)
         if not ckpt.is_ours(checkpoint):
             print(ckpt.describe_template(path, checkpoint))
+        elif checkpoint["args"].get("standardise", False) != vars(self.args).get(
+            "standardise", False
+        ):
+            raise UserError(
+                f"{path} was trained {'with' if checkpoint['args']['standardise'] else 'without'} "
+                "--standardise; its weights need the same here"
+            )
         if self.args.test and self.args.lab == "pose":
             ckpt.choose_pose_norm(self.model, checkpoint)
         ckpt.load_weights(self.model, checkpoint["state_dict"], path)

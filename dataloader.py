@@ -6,15 +6,21 @@ The robot lab: DR/{train,validate,test}/{record}/{n}/{t}.png, with actions.csv a
                endeffector_positions.csv
 """
 
+import itertools
 import re
+import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from modules.cache import cached, cached_pictures, decode
+from modules.device import fits
 from modules.options import UserError
 
+AHEAD = 2  # batches that are read ahead where they come from the disk
 CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
 
 
@@ -119,18 +125,40 @@ class TrainClips:
     """The training split on the device, and the clips of every epoch as a pure function of it."""
 
     def __init__(self, dataset, args, device):
-        self.args, self.dataset = args, dataset
-        self.frames = torch.tensor(dataset.frames, device=device)  # (N, H, W, 3) uint8
-        self.conditions = torch.tensor(dataset.conditions, device=device)
+        self.args, self.dataset, self.device = args, dataset, torch.device(device)
+        arrays = dataset.frames, dataset.conditions
+        self.resident = fits(arrays, args.data_on, self.device)
+        home = self.device if self.resident else "cpu"
+        # frames (N, H, W, 3) uint8; where they are not on a GPU they are the memory-mapped file
+        self.frames, self.conditions = (torch.from_numpy(np.asarray(x)).to(home) for x in arrays)
 
     def batches(self, epoch):
         """-> the epoch's batches: frame numbers (B, T) each."""
         return torch.from_numpy(self.clips_at(epoch)).split(self.args.batch_size)
 
-    def fetch(self, clips):
-        """Frame numbers (B, T) -> frames (B, T, 3, H, W) in 0..1 and conditions, on the device."""
-        clips = clips.to(self.frames.device)
-        return to_float(self.frames[clips]), to_float(self.conditions[clips])
+    def fetch(self, batches):
+        """Yield frames (B, T, 3, H, W) in 0..1 and conditions of every batch, on the device.
+
+        What is not kept there is read while the batch before it is being trained on.
+        """
+        batches = iter(batches)
+        if self.resident:
+            yield from (self.to_device(self.gather(clips)) for clips in batches)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = deque(reader.submit(self.gather, x) for x in itertools.islice(batches, AHEAD))
+            while ahead:
+                arrays = ahead.popleft().result()
+                ahead.extend(reader.submit(self.gather, x) for x in itertools.islice(batches, 1))
+                yield self.to_device(arrays)
+
+    def gather(self, clips):
+        arrays = [x[clips.to(x.device)] for x in (self.frames, self.conditions)]
+        pinned = not self.resident and self.device.type == "cuda"
+        return [x.pin_memory() for x in arrays] if pinned else arrays
+
+    def to_device(self, arrays):
+        return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
 
 
 class DanceClips(TrainClips):
@@ -260,22 +288,50 @@ def natural_key(path):
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def read_tables(folder, rows, out):
-    """Fill out (rows, 7) from the clip's two csv files: row t belongs to frame t."""
-    column = 0
+def read_tables(folder, first, out):
+    """Fill out (rows, 7) from the clip's two csv files: row t belongs to frame t.
+
+    Frames counted from 0 may be fewer than the rows; where they start at another number only as
+    many frames as rows are sure to belong together.
+    """
+    column, rows = 0, len(out)
     for name, width in TABLES.items():
-        path = folder / name
-        try:
-            table = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
-        except ValueError as error:
-            raise UserError(f"{path} is not a csv of numbers ({error})") from None
-        if len(table) < rows or table.shape[1] != width or not np.isfinite(table).all():
+        table = read_table(folder / name)
+        enough = len(table) >= rows if first == 0 else len(table) == rows
+        if not enough or table.shape[1] != width or not np.isfinite(table).all():
             raise UserError(
-                f"{path} holds {table.shape[0]} rows of {table.shape[1]} values; one row of "
-                f"{width} finite numbers is expected for each of the clip's {rows} frames"
+                f"{folder / name} holds {table.shape[0]} rows of {table.shape[1]} values; one row "
+                f"of {width} finite numbers is expected for each of the clip's {rows} frames"
+                + (f", which start at {first}.png" if first else "")
             )
         out[:, column : column + width] = table[:rows]
         column += width
+
+
+def read_table(path):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy only warns of an empty file
+            return np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+    except (ValueError, UserWarning) as error:
+        raise UserError(f"{path} is not a csv of numbers ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def list_clip(folder, needed, flag):
+    """A clip's pictures and the number of the first: none may be missing."""
+    files = list_pictures(folder)
+    numbers = [frame_number(path) for path in files]
+    if len(files) < needed:
+        raise UserError(f"{folder} holds {len(files)} frames, {needed} are needed ({flag})")
+    gaps = np.flatnonzero(np.diff(numbers) != 1)
+    if len(gaps):
+        raise UserError(f"{folder}: after {files[gaps[0]].name} comes {files[gaps[0] + 1].name}")
+    for path in (folder / name for name in TABLES):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: every clip needs {' and '.join(TABLES)}")
+    return files, numbers[0]
 
 
 class Dataset_Robot(torch.utils.data.Dataset):
@@ -288,16 +344,8 @@ class Dataset_Robot(torch.utils.data.Dataset):
     def __init__(self, root, split, video_len, flag, cache_dir=None, workers=4):
         records = find_records(root, split)
         folders = [clip for record in records for clip in clip_folders(record)]
-        pictures = [list_pictures(folder) for folder in folders]
+        pictures, firsts = zip(*(list_clip(folder, video_len, flag) for folder in folders))
         tables = [folder / name for folder in folders for name in TABLES]
-        for folder, files in zip(folders, pictures):
-            if len(files) < video_len:
-                raise UserError(
-                    f"{folder} holds {len(files)} frames, {video_len} are needed ({flag})"
-                )
-        for path in tables:
-            if not path.is_file():
-                raise UserError(f"{path} is missing: every clip needs {' and '.join(TABLES)}")
         self.video_len = video_len
         self.lengths = np.array([len(files) for files in pictures])
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -306,11 +354,12 @@ class Dataset_Robot(torch.utils.data.Dataset):
         self.frames = cached_pictures(files, ROBOT_SIZE, cache, f"{split}-frames", workers)
 
         def fill(array):
-            for folder, start, rows in zip(folders, self.starts, self.lengths):
-                read_tables(folder, rows, array[start : start + rows])
+            for folder, first, start, rows in zip(folders, firsts, self.starts, self.lengths):
+                read_tables(folder, first, array[start : start + rows])
 
         shape = (len(files), sum(TABLES.values()))
-        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill)
+        whose = f"{firsts} {self.lengths.tolist()}"  # which rows are whose is not in their files
+        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, whose)
 
     def __len__(self):
         return len(self.starts)

@@ -51,9 +51,9 @@ def decode_all(files, size, workers, out, name):
             raise
 
 
-def fingerprint(files, shape):
-    """Changes when a file is added, removed, renamed or rewritten, and with the shape asked for."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {shape}".encode())
+def fingerprint(files, shape, more):
+    """Changes when a file is added, removed or rewritten, and with all that is asked for."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {shape} {more}".encode())
     for path in files:
         stat = path.stat()
         digest.update(
@@ -80,18 +80,18 @@ def cached_pictures(files, size, cache_dir, name, workers):
     return cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
 
 
-def cached(files, shape, dtype, cache_dir, name, fill):
+def cached(files, shape, dtype, cache_dir, name, fill, more=""):
     """What fill(array) makes of the files, memory-mapped; filled only where the cache is stale."""
     home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
     stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
-    target = cache_dir / f"{stem}{fingerprint(files, shape)}.npy"
+    target = cache_dir / f"{stem}{fingerprint(files, shape, more)}.npy"
     try:
         if not target.exists():
             cache_dir.mkdir(parents=True, exist_ok=True)
             with locked(cache_dir / f"{stem}lock"):
                 if not target.exists():
                     build_cache(target, shape, dtype, stem, fill)
-        return np.load(target, mmap_mode="r")
+        return np.load(target, mmap_mode="c")  # "c": torch warns of arrays that it cannot write to
     except ValueError as error:
         raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
     except OSError as error:

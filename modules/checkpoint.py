@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from .options import MODEL_FLAGS, SIZES, UserError
+from .options import MODEL_FLAGS, SIZES, UserError, default_of, wrong_lengths
 
 VERSION = 1
 # Flags that may differ when a run is carried on; any other makes it a different experiment.
 MAY_CHANGE = set(
     """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
-    val_every cache_dir store_visualization preview tensorboard wandb""".split()
+    val_every cache_dir store_visualization preview tensorboard wandb
+    data_on compile recompute""".split()
 )
 
 
@@ -84,6 +85,14 @@ def lab_of(checkpoint):
     return checkpoint["args"].get("lab", "pose") if is_ours(checkpoint) else "pose"
 
 
+def lab_of_file(path):
+    """Which lab's flags go with a checkpoint; what is wrong with the file is said later."""
+    try:
+        return lab_of(load(path)) if path else None
+    except UserError:
+        return None
+
+
 def model_settings(checkpoint, path):
     """The model flags of a checkpoint: stored in ours, read off the shapes in the template's."""
     if is_ours(checkpoint):
@@ -104,10 +113,7 @@ def model_settings(checkpoint, path):
 
 def adopt_settings(args, typed, checkpoint):
     """Take the checkpoint's settings for all that was not typed; sizes cannot be typed away."""
-    if lab_of(checkpoint) != args.lab:
-        raise UserError(
-            f"{args.ckpt_path} is of --lab {lab_of(checkpoint)}, this is --lab {args.lab}"
-        )
+    same_lab(args, checkpoint)
     for flag, value in model_settings(checkpoint, args.ckpt_path).items():
         if flag not in typed:
             setattr(args, flag, value)
@@ -115,6 +121,15 @@ def adopt_settings(args, typed, checkpoint):
             raise UserError(
                 f"--{flag} {getattr(args, flag)}, but {args.ckpt_path} was trained with {value}"
             )
+    if args.lab == "robot" and (problem := wrong_lengths(args)):
+        raise UserError(problem)
+
+
+def same_lab(args, checkpoint):
+    if lab_of(checkpoint) != args.lab:
+        raise UserError(
+            f"{args.ckpt_path} is of --lab {lab_of(checkpoint)}, this is --lab {args.lab}"
+        )
 
 
 def choose_pose_norm(model, checkpoint, wanted="auto"):
@@ -134,7 +149,9 @@ def load_weights(model, weights, path):
 
 def same_experiment(args, stored, path):
     """Refuse to carry on a run with flags that would make it another one."""
-    for flag, old in stored.items():
+    stored = {"lab": "pose"} | stored  # from before there were two
+    later = {flag: default_of(flag, stored["lab"]) for flag in vars(args) if flag not in stored}
+    for flag, old in (stored | later).items():
         new = getattr(args, flag, old)
         if new != old and flag not in MAY_CHANGE:
             raise UserError(

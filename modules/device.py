@@ -1,5 +1,9 @@
 """Which device a run computes on."""
 
+import importlib.util
+import os
+import shutil
+
 import torch
 
 from .options import UserError
@@ -42,3 +46,26 @@ def choose_precision(precision, device):
         device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     )
     return "bf16" if has_bf16 else "float32"
+
+
+def compile_nets(model, mode, device):
+    """--compile: replace the model's large nets by compiled ones; their weights stay theirs."""
+    if mode == "off":
+        return
+    if mode == "reduce-overhead" and device.type != "cuda":
+        raise UserError(f"--compile {mode} records CUDA graphs, but the device is {device.type}")
+    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UserError(
+            "--compile needs a C++ compiler (g++) on the CPU; install one or leave it out"
+        )
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        raise UserError("--compile needs triton on a GPU; pip install triton, or leave it out")
+    for name in model.LARGE_NETS:
+        getattr(model, name).compile(dynamic=False, mode=None if mode == "default" else mode)
+
+
+def fits(arrays, where, device):
+    """--data_on -> whether these arrays are to be kept on the device."""
+    if where != "auto" or device.type != "cuda":
+        return where != "disk"
+    return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[0] / 2

@@ -9,7 +9,8 @@ BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
 def kl_criterion(mu, logvar, batch_size):
     """KL(N(mu, exp logvar) || N(0, I)), summed over the latent values, per item of the batch."""
     mu, logvar = mu.float(), logvar.float()
-    return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp()) / batch_size
+    # expm1: near the prior 1 + logvar - exp(logvar) would be lost in rounding
+    return 0.5 * torch.sum(mu.pow(2) + torch.expm1(logvar) - logvar) / batch_size
 
 
 def Generate_PSNR(imgs1, imgs2, data_range=1.0):

@@ -7,17 +7,22 @@ Sequences are (B, T, C, H, W) floats in 0..1.
 A rollout is handed no true future frame, so it cannot leak one.
 """
 
+import functools
+
 import torch
 import torch.nn as nn
+from torch.utils.checkpoint import checkpoint
 
 from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 
-POSES_AT_ONCE = 64  # a rollout encodes so many poses at a time: memory stays level at any length
+STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
 CPU_FRAMES = 2
 
 
 class VAE_Model(nn.Module):
     """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose)."""
+
+    LARGE_NETS = ("frame_transformation", "Gaussian_Predictor", "Decoder_Fusion", "Generator")
 
     def __init__(self, args):
         super().__init__()
@@ -96,6 +101,8 @@ class VAE_Model(nn.Module):
 
     def per_frame(self, net, *inputs):
         """net on (B, T, ...); a CPU takes so few frames at a time that they stay in its caches."""
+        if self.args.recompute and torch.is_grad_enabled():
+            net = functools.partial(checkpoint, net, use_reentrant=False)
         on_cpu = inputs[0].device.type == "cpu"
         return over_time(net, *inputs, at_once=CPU_FRAMES if on_cpu else None)
 
@@ -136,12 +143,12 @@ class VAE_Model(nn.Module):
         """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W)."""
         yield from given.unbind(1)
         state = given[:, -1]
-        for chunk in poses[:, given.shape[1] :].split(POSES_AT_ONCE, dim=1):
+        for chunk in poses[:, given.shape[1] :].split(STEPS_AT_ONCE, dim=1):
             with self.autocast():
                 conditions = over_time(self.label_transformation, chunk.to(given.device))
-            for condition in conditions.unbind(1):
-                noise = draw_noise((self.args.N_dim, *given.shape[-2:])).to(given.device)
-                frame, state = self.predict_frame(state, condition, noise)
+            noise = draw_noise((chunk.shape[1], self.args.N_dim, *given.shape[-2:]))
+            for condition, z in zip(conditions.unbind(1), noise.to(given.device).unbind(1)):
+                frame, state = self.predict_frame(state, condition, z)
                 yield frame
 
 
@@ -149,7 +156,7 @@ def noise_source(kind, seed, clips, sample=0):
     """draw(shape) -> (clips, *shape): each clip's own stream, so that batching changes nothing."""
     if kind == "mean":
         return lambda shape: torch.zeros(len(clips), *shape)
-    seeds = [seed * 1_000_003 + clip + sample * 2**53 for clip in clips]
+    seeds = [seed * 1_000_003 + clip + sample * 500_009 for clip in clips]
     streams = [torch.Generator().manual_seed(s) for s in seeds]
     return lambda shape: torch.stack([torch.randn(shape, generator=s) for s in streams])
 
@@ -157,9 +164,14 @@ def noise_source(kind, seed, clips, sample=0):
 def roll_out(model, given, conditions, noise, progress=iter):
     """All frames (B, T, 3, H, W) of a rollout, on the CPU."""
     model.eval()
-    out = torch.empty(*conditions.shape[:2], *given.shape[2:])
-    for t, frame in enumerate(progress(model.rollout(given, conditions, noise))):
-        out[:, t] = frame
+    out, waiting = torch.empty(*conditions.shape[:2], *given.shape[2:]), []
+    for t, frame in enumerate(progress(model.rollout(given, conditions, noise)), start=1):
+        waiting.append(frame)
+        if (
+            len(waiting) == STEPS_AT_ONCE or t == out.shape[1]
+        ):  # the device waits for no single copy
+            out[:, t - len(waiting) : t] = torch.stack(waiting, 1)
+            waiting.clear()
     return out
 
 

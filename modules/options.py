@@ -77,7 +77,8 @@ class LabParser(argparse.ArgumentParser):
     def _get_option_tuples(self, option_string):
         if option_string.split("=")[0] in foreign_flags(self.script, self.lab):
             return []
-        matches = [m for m in super()._get_option_tuples(option_string) if m[0].dest != "lab"]
+        found = [m for m in super()._get_option_tuples(option_string) if m[0].dest != "lab"]
+        matches = list({m[0]: m for m in found}.values())  # two names of one flag are one match
         template = [m for m in matches if m[0].dest in TEMPLATE]
         return template if len(matches) > 1 and len(template) == 1 else matches
 
@@ -188,6 +189,10 @@ def add_trainer_flags(parser):
     flag("resume", ("auto", "never"), "auto", "auto: carry on with the run that --save_root holds")
     flag("val_every", count, 1, "validate every so many epochs, and after the last")
     flag("store_visualization", bool, False, "keep a gif of every validation in visualization/")
+    text = "where the training set is; auto: on the device if it fits in half of its free memory"
+    flag("data_on", ("auto", "device", "disk"), "auto", text)
+    text = "torch.compile the nets; reduce-overhead: with CUDA graphs, on a GPU"
+    flag("compile", ("off", "default", "reduce-overhead"), "off", text)
     flag("preview", bool, False, "print and plot beta, tfr and lr of every epoch, then exit")
     flag("tensorboard", bool, False, "also log to TensorBoard (pip install tensorboard)")
     flag("wandb", bool, False, "also log to Weights & Biases (pip install wandb)")
@@ -255,6 +260,8 @@ def add_convolutional_flags(flag):
     flag("feedback", ("full", "frame", "features"), "full", text)
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"
     flag("feedback_clamp", str, True, text, action=argparse.BooleanOptionalAction)
+    text = "keep no activations, compute them again for the gradient: less memory, a third slower"
+    flag("recompute", bool, False, text)
     text = "deviation of noise on the previous frame in training"
     flag("feedback_noise", non_negative, 0.0, text, metavar="S")
 
@@ -337,17 +344,24 @@ def build_parser(script, lab="pose"):
     return parser
 
 
-def typed_lab(argv):
-    """The lab decides which flags there are, so it is read before all others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--lab", nargs="?")
-    lab = parser.parse_known_args(argv)[0].lab
-    return lab if lab in LABS else "pose"
+def peek(flag, argv=None):
+    """What was typed for this flag, or None: the lab decides which flags there are to parse."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(f"--{flag}", nargs="?", dest="value")
+    return parser.parse_known_args(argv)[0].value
+
+
+def default_of(flag, lab):
+    return build_parser("Trainer", lab).get_default(flag)
 
 
 def parse(script, argv=None, lab=None):
-    """-> (args, the set of flags that were typed). Wrong usage ends with exit code 2."""
-    lab = lab or typed_lab(argv)
+    """-> (args, the set of flags that were typed). Wrong usage ends with exit code 2.
+
+    `lab` is for command lines that do not name one.
+    """
+    typed_lab = peek("lab", argv)
+    lab = typed_lab if typed_lab in LABS else lab or "pose"
     parser = build_parser(script, lab)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -375,7 +389,11 @@ def check(parser, args, typed):
     for low, high in LIMITS:
         if getattr(args, low) > getattr(args, high):
             parser.error(f"--{low} {getattr(args, low)} is above --{high} {getattr(args, high)}")
-    (check_robot if args.lab == "robot" else check_pose)(parser, args)
+    training = parser.script == "Trainer" and not args.test
+    if args.lab == "pose":
+        check_pose(parser, args)
+    elif training:  # at test the checkpoint has its say first
+        check_robot(parser, args)
     for flag, (needed, value) in NEEDS.items():
         if flag in typed and getattr(args, needed) != value:
             parser.error(f"--{flag} needs --{needed} {value}, not {getattr(args, needed)}")
@@ -387,11 +405,18 @@ def check_pose(parser, args):
 
 
 def check_robot(parser, args):
+    if args.batch_size < 2:
+        parser.error("--batch_size must be at least 2: BatchNorm sees one frame of each clip")
+    if problem := wrong_lengths(args):
+        parser.error(problem)
+
+
+def wrong_lengths(args):
+    """What is wrong with the robot lab's numbers of frames, if anything is."""
     clip = args.n_past + args.n_future
     if args.n_eval < clip:
-        parser.error(f"--n_eval {args.n_eval} is below --n_past + --n_future, {clip}")
-    if parser.script == "Trainer" and not args.test and args.batch_size < 2:
-        parser.error("--batch_size must be at least 2: BatchNorm sees one frame of each clip")
+        return f"--n_eval {args.n_eval} is below --n_past + --n_future, {clip}"
+    return None
 
 
 def run_folder(path):

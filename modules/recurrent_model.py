@@ -27,6 +27,8 @@ class State(NamedTuple):
 class RecurrentVAE(nn.Module):
     """p(frame | frames before, condition, z), q(z | frames up to it), p(z) fixed or learned."""
 
+    LARGE_NETS = ("encoder", "decoder")
+
     def __init__(self, args):
         super().__init__()
         self.args = args

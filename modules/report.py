@@ -62,7 +62,7 @@ def draw_curve(axes, rows, title, unit, columns):
     axes.set(title=title, xlabel="epoch", ylabel=unit)
     axes.grid(alpha=0.3)
     if len(columns) > 1:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, framealpha=0.6)
 
 
 def draw_curves(folder, rows):

@@ -412,7 +412,7 @@ def test_batches_are_the_clips_in_order_the_last_one_smaller(dataset):
     args = options.build_parser("Trainer").parse_args(["--train_vi_len", "5"])
     data = open_dance(dataset, length=5)
     clips = DanceClips(data, args, "cpu")
-    batches = [clips.fetch(numbers) for numbers in clips.batches(0)]
+    batches = list(clips.fetch(clips.batches(0)))
     assert [len(frames) for frames, _ in batches] == [2, 1]
     for kind in (0, 1):
         together = torch.cat([batch[kind] for batch in batches])

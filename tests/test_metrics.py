@@ -266,3 +266,9 @@ def test_clips_are_averaged_and_the_lowest_frame_is_the_lowest_of_all():
 def test_the_competitions_groups_are_clips_0_to_2_and_3_to_4(values, groups):
     found = competition_groups(clip_scores(*values))
     assert {name.split()[0]: value for name, value in found.items()} == groups
+
+
+def test_a_kl_of_a_millionth_is_not_lost_in_rounding():
+    mu, logvar = torch.full((24, 11, 64), 1e-4), torch.full((24, 11, 64), 2e-4)
+    exact = 0.5 * (mu.double() ** 2 + logvar.double().expm1() - logvar.double()).sum() / (24 * 11)
+    assert kl_criterion(mu, logvar, 24 * 11).item() == pytest.approx(exact.item(), rel=0.01)

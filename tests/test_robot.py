@@ -28,7 +28,7 @@ PAST, FUTURE, EVAL = 2, 3, 6
 SIZES = "--vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3 --n_eval 6"
 QUICK = "--epoch_size 3 --batch_size 2 --device cpu --precision float32"
 TINY = f"--lab robot {SIZES} {QUICK}".split()
-LABELS = {"Trainer": (), "Tester": ("--ckpt_path", "c")}  # what a script cannot do without
+REQUIRED = {"Trainer": (), "Tester": ("--ckpt_path", "c")}  # what a script cannot do without
 SAME = {"rtol": 0, "atol": 1e-3}  # but for the order of sums, which loud weights amplify
 
 
@@ -328,26 +328,25 @@ def uneven(tmp_path_factory):
     return open_split(root)
 
 
-def draws(dataset, epochs=(0,), **changes):
-    """Starts and all frame numbers of the clips drawn in these epochs."""
-    flags = {"seed": 1, "epoch_size": 7, "batch_size": 3, "random_offset": False} | changes
-    clips = RobotClips(dataset, SimpleNamespace(**flags), "cpu")
+def draws(dataset, epochs=(0,), line=""):
+    """All frame numbers (clips, 5) of the clips drawn in these epochs."""
+    args = parse(f"--seed 1 --epoch_size 7 --batch_size 3 {line}")
+    clips = RobotClips(dataset, args, torch.device("cpu"))
     return np.concatenate([clips.clips_at(epoch) for epoch in epochs])
 
 
-@pytest.mark.parametrize("random_offset", [False, True])
-def test_clips_depend_on_seed_and_epoch_alone(uneven, random_offset):
-    draw = {"random_offset": random_offset}
-    first = draws(uneven, [4], **draw)
+@pytest.mark.parametrize("line", ["", "--random_offset"])
+def test_clips_depend_on_seed_and_epoch_alone(uneven, line):
+    first = draws(uneven, [4], line)
     np.random.seed(3)  # the global stream has no part in it
-    assert np.array_equal(draws(uneven, [4], **draw), first)
-    assert not np.array_equal(draws(uneven, [5], **draw), first)
-    assert not np.array_equal(draws(uneven, [4], seed=2, **draw), first)
+    assert np.array_equal(draws(uneven, [4], line), first)
+    assert not np.array_equal(draws(uneven, [5], line), first)
+    assert not np.array_equal(draws(uneven, [4], f"{line} --seed 2"), first)
 
 
 def test_an_epoch_is_epoch_size_batches_of_batch_size(uneven):
-    args = SimpleNamespace(seed=1, epoch_size=7, batch_size=3, random_offset=True)
-    batches = RobotClips(uneven, args, "cpu").batches(0)
+    args = parse("--epoch_size 7 --batch_size 3 --random_offset")
+    batches = RobotClips(uneven, args, torch.device("cpu")).batches(0)
     assert [tuple(batch.shape) for batch in batches] == [(3, 5)] * 7
 
 
@@ -357,33 +356,23 @@ def test_without_random_offset_a_clip_is_the_first_frames_of_one(uneven):
 
 
 def test_random_offset_takes_every_legal_place_and_no_other(uneven):
-    clips = draws(uneven, range(20), random_offset=True)
+    clips = draws(uneven, range(20), "--random_offset")
     legal = {0, 1, 6, 7, 8, 9, 10, 15}
     assert {tuple(clip) for clip in clips} == {tuple(range(s, s + 5)) for s in legal}
 
 
 def test_all_clips_are_drawn_alike_however_long(uneven):
-    starts = draws(uneven, range(60), random_offset=True)[:, 0]
+    starts = draws(uneven, range(60), "--random_offset")[:, 0]
     counts = np.histogram(starts, [0, 6, 15, 20])[0]
     assert counts.sum() == 60 * 21
     assert (abs(counts - 420) < 80).all()  # by frames it would be 378, 567, 315; 80 is 4.8 sigma
-
-
-def test_fetch_gives_frames_and_rows_of_the_numbers_asked_for(uneven):
-    args = SimpleNamespace(seed=1, epoch_size=1, batch_size=2, random_offset=False)
-    numbers = torch.tensor([[7, 8, 9, 10, 11], [15, 16, 17, 18, 19]])
-    frames, rows = RobotClips(uneven, args, "cpu").fetch(numbers)
-    expected = np.asarray(uneven.frames)[numbers].transpose(0, 1, 4, 2, 3) / 255
-    assert np.allclose(frames, expected, atol=1e-6)
-    tags = (rows[:, :, 1:3] * 16).round().int().tolist()
-    assert tags == [[[1, t] for t in range(1, 6)], [[2, t] for t in range(5)]]
 
 
 # ---------------------------------------------------------------- flags
 
 
 def parse(line, root="d", script="Trainer", lab="--lab robot"):
-    flags = ["--DR", str(root), "--save_root", "s", *LABELS[script]]
+    flags = ["--DR", str(root), "--save_root", "s", *REQUIRED[script]]
     return options.parse(script, [*flags, *shlex.split(lab), *shlex.split(line)])[0]
 
 
@@ -434,7 +423,7 @@ def test_the_contracts_whole_line_is_understood():
 
 
 @pytest.mark.parametrize("typed", TYPED)
-@pytest.mark.parametrize("script", LABELS)
+@pytest.mark.parametrize("script", REQUIRED)
 def test_a_flag_lands_on_its_one_option(script, typed):
     dest, value = TYPED[typed]
     found = vars(parse(typed, script=script))
@@ -449,7 +438,7 @@ def test_both_names_and_their_prefixes_mean_the_epochs(both):
 
 FOREIGN = [
     (script, lab, flag)
-    for script in LABELS
+    for script in REQUIRED
     for lab in options.LABS
     for flag in sorted(options.foreign_flags(script, lab))
 ]
@@ -460,7 +449,7 @@ MUST_BE_FOREIGN = {
 
 
 @pytest.mark.parametrize("lab", MUST_BE_FOREIGN)
-@pytest.mark.parametrize("script", LABELS)
+@pytest.mark.parametrize("script", REQUIRED)
 def test_what_only_the_other_lab_has(script, lab):
     words = {f"--{flag}" for flag in MUST_BE_FOREIGN[lab].split()}
     assert words <= options.foreign_flags(script, lab)
@@ -471,7 +460,7 @@ def test_a_flag_of_the_other_lab_is_refused_by_name(call, script, lab, flag):
     asked = () if lab == "pose" else ("--lab", "robot")  # without --lab it is the pose lab
     owner = "robot" if lab == "pose" else "pose"
     for typed in ([flag], [flag, "1"], [f"{flag}=1"]):
-        done = call(script, "--DR", "d", "--save_root", "s", *LABELS[script], *asked, *typed)
+        done = call(script, "--DR", "d", "--save_root", "s", *REQUIRED[script], *asked, *typed)
         assert done.code == 2
         assert f"{flag} belongs to --lab {owner}, this is --lab {lab}" in done.err
 
@@ -483,7 +472,7 @@ def test_posterior_is_no_prefix_of_posterior_rnn_layers(call):
     assert parse("--posterior_rnn 2").posterior_rnn_layers == 2
 
 
-@pytest.mark.parametrize("script", LABELS)
+@pytest.mark.parametrize("script", REQUIRED)
 def test_help_shows_the_flags_of_its_lab_and_no_other(call, script):
     robot, pose = call(script, "--lab", "robot", "--help"), call(script, "--help")
     assert (robot.code, pose.code) == (0, 0)
@@ -718,6 +707,27 @@ def test_standardised_conditions_are_those_of_the_training_set(train, data, no_p
     rows = torch.cat([rows for _, rows in clips_of(data, "train")])
     for name, expected in (("mean", rows.mean(0)), ("std", rows.std(0).clamp_min(1e-6))):
         torch.testing.assert_close(state[f"condition_{name}"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("line", ["", "--random_offset --batch_size 3"])
+def test_training_sees_the_frames_and_rows_that_were_drawn(train, monkeypatch, no_plots, line):
+    one_step, seen, trainers = Trainer.Trainer.training_one_step, [], set()
+
+    def training_one_step(self, frames, conditions, *more):
+        seen.append((frames, conditions))
+        trainers.add(self)
+        return one_step(self, frames, conditions, *more)
+
+    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
+    train("run", 2, line)
+    (trainer,) = trainers
+    drawn = [batch for epoch in (0, 1) for batch in trainer.clips.batches(epoch)]
+    dataset = trainer.clips.dataset
+    frames, rows = np.asarray(dataset.frames), np.asarray(dataset.conditions)
+    for numbers, (got, conditions) in zip(drawn, seen, strict=True):
+        expected = frames[numbers].transpose(0, 1, 4, 2, 3) / 255
+        assert np.allclose(got, expected, atol=1e-6)
+        assert np.array_equal(conditions, rows[numbers])
 
 
 @pytest.mark.parametrize("tfr", [0, 1])
@@ -1148,3 +1158,106 @@ def test_preview_and_training_share_one_table(train, no_plots):
     args = parse(f"--niter 4 {line}")
     for row, plan in zip(rows, schedules.table(args), strict=True):
         assert all(row[f"train/{name}"] == plan[name] for name in ("beta", "tfr", "lr"))
+
+
+# ---------------------------------------------------------------- once they were bugs
+
+
+def test_every_future_has_its_own_noise():
+    draws = [noise_source("sample", 1, [0, 1], k)((4,)) for k in range(3)]
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[1], draws[2])
+
+
+def test_futures_differ(run_test, no_plots):
+    found = scores_of(run_test("--n_samples", 3))["futures"]
+    assert found["diversity"] > 1
+
+
+def test_there_is_no_end_of_futures():
+    noise_source("sample", 1, [0], 2048)
+
+
+def test_n_eval_is_checked_against_the_checkpoints_frames(run_test, no_plots):
+    done = run_test("--lab", "robot", "--n_eval", "5")
+    assert done.code == 0, done.err
+
+
+def test_n_future_above_the_checkpoints_n_eval(run_test, no_plots):
+    done = run_test("--lab", "robot", "--n_future", "8")
+    assert done.code != 0
+
+
+def test_a_missing_picture_shifts_no_row(call, robot_data, tmp_path):
+    (record_folder(robot_data, "train", 0) / "2/0.png").unlink()
+    done = train_in(call, robot_data, tmp_path / "run")
+    assert done.code == 1, "0.png is gone, so row 0 is used for frame 1"
+
+
+def test_rows_are_read_again_when_a_clip_gains_what_another_loses(root):
+    a, b = (write_clip(root, "train", 0, i, 8) for i in range(2))
+    (b / "7.png").rename(root / "kept.png")
+    open_split(root)
+    (root / "kept.png").rename(b / "7.png")
+    (a / "7.png").unlink()
+    frames, rows = origins(open_split(root))
+    assert rows == frames
+
+
+def test_unreadable_table_is_named(call, robot_data, tmp_path, monkeypatch):
+    def loadtxt(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(np, "loadtxt", loadtxt)
+    done = train_in(call, robot_data, tmp_path / "run")
+    assert "actions.csv" in done.err
+
+
+def test_empty_table_prints_no_warning(call, robot_data, tmp_path, recwarn):
+    (record_folder(robot_data, "train", 0) / "2/actions.csv").write_text("")
+    done = train_in(call, robot_data, tmp_path / "run")
+    assert done.code == 1 and "actions.csv" in done.err
+    assert [str(w.message) for w in recwarn] == []
+
+
+def test_start_from_other_lab(call, trained, dataset, tmp_path):
+    done = call(
+        "Trainer",
+        "--DR",
+        dataset,
+        "--save_root",
+        tmp_path / "x",
+        *POSE,
+        "--num_epoch",
+        1,
+        "--ckpt_path",
+        trained.best,
+    )
+    assert "--lab" in done.err
+
+
+def test_standardised_and_other_weights_do_not_mix(call, data, trained, tmp_path, no_plots):
+    flags = f"--learned_prior --standardise --ckpt_path {trained.best}"
+    done = train_in(call, data, tmp_path / "run", 1, flags)
+    assert done.code == 1
+    assert "trained without --standardise" in done.err
+
+
+def test_tester_flag_of_the_robot_lab_without_lab(run_test, no_plots):
+    done = run_test("--n_eval", "6")
+    assert done.code == 0, done.err
+
+
+def test_prefix_of_two_names_of_one_flag():
+    assert parse("--tfr_start 3").tfr_sde == 3
+    assert parse("--tfr_d 0.1").tfr_d_step == 0.1
+
+
+def test_pose_run_older_than_labs(call, data, dataset, tmp_path, no_plots):
+    places = ["--DR", dataset, "--save_root", tmp_path / "run"]
+    call("Trainer", *places, "--num_epoch", 1, *POSE)
+    state = load(tmp_path / "run")
+    del state["args"]["lab"]
+    torch.save(state, tmp_path / "run/last.ckpt")
+    done = train_in(call, data, tmp_path / "run", 2)
+    assert "--lab" in done.err

@@ -1,0 +1,300 @@
+#!/usr/bin/env python
+"""Time the package beside a plain loop (plain_reference.py), in one run, at the default net sizes.
+
+    python scripts/bench.py                      what this machine's CPU or GPU does; bench.json
+    python scripts/bench.py --batches 2 8 32 --rounds 5
+    python scripts/bench.py --memory             peak memory against clip length, batch and size
+
+Both sides take turns, so that a busy machine slows both; the table holds medians and their ratios.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step  # noqa: E402
+
+from modules import options  # noqa: E402
+from modules.device import choose_precision  # noqa: E402
+from modules.labs import LABS  # noqa: E402
+from modules.models import noise_source, roll_out  # noqa: E402
+from Trainer import Trainer  # noqa: E402
+
+LENGTH, SIZE, Z = 16, (32, 64), 12
+GFLOP = 22  # of one trained frame: three passes over 1.6 M weights at 32x64 positions
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    add = parser.add_argument
+    add("--device", default="cuda" if cuda else "cpu", help="default: a GPU where there is one")
+    batches = [2, 8, 32, 128] if cuda else [2, 4]
+    add("--batches", type=int, nargs="*", default=batches, help="clips in a batch")
+    add("--rounds", type=int, default=5, help="turns that each side takes")
+    add("--frames", type=int, default=630, help="frames of a rollout")
+    add("--pictures", type=int, default=64, help="1024x512 pictures of the epoch that is timed")
+    add("--memory", action="store_true", help="measure peak memory instead of time")
+    add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in a fresh process
+    modes = ("off", "default", "reduce-overhead")
+    add("--compile", choices=modes, default="off", help="Trainer.py's --compile")
+    add("--out", default="bench.json", help="where the numbers are kept")
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------- taking turns
+
+
+def wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work, device):
+    wait(device)
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def take_turns(works, rounds, device):
+    """{name: work} -> {name: median seconds}, after one turn that does not count."""
+    times = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            spent = seconds(work, device)
+            if turn:
+                times[name].append(spent)
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+# ---------------------------------------------------------------- what is timed
+
+
+def make_trainer(precision, mode, device, *flags):
+    line = ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
+    args, _ = options.parse("Trainer", [*line, "--compile", mode])
+    picture = torch.zeros(2, 3, *SIZE)
+    return Trainer(args, device, None, [(picture, picture)])
+
+
+def make_plain(trainer, device):
+    model = PlainModel().to(device)
+    model.load_state_dict(trainer.model.state_dict())
+    return model, torch.optim.Adam(model.parameters(), lr=1e-5)
+
+
+def time_training(opts, device, precision, batch, forced):
+    """Frames trained per second, ours and the reference's (float32 always)."""
+    trainer = make_trainer(precision, opts.compile, device)
+    model, optim = make_plain(trainer, device)
+    clips = [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
+    works = {
+        "reference": lambda: plain_step(model, optim, *clips, forced),
+        "ours": lambda: trainer.training_one_step(*clips, forced),
+    }
+    spent = take_turns(works, opts.rounds, device)
+    return {name: batch * (LENGTH - 1) / value for name, value in spent.items()}
+
+
+def time_rollout(opts, device, precision, clips):
+    """Frames rolled out per second, both with weights that have just been drawn."""
+    trainer = make_trainer(precision, opts.compile, device)
+    torch.nn.init.zeros_(trainer.model.Generator[-1].weight)  # untrained nets would overflow
+    model, _ = make_plain(trainer, device)
+    model.eval()
+    given, poses = torch.rand(clips, 3, *SIZE), torch.rand(clips, opts.frames, 3, *SIZE)
+    given_there, poses_there = given.to(device), poses.to(device)
+
+    def ours():
+        noise = noise_source("sample", 0, range(clips))
+        roll_out(trainer.model, given_there[:, None], poses, noise)
+
+    works = {"reference": lambda: plain_rollout(model, given_there, poses_there, Z), "ours": ours}
+    spent = take_turns(works, 1 if device.type == "cpu" else opts.rounds, device)
+    return {name: clips * (opts.frames - 1) / value for name, value in spent.items()}
+
+
+def write_pictures(folder, count):
+    """1024x512 PNGs of about the course's sizes: 200 KB a frame, 25 KB a pose."""
+    rng = np.random.default_rng(0)
+    for kind, width, smooth in (("img", 16, Image.BICUBIC), ("label", 96, Image.NEAREST)):
+        place = folder / "train" / f"train_{kind}"
+        place.mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (width // 2, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((1024, 512), smooth).save(place / f"{i}.png")
+
+
+def time_epoch(opts, device, precision, batch):
+    """Seconds of an epoch on 1024x512 PNGs, loading included, and the share that loading takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder), opts.pictures)
+        flags = ["--DR", folder, "--batch_size", str(batch)]
+        trainer = make_trainer(precision, opts.compile, device, *flags)
+        lab = LABS["pose"](trainer.args)
+        first = seconds(lab.open_train, device)
+        trainer.clips = lab.TrainClips(lab.open_train(), trainer.args, device)
+        model, optim = make_plain(trainer, device)
+        loader = torch.utils.data.DataLoader(
+            PlainDataset(folder, LENGTH, SIZE), batch, num_workers=4, drop_last=True
+        )
+
+        def plain_epoch(step):
+            for clips in loader:
+                step(*(x.to(device) for x in clips))
+
+        def load():
+            for _ in trainer.clips.fetch(trainer.clips.batches(0)):
+                pass
+
+        works = {
+            "reference": lambda: plain_epoch(lambda *c: plain_step(model, optim, *c, False)),
+            "ours": lambda: [
+                trainer.training_one_step(*c, False)
+                for c in trainer.clips.fetch(trainer.clips.batches(0))
+            ],
+            "reference's loading": lambda: plain_epoch(lambda *c: None),
+            "our loading": load,
+        }
+        spent = take_turns(works, 1 if device.type == "cpu" else opts.rounds, device)
+    spent["our first epoch decodes"] = first
+    spent["our loading's share"] = spent["our loading"] / spent["ours"]
+    return spent
+
+
+def peaks(device, precision):
+    """What the machine itself can do: TFLOP/s of a matrix product, GB/s of a copy."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    source = torch.empty(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8).to(device)
+    target = torch.empty_like(source)
+    works = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    spent = take_turns(works, 9, device)
+    return {
+        "tflops": 2 * n**3 / spent["product"] / 1e12,
+        "copy_gb_s": 2 * source.numel() / spent["copy"] / 1e9,
+    }
+
+
+# ---------------------------------------------------------------- memory
+
+ROWS = [  # clip length, batch, height
+    (8, 2, 32), (16, 2, 32), (32, 2, 32), (16, 4, 32), (16, 2, 64),
+]  # fmt: skip
+
+
+def memory_of_one(row, device):
+    """GiB that two training steps need beyond what is there before them."""
+    length, batch, height, recompute = row
+    precision = choose_precision("auto", device)
+    trainer = make_trainer(precision, "off", device, *(["--recompute"] if recompute else []))
+    clips = [torch.rand(batch, length, 3, height, 2 * height, device=device) for _ in range(2)]
+    before = used(device)
+    for _ in range(2):
+        trainer.training_one_step(*clips, False)
+    return (used(device) - before) / 2**30
+
+
+def used(device):
+    """The most memory so far, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_table(opts):
+    print(f"{describe(torch.device(opts.device))}, free running, peak GiB of a training step")
+    print(f"{'clip':>6} {'batch':>6} {'size':>9} {'plain':>8} {'--recompute':>12}")
+    numbers = []
+    for length, batch, height in ROWS:
+        peak = []
+        for recompute in (False, True):
+            row = json.dumps([length, batch, height, recompute])
+            command = [sys.executable, __file__, "--device", opts.device, "--one", row]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            peak.append(float(done.stdout.splitlines()[-1]))
+        size = f"{height}x{2 * height}"
+        print(f"{length:>6} {batch:>6} {size:>9} {peak[0]:>8.2f} {peak[1]:>12.2f}", flush=True)
+        numbers.append({"length": length, "batch": batch, "height": height, "peak": peak})
+    return numbers
+
+
+# ---------------------------------------------------------------- the table
+
+
+def say(what, result):
+    """One line of the table."""
+    ratio = result["ours"] / result["reference"]
+    print(
+        f"{what:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} {ratio:>7.2f}x", flush=True
+    )
+    return result | {"ratio": ratio}
+
+
+def describe(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def bench(opts):
+    device = torch.device(opts.device)
+    best = choose_precision("auto", device)
+    numbers = {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
+    print(f"{'frames per second':<44} {'reference':>9} {'ours':>9} {'ratio':>8}")
+    for precision in dict.fromkeys(("float32", best)):
+        peak = numbers[f"peaks {precision}"] = peaks(device, precision)
+        for batch in opts.batches:
+            for forced in (False, True):
+                name = f"train, {precision}, batch {batch}, tfr {int(forced)}"
+                result = say(name, time_training(opts, device, precision, batch, forced))
+                result["share_of_matmul"] = result["ours"] * GFLOP / 1000 / peak["tflops"]
+                numbers[name] = result
+    for clips in (1, 5):
+        name = f"rollout, {best}, {clips} clips of {opts.frames} frames"
+        numbers[name] = say(name, time_rollout(opts, device, best, clips))
+    for name in [n for n in numbers if "share_of_matmul" in (numbers[n] or ())]:
+        print(f"{name:<44} {numbers[name]['share_of_matmul']:>9.0%} of the matrix product's speed")
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device) / 2**30
+        numbers["peak memory, GiB"] = memory
+        print(f"{'peak memory':<44} {memory:>9.1f} GiB")
+    numbers["epoch"] = time_epoch(opts, device, best, opts.batches[0])
+    for name, value in numbers["epoch"].items():
+        unit = "%" if "share" in name else "s"
+        value *= 100 if unit == "%" else 1
+        print(f"epoch of {opts.pictures} pictures, {name:<32} {value:>9.2f} {unit}")
+    return numbers
+
+
+def main():
+    opts = parse_arguments()
+    if opts.one:
+        print(memory_of_one(json.loads(opts.one), torch.device(opts.device)))
+        return
+    numbers = memory_table(opts) if opts.memory else bench(opts)
+    Path(opts.out).write_text(json.dumps(numbers, indent=1))
+    print(f"kept in {opts.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""What is done for speed changes no number: the package against the plain loop of scripts/."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SHORT, TINY, make_dataset, read_csv
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
+
+from dataloader import DanceClips, Dataset_Dance
+from modules import device, models, options
+from modules.models import noise_source, roll_out
+from modules.modules import Gaussian_Predictor
+from modules.options import UserError
+from Trainer import Trainer
+
+CPU = torch.device("cpu")
+SIZES = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}
+BATCH, LENGTH, SIZE = 3, 5, (12, 16)
+
+
+def make_trainer(tmp_path, *flags):
+    line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *TINY, *flags]
+    picture = torch.zeros(2, 3, *SIZE)
+    args, _ = options.parse("Trainer", list(map(str, line)))
+    return Trainer(args, CPU, None, [(picture, picture)])
+
+
+def make_plain(trainer):
+    plain = PlainModel(**SIZES)
+    plain.load_state_dict(trainer.model.state_dict())
+    return plain
+
+
+class SameNoise:
+    """Stands in for reparameterize: takes its noise from a table of every clip and step."""
+
+    def __init__(self, by_clip):
+        self.by_clip, self.rows = by_clip, None
+
+    def lay_out(self, noise):  # (B, T-1, N, H, W)
+        self.rows = (noise if self.by_clip else noise.transpose(0, 1)).flatten(0, 1)
+
+    def __call__(self, mu, logvar):
+        now, self.rows = self.rows.split([len(mu), len(self.rows) - len(mu)])
+        return mu + now * torch.exp(0.5 * logvar)
+
+
+def still(model):
+    """The statistics of the poses as they are: the loop's are of a frame, ours of all frames."""
+    model.train()
+    model.label_transformation[2].eval()
+
+
+STRATEGIES = list(itertools.product((False, True), ("full", "frame"), ("current", "previous")))
+
+
+@pytest.mark.parametrize("forced, feedback, posterior", STRATEGIES)
+def test_twenty_steps_are_those_of_the_plain_loop(
+    tmp_path, monkeypatch, forced, feedback, posterior
+):
+    flags = ("--feedback", feedback, "--posterior", posterior, "--no-feedback_clamp")
+    trainer = make_trainer(tmp_path, *flags, "--kl_anneal_type", "None", "--lr", "0.001")
+    plain = make_plain(trainer)
+    optim = torch.optim.Adam(plain.parameters(), lr=0.001)
+    by_clip = forced or posterior == "current"
+    for model in (trainer.model, plain):
+        still(model)
+    for step in range(20):
+        torch.manual_seed(step)
+        clips = [torch.rand(BATCH, LENGTH, 3, *SIZE) for _ in range(2)]
+        noise = torch.randn(BATCH, LENGTH - 1, SIZES["N_dim"], *SIZE)
+        losses = []
+        for ours in (True, False):
+            draw = SameNoise(by_clip if ours else False)
+            draw.lay_out(noise)
+            monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(draw))
+            if ours:
+                losses.append(trainer.training_one_step(*clips, forced)[0].item())
+            else:
+                looks_back = {"detach": feedback == "frame", "previous": posterior == "previous"}
+                losses.append(plain_step(plain, optim, *clips, forced, **looks_back))
+            assert len(draw.rows) == 0  # every frame has had its noise
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        grads = [[p.grad for p in m.parameters()] for m in (trainer.model, plain)]
+        for found, wanted in zip(*grads):
+            assert (found - wanted).abs().max() < 1e-5
+    for (name, found), wanted in zip(trainer.model.named_parameters(), plain.parameters()):
+        assert (found - wanted).abs().max() < 1e-5, name
+
+
+def test_the_rollout_is_that_of_the_plain_loop(tmp_path):
+    trainer = make_trainer(tmp_path, "--no-feedback_clamp")
+    plain = make_plain(trainer).eval()
+    given, poses = torch.rand(1, 3, *SIZE), torch.rand(1, 200, 3, *SIZE)
+    seed = noise_source("sample", 0, [0])
+    found = roll_out(trainer.model, given[:, None], poses, seed)
+    torch.manual_seed(0)
+    wanted = plain_rollout(plain, given, poses, SIZES["N_dim"])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_plain_loops_clips_are_ours(tmp_path):
+    root = make_dataset(tmp_path / "data")
+    ours, plain = Dataset_Dance(root, "train", 4, size=SIZE), PlainDataset(root, 4, SIZE)
+    assert len(ours) == len(plain) == 4
+    for a, b in zip(ours[2], plain[2]):
+        assert torch.equal(a, b)
+
+
+# ---------------------------------------------------------------- pieces, recomputing, compiling
+
+
+def results_of(trainer, forced, seed=0):
+    """Loss and gradients of a step that sees the same clips and noise every time."""
+    trainer.model.train()
+    torch.manual_seed(seed)
+    clips = [torch.rand(BATCH, LENGTH, 3, *SIZE) for _ in range(2)]
+    loss = trainer.training_one_step(*clips, forced)[0]
+    return loss, [p.grad.clone() for p in trainer.model.parameters()]
+
+
+def assert_same_results(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a[0], b[0], rtol=tolerance, atol=tolerance)
+    for x, y in zip(a[1], b[1]):
+        assert (x - y).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("pieces", [1, 5, 100])
+def test_how_many_frames_a_cpu_takes_at_a_time_changes_nothing(
+    tmp_path, monkeypatch, forced, pieces
+):
+    monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(lambda mu, logvar: mu))
+    wanted = results_of(make_trainer(tmp_path), forced)
+    monkeypatch.setattr(models, "CPU_FRAMES", pieces)
+    assert_same_results(results_of(make_trainer(tmp_path), forced), wanted)
+
+
+@pytest.mark.parametrize("line", ["", "--posterior previous", "--feedback_noise 0.1"])
+@pytest.mark.parametrize("forced", [False, True])
+def test_recomputing_activations_changes_nothing(tmp_path, forced, line):
+    wanted = results_of(make_trainer(tmp_path, *line.split()), forced)
+    found = results_of(make_trainer(tmp_path, "--recompute", *line.split()), forced)
+    assert_same_results(found, wanted, 1e-6)
+
+
+def kept(trainer, forced):
+    """Bytes that autograd keeps between the forward and the backward pass."""
+    seen = {}
+
+    def pack(x):
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    clips = [torch.rand(BATCH, LENGTH, 3, *SIZE) for _ in range(2)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        alive = trainer.model(*clips, forced)
+    del alive
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_recomputing_keeps_far_less(tmp_path, forced):
+    plain, frugal = (kept(make_trainer(tmp_path, *f), forced) for f in ((), ("--recompute",)))
+    assert frugal < plain / 3
+
+
+def test_compiled_and_eager_nets_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(lambda mu, logvar: mu))
+    eager, compiled = make_trainer(tmp_path), make_trainer(tmp_path, "--compile", "default")
+    for _ in range(2):
+        assert_same_results(results_of(compiled, False), results_of(eager, False))
+    assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
+
+
+def test_compile_says_what_it_needs(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="device is cpu"):
+        make_trainer(tmp_path, "--compile", "reduce-overhead")
+    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"C\+\+ compiler"):
+        make_trainer(tmp_path, "--compile", "default")
+
+
+# ---------------------------------------------------------------- data that does not fit
+
+
+def batches(dataset, *flags):
+    args, _ = options.parse("Trainer", ["--DR", ".", "--save_root", ".", *SHORT, *flags])
+    clips = DanceClips(dataset, args, CPU)
+    return list(clips.fetch(clips.batches(3))), clips
+
+
+def test_data_from_the_disk_are_the_same_batches_in_the_same_order(tmp_path):
+    data = Dataset_Dance(make_dataset(tmp_path / "data", train=23), "train", 4, size=SIZE)
+    there, _ = batches(data, "--shuffle", "--batch_size", "1")
+    read, clips = batches(data, "--shuffle", "--batch_size", "1", "--data_on", "disk")
+    assert not clips.resident and len(there) == len(read) == 5
+    for a, b in zip(there, read):
+        assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_on_a_cpu_the_training_set_is_not_copied(tmp_path):
+    data = Dataset_Dance(make_dataset(tmp_path / "data"), "train", 4, size=SIZE)
+    for where in ("auto", "disk"):
+        _, clips = batches(data, "--data_on", where)
+        assert clips.frames.data_ptr() == data.frames.ctypes.data
+
+
+def test_auto_leaves_data_on_the_disk_that_would_fill_half_a_gpu(monkeypatch):
+    gpu, gib = torch.device("cuda"), 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * gib, 80 * gib))
+    arrays = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (4 * gib,), (0,))
+    assert device.fits([arrays], "auto", gpu)
+    assert not device.fits([arrays, arrays], "auto", gpu)
+    assert device.fits([arrays, arrays], "device", gpu)
+    assert not device.fits([arrays], "disk", gpu)
+
+
+# ---------------------------------------------------------------- long rollouts
+
+
+class Counter(models.VAE_Model):
+    """Counts the frames that are alive, from steps that cost nothing."""
+
+    def predict_frame(self, state, condition, noise):
+        return state, state
+
+
+def test_a_rollout_of_any_length_prepares_a_few_steps_at_a_time(tmp_path):
+    trainer = make_trainer(tmp_path)
+    asked = []
+
+    def draw(shape):
+        asked.append(shape[0])
+        return torch.zeros(1, *shape)
+
+    poses = torch.zeros(1, 1, 3, *SIZE).expand(1, 6300, 3, *SIZE)
+    model = Counter(trainer.args).eval()
+    frames = sum(1 for _ in model.rollout(torch.zeros(1, 1, 3, *SIZE), poses, draw))
+    assert frames == 6300 and max(asked) == models.STEPS_AT_ONCE and sum(asked) == 6299
+
+
+# ---------------------------------------------------------------- bf16
+
+
+@pytest.mark.skipif(
+    device.choose_precision("auto", CPU) != "bf16", reason="this CPU does not compute in bf16"
+)
+def test_bf16_trains_as_well_as_float32(call, tmp_path):
+    data = make_dataset(tmp_path / "data", train=24, val=12)
+    scores = {}
+    for precision in ("float32", "bf16"):
+        run = tmp_path / precision
+        flags = [*SHORT, "--precision", precision, "--num_epoch", 12, "--lr_schedule", "cosine"]
+        flags += ["--tfr", 0, "--z_source", "mean", "--pretrain_epochs", 99, "--ema", 0.9]
+        done = call("Trainer", "--DR", data, "--save_root", run, *flags, "--lr", 0.01)
+        assert done.code == 0, done.err
+        scores[precision] = read_csv(run / "metrics.csv")[-1]["val/psnr"]
+    assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.2)
+
+
+# ---------------------------------------------------------------- the bench itself
+
+
+def test_the_bench_prints_a_table_and_keeps_it(tmp_path):
+    """Its quickest run, on full-size nets: a batch of one, short rollouts, few pictures."""
+    flags = "--device cpu --batches 1 --rounds 1 --frames 3 --pictures 16".split()
+    command = [sys.executable, ROOT / "scripts/bench.py", *flags, "--out", tmp_path / "b.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "b.json").read_text())
+    result = numbers["train, float32, batch 1, tfr 0"]
+    assert result["ratio"] == pytest.approx(result["ours"] / result["reference"])
+    assert f"{result['ratio']:.2f}x" in done.stdout
+    assert 0 < result["share_of_matmul"] < 1
+    assert 0 < numbers["epoch"]["our loading's share"] < 1
