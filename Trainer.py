@@ -19,6 +19,13 @@ from modules.device import choose_device, compile_nets
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, kl_criterion, score_clips
 from modules.models import VAE_Model, noise_source, roll_out
+from modules.optimizer import (
+    average_if,
+    make_optimizer,
+    put_back_unless,
+    statistics,
+    step_if,
+)
 from modules.options import INF, UserError, parse, run, run_folder
 from modules.report import COPIED
 from modules.schedules import kl_annealing
@@ -100,7 +107,7 @@ class Trainer:
 
         A step whose gradient is not finite leaves everything as it was, and is (0, 0, 0, 0).
         """
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        before = statistics(self.model)
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, conditions, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
@@ -111,23 +118,19 @@ class Trainer:
         self.optim.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip or INF)
-        return self.update(loss.detach(), mse.detach(), kl.detach(), norm, statistics)
+        good = torch.isfinite(loss + norm)
+        self.update(good, before)
+        return torch.where(good, torch.stack([loss, mse, kl, good.float()]), 0).detach()
 
     @torch.no_grad()
-    def update(self, loss, mse, kl, norm, statistics):
-        """Let the step count if it is finite; decided on the device, which nothing waits for."""
-        good = torch.isfinite(loss + norm)
-        if fused(self.args):
-            self.optim.found_inf = (~good).float()  # a fused optimizer's own way to skip
-            self.optim.step()
-        elif good:
-            self.optim.step()
-        for now, before in zip(self.model.buffers(), statistics):
-            now.copy_(torch.where(good, now, before))
+    def update(self, good, before):
+        """Change weights, moments and averages, or where the step is not good put all back."""
+        step_if(good, self.optim)
+        put_back_unless(good, self.model, before)
         self.step += 1
-        self.update_ema(good)
+        if self.ema:  # the first steps count for little, so that the start is forgotten
+            average_if(good, self.ema, self.model, min(self.args.ema, self.step / (self.step + 10)))
         self.watch(good)
-        return torch.where(good, torch.stack([loss, mse, kl, torch.ones_like(loss)]), 0)
 
     def watch(self, good):
         """Give up after MAX_SKIPPED bad steps in a row; looked at once in so many steps."""
@@ -138,18 +141,6 @@ class Trainer:
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite: lower "
                 f"--lr or --grad_clip; {self.folder}/last.ckpt is as the last epoch left it"
             )
-
-    def update_ema(self, good):
-        """Average the weights; the first steps count for little, so that the start is forgotten."""
-        if self.ema is None:
-            return
-        decay = min(self.args.ema, self.step / (self.step + 10))
-        means, values = list(self.ema.parameters()), list(self.model.parameters())
-        change = torch._foreach_sub(values, means)
-        torch._foreach_mul_(change, (1 - decay) * good)
-        torch._foreach_add_(means, change)
-        for mean, value in zip(self.ema.buffers(), self.model.buffers()):
-            mean.copy_(value)
 
     def step_schedules(self):
         self.current_epoch += 1
@@ -341,18 +332,6 @@ class Trainer:
             f"repeating the given frame scores {scores['psnr_given_frame_repeated']:.2f} dB\n"
             f"run folder: {self.folder} (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)"
         )
-
-
-def fused(args):
-    """Whether torch has the optimizer in one fused call, which can skip a step by itself."""
-    return args.optim in ("Adam", "AdamW", "SGD")
-
-
-def make_optimizer(parameters, args):
-    momentum = {"momentum": args.beta1}
-    more = momentum if args.optim in ("SGD", "RMSprop") else {"betas": (args.beta1, 0.999)}
-    more |= {"fused": True} if fused(args) else {}
-    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, **more)
 
 
 def preview(args):

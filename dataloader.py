@@ -133,8 +133,9 @@ class TrainClips:
         self.frames, self.conditions = (torch.from_numpy(np.asarray(x)).to(home) for x in arrays)
 
     def batches(self, epoch):
-        """-> the epoch's batches: frame numbers (B, T) each."""
-        return torch.from_numpy(self.clips_at(epoch)).split(self.args.batch_size)
+        """-> the epoch's batches: frame numbers (B, T) each, where the frames are."""
+        clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
+        return clips.split(self.args.batch_size)
 
     def fetch(self, batches):
         """Yield frames (B, T, 3, H, W) in 0..1 and conditions of every batch, on the device.
@@ -153,7 +154,7 @@ class TrainClips:
                 yield self.to_device(arrays)
 
     def gather(self, clips):
-        arrays = [x[clips.to(x.device)] for x in (self.frames, self.conditions)]
+        arrays = [x[clips] for x in (self.frames, self.conditions)]
         pinned = not self.resident and self.device.type == "cuda"
         return [x.pin_memory() for x in arrays] if pinned else arrays
 

@@ -4,6 +4,7 @@
     python scripts/bench.py                      what this machine's CPU or GPU does; bench.json
     python scripts/bench.py --batches 2 8 32 --rounds 5
     python scripts/bench.py --memory             peak memory against clip length, batch and size
+    python scripts/bench.py --profile            where the time of a training step goes
 
 Both sides take turns, so that a busy machine slows both; the table holds medians and their ratios.
 """
@@ -48,6 +49,7 @@ def parse_arguments():
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 pictures of the epoch that is timed")
     add("--memory", action="store_true", help="measure peak memory instead of time")
+    add("--profile", action="store_true", help="break a training step down instead")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in a fresh process
     modes = ("off", "default", "reduce-overhead")
     add("--compile", choices=modes, default="off", help="Trainer.py's --compile")
@@ -237,6 +239,50 @@ def memory_table(opts):
     return numbers
 
 
+# ---------------------------------------------------------------- profile
+
+KINDS = {  # in torch's names of operations -> what they are called here
+    "convolution_backward": "convolutions, backward",
+    "convolution": "convolutions, forward",
+    "cudnn": "convolutions, forward",
+    "_adam": "optimizer",
+    "_foreach": "optimizer",
+    "copy_": "copies",
+    "cat": "copies",
+    "leaky_relu": "elementwise",
+    "mul": "elementwise",
+    "add": "elementwise",
+}
+
+
+def profile(opts):
+    """The share of every kind of operation in a free-running and a teacher-forced step."""
+    device = torch.device(opts.device)
+    precision, batch = choose_precision("auto", device), opts.batches[0]
+    trainer = make_trainer(precision, opts.compile, device)
+    clips = [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
+    print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
+    numbers = {}
+    for forced in (False, True):
+        trainer.training_one_step(*clips, forced)
+        with torch.profiler.profile() as watched:
+            trainer.training_one_step(*clips, forced)
+            wait(device)
+        shares = numbers[f"tfr {int(forced)}"] = {}
+        which = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        for event in watched.key_averages():
+            if event.device_type != torch.autograd.DeviceType.CPU:
+                continue  # a kernel: its time is also that of the operation that launched it
+            time = getattr(event, which)
+            kind = next((kind for name, kind in KINDS.items() if name in event.key), "the rest")
+            shares[kind] = shares.get(kind, 0) + time
+        total = sum(shares.values())
+        shares |= {kind: time / total for kind, time in shares.items()}
+        line = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares.items()))
+        print(f"tfr {int(forced)}: {line}")
+    return numbers
+
+
 # ---------------------------------------------------------------- the table
 
 
@@ -291,7 +337,8 @@ def main():
     if opts.one:
         print(memory_of_one(json.loads(opts.one), torch.device(opts.device)))
         return
-    numbers = memory_table(opts) if opts.memory else bench(opts)
+    measure = memory_table if opts.memory else profile if opts.profile else bench
+    numbers = measure(opts)
     Path(opts.out).write_text(json.dumps(numbers, indent=1))
     print(f"kept in {opts.out}")
 

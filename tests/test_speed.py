@@ -266,6 +266,45 @@ def test_bf16_trains_as_well_as_float32(call, tmp_path):
     assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.2)
 
 
+# ---------------------------------------------------------------- a GPU, where there is one
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+def on_gpu(tmp_path, *flags):
+    line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *TINY, *flags]
+    picture = torch.zeros(2, 3, *SIZE)
+    args, _ = options.parse("Trainer", list(map(str, line)))
+    return Trainer(args, torch.device("cuda"), None, [(picture, picture)])
+
+
+@needs_gpu
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
+    trainer = on_gpu(tmp_path, "--ema", 0.9)
+    clips = [torch.rand(BATCH, LENGTH, 3, *SIZE, device="cuda") for _ in range(2)]
+    trainer.training_one_step(*clips, forced)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.training_one_step(*clips, forced)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("mode", ["off", "default", "reduce-overhead"])
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_gpu_computes_what_the_cpu_does(tmp_path, monkeypatch, mode, forced):
+    monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(lambda mu, logvar: mu))
+    here, there = make_trainer(tmp_path), on_gpu(tmp_path, "--compile", mode)
+    there.model.load_state_dict(here.model.state_dict())
+    clips = [torch.rand(BATCH, LENGTH, 3, *SIZE) for _ in range(2)]
+    for _ in range(3):
+        loss = here.training_one_step(*clips, forced)[0]
+        found = there.training_one_step(*(x.cuda() for x in clips), forced)[0].cpu()
+        torch.testing.assert_close(found, loss, rtol=1e-3, atol=1e-4)
+
+
 # ---------------------------------------------------------------- the bench itself
 
 
