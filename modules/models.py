@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 
 STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
-CPU_FRAMES = 2
+CPU_FRAMES = 2  # in training a CPU computes so many frames at a time, to stay in its caches
 
 
 class VAE_Model(nn.Module):
@@ -120,9 +120,9 @@ class VAE_Model(nn.Module):
         return features.detach() if self.args.feedback == "features" else features
 
     def decode(self, features, pose, z):
-        z = z.to(features.dtype)  # else all that it is joined to would be float32
         if self.args.position_map:
             z = torch.cat([z, self.position_map.expand(len(z), -1, -1, -1)], dim=1)
+        z = z.to(features.dtype)  # else all that it is joined to would be float32
         frame = self.Generator(self.Decoder_Fusion(features, pose, z)).float()
         return torch.sigmoid(frame) if self.args.sigmoid else frame
 
