@@ -139,7 +139,7 @@ def test_how_many_frames_a_cpu_takes_at_a_time_changes_nothing(
 ):
     monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(lambda mu, logvar: mu))
     wanted = results_of(make_trainer(tmp_path), forced)
-    monkeypatch.setattr(models, "CPU_FRAMES", pieces)
+    monkeypatch.setitem(models.CPU_FRAMES, "float32", pieces)
     assert_same_results(results_of(make_trainer(tmp_path), forced), wanted)
 
 
