@@ -50,6 +50,7 @@ class Trainer:
         self.model = lab.make_model(train_set).to(device)
         self.optim = make_optimizer(self.model.parameters(), args)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
+        self.cold = args.compile != "off"
         compile_nets(self.model, args.compile, device)
         self.kl_annealing = kl_annealing(args)
         self.tfr = schedules.tfr_at(0, args)
@@ -80,6 +81,8 @@ class Trainer:
         for step, (frames, conditions) in enumerate(self.clips.fetch(bar)):
             total += self.training_one_step(frames, conditions, bool(coins[step]))
             self.show(bar, total, step)
+            if self.cold:
+                self.say_warm_up(total, start)
         loss, mse, kl, done = (total / total[3].clamp_min(1)).tolist()[:3] + [int(total[3])]
         skipped, predicted = len(batches) - done, sum(clips[:, 1:].numel() for clips in batches)
         if skipped:
@@ -88,6 +91,12 @@ class Trainer:
             )
         speed = predicted / (time.perf_counter() - start)
         return {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped, "frames_per_second": speed}
+
+    def say_warm_up(self, total, start):
+        """What the first step of a compiled run took: a short run may not be worth it."""
+        total.tolist()  # waits for the device
+        self.cold = False
+        tqdm.write(f"the first step, with compiling: {time.perf_counter() - start:.1f} s")
 
     def start_epoch(self):
         """Set what the epoch's number decides: its learning rate and all its random draws."""

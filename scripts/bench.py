@@ -11,6 +11,7 @@ Both sides take turns, so that a busy machine slows both; the table holds median
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def time_epoch(opts, device, precision, batch):
         trainer.clips = lab.TrainClips(lab.open_train(), trainer.args, device)
         model, optim = make_plain(trainer, device)
         loader = torch.utils.data.DataLoader(
-            PlainDataset(folder, LENGTH, SIZE), batch, num_workers=4, drop_last=True
+            PlainDataset(folder, LENGTH, SIZE), batch, num_workers=min(4, os.cpu_count())
         )
 
         def plain_epoch(step):
