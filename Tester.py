@@ -42,6 +42,8 @@ class Tester:
         ckpt.load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
         self.describe(checkpoint)
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
+        if args.n_samples > 1 and self.truth is None:
+            raise UserError(f"--n_samples {args.n_samples} scores futures: it needs --truth")
         self.batch_size = args.batch_size if "batch_size" in typed else TOGETHER
 
     def describe(self, checkpoint):

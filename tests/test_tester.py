@@ -325,6 +325,23 @@ def test_truth_of_the_wrong_length_is_an_error_that_says_so(call, trained, tmp_p
     assert not (tmp_path / "run/scores.json").exists()
 
 
+def test_futures_without_truth_are_refused(call, trained, tmp_path):
+    data = make_dataset(tmp_path / "data")
+    shutil.rmtree(data / "test/test_truth")
+    places = ["--DR", data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
+    done = call("Tester", *places, "--n_samples", 2)
+    assert done.code == 1 and "--truth" in done.err
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_futures_of_a_dancer_are_scored(run_test):
+    folder, printed = run_test("--n_samples", 3)
+    futures = json.loads((folder / "scores.json").read_text())["futures"]
+    assert futures["psnr_worst"] <= futures["psnr_mean"] <= futures["psnr_best"]
+    assert futures["diversity"] > 0
+    assert "3 futures" in printed
+
+
 def test_without_truth_nothing_is_scored_and_all_else_is_written(run_test, tmp_path):
     data = make_dataset(tmp_path / "data")
     shutil.rmtree(data / "test/test_truth")
