@@ -23,7 +23,7 @@ USED = MODEL_FLAGS | set(
     no_sanity truth pose_norm val_vi_len cache_dir n_samples""".split()
 )
 TOGETHER = 64  # clips that are rolled out together, unless --batch_size is typed
-CURVES = 8  # with more clips than this, the plot shows their mean
+MANY = 8  # of more clips than this, plot and table show only the mean
 
 
 class Tester:
@@ -77,9 +77,7 @@ class Tester:
     def write_clip(self, i, pred):
         """pred_seq{i}.gif, strip{i}.png and, where asked for, the three gifs of seq{i}/."""
         rows = self.lab.rows(self.conditions[i], pred, self.truth and self.truth[i])
-        clip = (
-            rows["prediction"] if self.args.lab == "pose" else report.side_by_side(*rows.values())
-        )
+        clip = self.lab.gif(rows)
         self.write_gif(self.folder / f"pred_seq{i}.gif", clip)
         times = self.lab.strip_times(len(clip))
         report.draw_strip(self.folder / f"strip{i}.png", rows, times)
@@ -144,7 +142,7 @@ class Tester:
         given, psnr = self.lab.given, self.lab.frame_psnr
         curves = {"clip": [psnr(p, t) for p, t in zip(predictions, self.truth)]}
         curves[report.COPIED] = [psnr(t[given - 1 : given], t) for t in self.truth]
-        if len(predictions) > CURVES:
+        if len(predictions) > MANY:
             curves[f"mean of {len(predictions)} clips"] = curves.pop("clip")
             plot = {name: torch.stack(many).mean(0) for name, many in curves.items()}
         else:
@@ -201,14 +199,13 @@ COLUMNS = {  # printed heading -> key of a score
     "repeated": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
-LINES = 8  # with more clips than this, only their mean is printed
 
 
 def print_scores(scores):
     columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
     print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
-    lines = clips if len(clips) <= LINES else {}
+    lines = clips if len(clips) <= MANY else {}
     for name, values in (lines | {"mean": scores["mean"]}).items():
         print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]

@@ -308,13 +308,8 @@ class Trainer:
         ckpt.same_lab(self.args, checkpoint)
         if not ckpt.is_ours(checkpoint):
             print(ckpt.describe_template(path, checkpoint))
-        elif checkpoint["args"].get("standardise", False) != vars(self.args).get(
-            "standardise", False
-        ):
-            raise UserError(
-                f"{path} was trained {'with' if checkpoint['args']['standardise'] else 'without'} "
-                "--standardise; its weights need the same here"
-            )
+        else:
+            ckpt.same_standardise(self.args, checkpoint, path)
         if self.args.test and self.args.lab == "pose":
             ckpt.choose_pose_norm(self.model, checkpoint)
         ckpt.load_weights(self.model, checkpoint["state_dict"], path)

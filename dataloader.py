@@ -27,17 +27,25 @@ CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastes
 # ---------------------------------------------------------------- folders
 
 
-def find_root(root, split):
-    """The folder that holds `split`: root itself, or one or two folders below (the nested zip)."""
+def candidates(root, val):
+    """root itself and the folders one or two below it, where zips nest what they hold."""
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"--DR {root} is no folder; give the one that holds train/, val/ and test/")
-    for pattern in ("", "*", "*/*"):
-        for folder in sorted(root.glob(pattern)) if pattern else [root]:
-            if (folder / split / f"{split}_img").is_dir():
-                return folder
+        raise UserError(
+            f"--DR {root} is no folder; give the one that holds train/, {val}/ and test/"
+        )
+    yield root
+    for pattern in ("*", "*/*"):
+        yield from sorted(root.glob(pattern))
+
+
+def find_root(root, split):
+    """The folder that holds `split`: root itself, or one or two folders below (the nested zip)."""
+    for folder in candidates(root, "val"):
+        if (folder / split / f"{split}_img").is_dir():
+            return folder
     raise UserError(
-        f"--DR {root} holds no {split}/{split}_img; expected {root / split / f'{split}_img'}"
+        f"--DR {root} holds no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
     )
 
 
@@ -268,19 +276,13 @@ TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a 
 
 def find_records(root, split):
     """The record folders of a split, in the order of the numbers in their names."""
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(
-            f"--DR {root} is no folder; give the one that holds train/, validate/ and test/"
-        )
-    for pattern in ("", "*", "*/*"):
-        for folder in sorted(root.glob(pattern)) if pattern else [root]:
-            base = folder / split
-            if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
-                return sorted(records, key=natural_key)
+    for folder in candidates(root, "validate"):
+        base = folder / split
+        if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
+            return sorted(records, key=natural_key)
     raise UserError(
         f"--DR {root} holds no clips to {split}; expected "
-        f"{root / split}/traj_0_to_255.tfrecords/0/0.png and so on"
+        f"{Path(root) / split}/traj_0_to_255.tfrecords/0/0.png and so on"
     )
 
 

@@ -132,6 +132,16 @@ def same_lab(args, checkpoint):
         )
 
 
+def same_standardise(args, checkpoint, path):
+    """Weights go with the scale of the conditions that they were trained on."""
+    theirs, ours = (x.get("standardise", False) for x in (checkpoint["args"], vars(args)))
+    if theirs != ours:
+        raise UserError(
+            f"{path} was trained {'with' if theirs else 'without'} --standardise; its weights "
+            "need the same here"
+        )
+
+
 def choose_pose_norm(model, checkpoint, wanted="auto"):
     """The template normalised every pose by itself, ours as learned -> True if by itself."""
     per_image = wanted == "image" or (wanted == "auto" and not is_ours(checkpoint))

@@ -71,6 +71,16 @@ def no_plots(monkeypatch):
     no_plots_in(monkeypatch)
 
 
+def train_once(base):
+    """A dataset and a run of one epoch on it, for tests that read them and change only copies."""
+    data, run = make_dataset(base / "data"), base / "run"
+    flags = ["--DR", str(data), "--save_root", str(run), "--num_epoch", "1", *SHORT]
+    with pytest.MonkeyPatch.context() as patch:
+        no_plots_in(patch)
+        Trainer.train_or_validate(*options.parse("Trainer", flags))
+    return SimpleNamespace(data=data, run=run, best=run / "best_score.ckpt")
+
+
 @pytest.fixture
 def dataset(tmp_path):
     return make_dataset(tmp_path / "data")

@@ -9,15 +9,13 @@ import shutil
 import subprocess
 import sys
 import zlib
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, SHORT, make_dataset, no_plots_in
+from conftest import ROOT, SHORT, train_once
 from PIL import Image
 
 import dataloader
-import Trainer
 from modules import checkpoint as ckpt
 from modules import options
 
@@ -26,14 +24,8 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A dataset and a run of one epoch on it; tests read them and change only copies."""
-    base = tmp_path_factory.mktemp("trained")
-    data, run = make_dataset(base / "data"), base / "run"
-    flags = ["--DR", str(data), "--save_root", str(run), "--num_epoch", "1", *SHORT]
-    with pytest.MonkeyPatch.context() as patch:
-        no_plots_in(patch)
-        Trainer.train_or_validate(*options.parse("Trainer", flags))
-    return SimpleNamespace(data=data, run=run, best=run / "best_score.ckpt")
+    """Its test clips have 6 and 5 frames."""
+    return train_once(tmp_path_factory.mktemp("trained"))
 
 
 def files_below(folder):

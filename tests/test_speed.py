@@ -20,16 +20,16 @@ from modules.modules import Gaussian_Predictor
 from modules.options import UserError
 from Trainer import Trainer
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SIZES = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}
 BATCH, LENGTH, SIZE = 3, 5, (12, 16)
 
 
-def make_trainer(tmp_path, *flags):
+def make_trainer(tmp_path, *flags, device=CPU):
     line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *TINY, *flags]
     picture = torch.zeros(2, 3, *SIZE)
     args, _ = options.parse("Trainer", list(map(str, line)))
-    return Trainer(args, CPU, None, [(picture, picture)])
+    return Trainer(args, device, None, [(picture, picture)])
 
 
 def make_plain(trainer):
@@ -226,8 +226,8 @@ def test_auto_leaves_data_on_the_disk_that_would_fill_half_a_gpu(monkeypatch):
 # ---------------------------------------------------------------- long rollouts
 
 
-class Counter(models.VAE_Model):
-    """Counts the frames that are alive, from steps that cost nothing."""
+class Still(models.VAE_Model):
+    """Repeats its frame: steps that cost nothing."""
 
     def predict_frame(self, state, condition, noise):
         return state, state
@@ -242,7 +242,7 @@ def test_a_rollout_of_any_length_prepares_a_few_steps_at_a_time(tmp_path):
         return torch.zeros(1, *shape)
 
     poses = torch.zeros(1, 1, 3, *SIZE).expand(1, 6300, 3, *SIZE)
-    model = Counter(trainer.args).eval()
+    model = Still(trainer.args).eval()
     frames = sum(1 for _ in model.rollout(torch.zeros(1, 1, 3, *SIZE), poses, draw))
     assert frames == 6300 and max(asked) == models.STEPS_AT_ONCE and sum(asked) == 6299
 
@@ -271,17 +271,10 @@ def test_bf16_trains_as_well_as_float32(call, tmp_path):
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
-def on_gpu(tmp_path, *flags):
-    line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *TINY, *flags]
-    picture = torch.zeros(2, 3, *SIZE)
-    args, _ = options.parse("Trainer", list(map(str, line)))
-    return Trainer(args, torch.device("cuda"), None, [(picture, picture)])
-
-
 @needs_gpu
 @pytest.mark.parametrize("forced", [False, True])
 def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
-    trainer = on_gpu(tmp_path, "--ema", 0.9)
+    trainer = make_trainer(tmp_path, "--ema", 0.9, device=GPU)
     clips = [torch.rand(BATCH, LENGTH, 3, *SIZE, device="cuda") for _ in range(2)]
     trainer.training_one_step(*clips, forced)
     torch.cuda.set_sync_debug_mode("error")
@@ -296,7 +289,7 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
 @pytest.mark.parametrize("forced", [False, True])
 def test_a_gpu_computes_what_the_cpu_does(tmp_path, monkeypatch, mode, forced):
     monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(lambda mu, logvar: mu))
-    here, there = make_trainer(tmp_path), on_gpu(tmp_path, "--compile", mode)
+    here, there = make_trainer(tmp_path), make_trainer(tmp_path, "--compile", mode, device=GPU)
     there.model.load_state_dict(here.model.state_dict())
     clips = [torch.rand(BATCH, LENGTH, 3, *SIZE) for _ in range(2)]
     for _ in range(3):

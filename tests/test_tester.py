@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT, TINY, make_dataset, no_plots_in, read_csv
+from conftest import SHORT, TINY, make_dataset, read_csv, train_once
 from PIL import Image, ImageSequence
 
 import dataloader
 import Tester
 import Trainer
-from modules import options, report
+from modules import report
 from modules.models import VAE_Model, noise_source
 
 SIZE = (12, 16)
@@ -25,14 +25,8 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A dataset with test clips of 6 and 5 frames, and a run of one epoch on it."""
-    base = tmp_path_factory.mktemp("trained")
-    data, run = make_dataset(base / "data"), base / "run"
-    flags = ["--DR", str(data), "--save_root", str(run), "--num_epoch", "1", *SHORT]
-    with pytest.MonkeyPatch.context() as patch:
-        no_plots_in(patch)
-        Trainer.train_or_validate(*options.parse("Trainer", flags))
-    return SimpleNamespace(data=data, best=run / "best_score.ckpt")
+    """Its test clips have 6 and 5 frames."""
+    return train_once(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
