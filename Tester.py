@@ -12,10 +12,11 @@ from tqdm import tqdm
 from modules import checkpoint as ckpt
 from modules import report
 from modules.device import choose_device
+from modules.files import run_folder, write_atomically
 from modules.labs import LABS
 from modules.metrics import AVERAGES, competition_groups, score_clips
 from modules.models import noise_source, roll_out
-from modules.options import MODEL_FLAGS, UserError, parse, peek, run, run_folder
+from modules.options import MODEL_FLAGS, UserError, parse, peek, run
 
 # Flags of training are accepted for old command lines; beside the model's these count here.
 USED = MODEL_FLAGS | set(
@@ -99,7 +100,7 @@ class Tester:
             for i, row in enumerate(tqdm(rows, "submission.csv", disable=None, leave=False)):
                 file.write(f"{i},{','.join([digits[v] for v in row])}\n".encode())
 
-        ckpt.write_atomically(self.folder / "submission.csv", write)
+        write_atomically(self.folder / "submission.csv", write)
 
     def write_scores(self, predictions):
         """scores.json, psnr_per_frame.png and a printed table, where the truth is known."""
@@ -115,7 +116,7 @@ class Tester:
         if self.args.n_samples > 1:
             scores["futures"] = self.score_futures(predictions)
         text = json.dumps(scores, indent=1)
-        ckpt.write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
+        write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
         self.draw_psnr(predictions)
         print_scores(scores)
 

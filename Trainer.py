@@ -3,6 +3,7 @@
 python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
+import contextlib
 import copy
 import json
 import time
@@ -15,25 +16,27 @@ from tqdm import tqdm
 
 from modules import checkpoint as ckpt
 from modules import report, schedules
-from modules.device import choose_device, compile_nets
+from modules.device import choose_device, compile_nets, rng_states, set_rng_states
+from modules.files import move_aside, occupied, run_folder, write_atomically
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, kl_criterion, score_clips
 from modules.models import VAE_Model, noise_source, roll_out
 from modules.optimizer import (
     average_if,
+    load_optimizer,
     make_optimizer,
     put_back_unless,
     statistics,
     step_if,
 )
-from modules.options import INF, UserError, parse, run, run_folder
+from modules.options import INF, UserError, parse, run
 from modules.report import COPIED
 from modules.schedules import kl_annealing
+from modules.signals import listener
 from modules.trackers import open_trackers
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
 REDRAW_SECONDS = 60
-MAX_SKIPPED = 50
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
 
@@ -56,6 +59,8 @@ class Trainer:
         self.tfr = schedules.tfr_at(0, args)
         self.current_epoch = self.step = 0
         self.best_score, self.history, self.drawn_at = None, [], time.perf_counter()
+        self.steps_done = 0  # of the current epoch
+        self.total = torch.zeros(4, device=device)  # of its losses, and how many steps counted
         self.skipped_in_a_row = self.most_in_a_row = torch.zeros((), device=device)
 
     # ------------------------------------------------------------ training
@@ -63,44 +68,53 @@ class Trainer:
     def training_stage(self):
         """Train up to num_epoch. After every epoch the run folder is complete."""
         self.trackers = open_trackers(self.args)
-        while self.current_epoch < self.args.num_epoch:
-            train = self.train_one_epoch()
-            val = self.validate() if self.validation_is_due() else {}
-            self.log_epoch(train, val)
-            self.step_schedules()
-            self.save_checkpoints(val)
+        with listener.patiently():  # a signal waits for the step at hand: stop_if_asked
+            while self.current_epoch < self.args.num_epoch:
+                self.train_one_epoch()
+                self.end_epoch(self.validate() if self.validation_is_due() else {})
         self.finish()
 
     def train_one_epoch(self):
-        """-> the epoch's means of loss, mse and kl, and its speed."""
-        start, total = time.perf_counter(), torch.zeros(4, device=self.device)
+        """Train what is left of the epoch: all of it, or after a stop within it the rest."""
         self.start_epoch()
         batches = self.clips.batches(self.current_epoch)
-        coins = self.coins(len(batches))
-        bar = tqdm(batches, disable=None, leave=False)
-        for step, (frames, conditions) in enumerate(self.clips.fetch(bar)):
-            total += self.training_one_step(frames, conditions, bool(coins[step]))
-            self.show(bar, total, step)
+        coins, left = self.coins(len(batches)), batches[self.steps_done :]
+        bar = tqdm(left, disable=None, leave=False, initial=self.steps_done, total=len(batches))
+        start = time.perf_counter()
+        for frames, conditions in self.clips.fetch(bar):
+            self.total += self.training_one_step(frames, conditions, bool(coins[self.steps_done]))
+            self.steps_done += 1
+            self.show(bar)
             if self.cold:
-                self.say_warm_up(total, start)
-        loss, mse, kl, done = (total / total[3].clamp_min(1)).tolist()[:3] + [int(total[3])]
-        skipped, predicted = len(batches) - done, sum(clips[:, 1:].numel() for clips in batches)
-        if skipped:
-            tqdm.write(
-                f"epoch {self.current_epoch}: {skipped} of {len(batches)} steps skipped, not finite"
-            )
-        speed = predicted / (time.perf_counter() - start)
-        return {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped, "frames_per_second": speed}
+                self.say_warm_up(start)
+            if self.args.save_every_steps and self.step % self.args.save_every_steps == 0:
+                self.save_last()
+            self.stop_if_asked()
+        self.total.tolist()  # waits for the device
+        predicted = sum(clips[:, 1:].numel() for clips in left)
+        self.speed = predicted / (time.perf_counter() - start)
 
-    def say_warm_up(self, total, start):
+    def stop_if_asked(self):
+        """Obey a signal that came during the step or the frame before, with nothing lost."""
+        if listener.asked:
+            self.save_last()
+            tqdm.write(
+                f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
+                f"{self.steps_done} steps; the same command carries on there"
+            )
+            listener.check()
+
+    def say_warm_up(self, start):
         """What the first step of a compiled run took: a short run may not be worth it."""
-        total.tolist()  # waits for the device
+        self.total.tolist()  # waits for the device
         self.cold = False
         tqdm.write(f"the first step, with compiling: {time.perf_counter() - start:.1f} s")
 
     def start_epoch(self):
         """Set what the epoch's number decides: its learning rate and all its random draws."""
-        torch.manual_seed(1_000_003 * self.args.seed + self.current_epoch)
+        if not self.steps_done:
+            torch.manual_seed(1_000_003 * self.args.seed + self.current_epoch)
+            self.total.zero_()
         for group in self.optim.param_groups:
             group["lr"] = schedules.lr_at(self.current_epoch, self.args)
         self.model.train()
@@ -142,17 +156,18 @@ class Trainer:
         self.watch(good)
 
     def watch(self, good):
-        """Give up after MAX_SKIPPED bad steps in a row; looked at once in so many steps."""
+        """Give up after --max_skipped bad steps in a row; looked at once in so many steps."""
         self.skipped_in_a_row = torch.where(good, 0, self.skipped_in_a_row + 1)
         self.most_in_a_row = torch.maximum(self.most_in_a_row, self.skipped_in_a_row)
-        if self.step % MAX_SKIPPED == 0 and self.most_in_a_row >= MAX_SKIPPED:
+        most = self.args.max_skipped
+        if self.step % most == 0 and self.most_in_a_row >= most:
             raise UserError(
-                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite: lower "
-                f"--lr or --grad_clip; {self.folder}/last.ckpt is as the last epoch left it"
+                f"{most} steps in a row had a loss or gradient that is not finite: lower --lr or "
+                f"--grad_clip, or set --kl_anneal_start above 0; none of them changed the weights, "
+                f"and the checkpoints in {self.folder} are good"
             )
 
     def step_schedules(self):
-        self.current_epoch += 1
         self.kl_annealing.update()
         self.teacher_forcing_ratio_update()
 
@@ -186,7 +201,10 @@ class Trainer:
         """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), to the CPU."""
 
         def progress(frames):
-            return tqdm(frames, "validating", conditions.shape[1], disable=None, leave=False)
+            bar = tqdm(frames, "validating", conditions.shape[1], disable=None, leave=False)
+            for frame in bar:
+                self.stop_if_asked()
+                yield frame
 
         numbers = range(first, first + len(given))
         noise = noise_source(self.args.z_source, self.args.seed, numbers)
@@ -212,17 +230,40 @@ class Trainer:
 
     # ------------------------------------------------------------ the run folder
 
-    def log_epoch(self, train, val):
-        row = {"epoch": self.current_epoch}
-        row |= {f"train/{name}": value for name, value in (train | self.settings()).items()}
+    def end_epoch(self, val):
+        """Save the epoch, then write it down: what is written has been saved."""
+        row = {"epoch": self.current_epoch} | self.train_row()
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
-        report.write_csv(self.folder / "metrics.csv", self.history)
+        self.current_epoch, self.steps_done = self.current_epoch + 1, 0
+        self.step_schedules()
+        self.save_checkpoints(val)
+        self.log(row)
+
+    def train_row(self):
+        """What is written of an epoch's training: means over its steps, and its schedules."""
+        loss, mse, kl, done = (self.total / self.total[3].clamp_min(1)).tolist()[:3] + [
+            int(self.total[3])
+        ]
+        skipped = self.steps_done - done
+        if skipped:
+            tqdm.write(
+                f"epoch {self.current_epoch}: {skipped} of {self.steps_done} steps skipped, "
+                "not finite"
+            )
+        values = {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped} | self.settings()
+        return {f"train/{name}": value for name, value in values.items()}
+
+    def log(self, row):
+        self.write_metrics()
         for tracker in self.trackers:
-            tracker.log(row)
+            tracker.log(row | {"train/frames_per_second": self.speed})
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
         tqdm.write(self.epoch_line(row))
+
+    def write_metrics(self):
+        report.write_csv(self.folder / "metrics.csv", self.history)
 
     def settings(self):
         """What the schedules say of the current epoch."""
@@ -233,15 +274,15 @@ class Trainer:
         names = "loss mse kl beta tfr lr".split()
         values = "  ".join(f"{name} {row[f'train/{name}']:.4g}" for name in names)
         line = f"epoch {row['epoch']:>3}/{self.args.num_epoch - 1}  {values}"
-        line += f"  {row['train/frames_per_second']:.0f} frames/s"
+        line += f"  {self.speed:.0f} frames/s"
         if row["val/psnr"] is not None:
             line += " | val psnr {:.2f} dB, lowest {:.2f}, given frame repeated {:.2f}, ssim {:.3f}"
         return line.format(*(row[f"val/{name}"] for name in VAL_SCORES))
 
-    def show(self, bar, total, step):
+    def show(self, bar):
         """What the schedules and the mean loss are, beside the bar's own speed and time left."""
-        if not bar.disable and step % 10 == 0:
-            values = {"loss": (total[0] / total[3]).item()} | self.settings()
+        if not bar.disable and self.steps_done % 10 == 1:
+            values = {"loss": (self.total[0] / self.total[3]).item()} | self.settings()
             bar.set_description(
                 f"epoch {self.current_epoch}/{self.args.num_epoch - 1}", refresh=False
             )
@@ -266,6 +307,10 @@ class Trainer:
         if done % self.args.per_save == 0:
             ckpt.save(self.folder / f"epoch={done}.ckpt", state)
         ckpt.save(self.folder / "last.ckpt", state)
+        ckpt.prune(self.folder, self.args.keep)
+
+    def save_last(self):
+        ckpt.save(self.folder / "last.ckpt", self.state())
 
     def state(self):
         """All that a run is, as plain data. With EMA, `state_dict` is the averaged weights."""
@@ -278,29 +323,50 @@ class Trainer:
             "lr": schedules.lr_at(self.current_epoch, self.args),
             "tfr": self.tfr,
             "step": self.step,
+            "steps_done": self.steps_done,
+            "total": self.total.cpu(),
+            "skipped": [int(self.skipped_in_a_row), int(self.most_in_a_row)],
+            "rng": rng_states(self.device),
             "best_score": self.best_score,
             "history": self.history,
         }
         return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
 
-    def resume(self, path):
-        """Carry on from last.ckpt as if the run had never stopped."""
-        state = ckpt.load(path)
-        if not ckpt.is_ours(state):
-            raise UserError(
-                f"{path} is not from this package, so a run cannot carry on with it; "
-                "start from its weights with --ckpt_path and another --save_root"
-            )
-        ckpt.same_experiment(self.args, state["args"], path)
+    def resume(self, path, state):
+        """Carry on from a checkpoint as if the run had never stopped."""
+        ckpt.check_run(state, path)
+        changed = ckpt.same_experiment(self.args, state["args"], path)
+        with ckpt.restoring(path):
+            self.restore(state, path)
+        place = f"epoch {self.current_epoch}"
+        place += f", after {self.steps_done} of its steps" if self.steps_done else ""
+        print(f"carrying on with {path} at {place}", *changed, sep="\n  changed: ")
+        if self.best_score is not None and not self.best_is_there():
+            print(f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next score counts")
+            self.best_score = None
+        self.write_metrics()
+
+    def restore(self, state, path):
+        """Set all that state() holds."""
         ckpt.load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
         if self.ema:
             ckpt.load_weights(self.ema, state["state_dict"], path)
-        self.optim.load_state_dict(state["optimizer"])
+        load_optimizer(self.optim, state["optimizer"])
         self.current_epoch, self.step = state["last_epoch"], state["step"]
         self.best_score, self.history = state["best_score"], state["history"]
         self.kl_annealing = kl_annealing(self.args, self.current_epoch)
         self.teacher_forcing_ratio_update()
-        print(f"carrying on with {path} at epoch {self.current_epoch}")
+        if "rng" in state:  # version 1 stopped only between epochs
+            self.steps_done = state["steps_done"]
+            self.total.copy_(state["total"])
+            counts = torch.tensor(state["skipped"], dtype=torch.float32, device=self.device)
+            self.skipped_in_a_row, self.most_in_a_row = counts.unbind()
+            set_rng_states(state["rng"], self.device)
+
+    def best_is_there(self):
+        with contextlib.suppress(UserError):
+            return ckpt.load(self.folder / "best_score.ckpt")["best_score"] >= self.best_score
+        return False
 
     def start_from(self, path):
         """Start from the weights of --ckpt_path, and nothing else of it."""
@@ -319,8 +385,8 @@ class Trainer:
     def finish(self):
         """Draw the curves and the best weights' rollout, and say where everything is."""
         self.draw_curves()
-        best = self.folder / "best_score.ckpt"
         if self.best_score is not None:
+            best = self.folder / "best_score.ckpt"
             ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
         self.report_validation()
 
@@ -364,19 +430,35 @@ def train_or_validate(args, typed):
     lab = LABS[args.lab](args)
     train_set = None if args.test else lab.open_train()
     trainer = Trainer(args, device, train_set, lab.open_val())
-    last = folder / "last.ckpt"
-    if args.resume == "auto" and last.exists() and not args.test:
-        trainer.resume(last)
-    elif args.ckpt_path:
-        trainer.start_from(args.ckpt_path)
     if args.test:
+        trainer.start_from(args.ckpt_path)
         trainer.report_validation()
         return
-    ckpt.write_atomically(
-        folder / "args.json", lambda f: f.write(json.dumps(vars(args), indent=1).encode())
-    )
-    schedules.warn(args)
-    trainer.training_stage()
+    with occupied(folder):
+        if found := run_to_resume(args.resume, folder):
+            trainer.resume(*found)
+        elif args.ckpt_path:
+            trainer.start_from(args.ckpt_path)
+        text = json.dumps(vars(args), indent=1).encode()
+        write_atomically(folder / "args.json", lambda file: file.write(text))
+        schedules.warn(args)
+        trainer.training_stage()
+
+
+def run_to_resume(resume, folder):
+    """--resume -> (path, checkpoint) to carry on from, or None."""
+    if resume == "auto":
+        return ckpt.newest(folder)
+    if resume == "never":
+        if aside := move_aside(folder):
+            print(f"the run that was in {folder} is now in {aside}")
+        return None
+    path = Path(resume)
+    if path.is_file():
+        return path, ckpt.load(path)
+    if found := ckpt.newest(path):
+        return found
+    raise UserError(f"--resume {path}: no checkpoint, and no run folder that holds last.ckpt")
 
 
 if __name__ == "__main__":

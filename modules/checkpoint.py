@@ -1,40 +1,27 @@
 """Checkpoints: one dict of plain data, written whole or not at all, read without running code."""
 
-import os
+import contextlib
 import pickle
-import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
 
+from .files import write_atomically
 from .options import MODEL_FLAGS, SIZES, UserError, default_of, wrong_lengths
 
-VERSION = 1
+VERSION = 2  # 1 had no random states and no place within an epoch
 # Flags that may differ when a run is carried on; any other makes it a different experiment.
 MAY_CHANGE = set(
     """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
     val_every cache_dir store_visualization preview tensorboard wandb
-    data_on compile recompute""".split()
+    data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
+    deterministic""".split()
 )
 
 
-def write_atomically(path, write):
-    """Call write(file) on a temporary neighbour, sync it and rename it to path."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    except RuntimeError as error:  # what torch.save makes of a full disk
-        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+# Of these the user is told when they changed; where things are and who watches changes nothing.
+SAID = MAY_CHANGE - set("save_root ckpt_path test resume preview".split())
 
 
 def save(path, checkpoint):
@@ -47,6 +34,10 @@ def load(path):
     if not path.is_file():
         raise UserError(f"--ckpt_path {path} is not a file")
     try:
+        if zipfile.is_zipfile(path):  # torch looks at no checksum
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = (
@@ -68,9 +59,77 @@ def load(path):
     return checkpoint
 
 
+def newest(folder):
+    """-> (path, checkpoint) to carry on from, or None: last.ckpt, or if it is damaged, the newest
+    that is not."""
+    last = Path(folder) / "last.ckpt"
+    if not last.exists():
+        return None
+    try:
+        return last, load(last)
+    except UserError as error:
+        older = sorted(readable([*epoch_files(folder), last.with_name("best_score.ckpt")]))
+        if not older:
+            raise UserError(
+                f"{error}; {folder} holds no other to carry on from: start afresh with "
+                "--resume never, or name one with --resume PATH"
+            ) from None
+        *_, path = older[-1]
+        print(f"{error}; the newest one that is not: {path.name}")
+        return path, load(path)
+
+
+def readable(paths):
+    """-> (epochs, steps, path) of those checkpoints of a run that are whole."""
+    for path in paths:
+        with contextlib.suppress(UserError):
+            checkpoint = load(path)
+            check_run(checkpoint, path)
+            yield checkpoint["last_epoch"], checkpoint["step"], path
+
+
+def epoch_files(folder):
+    """The epoch=N.ckpt of a run, oldest first."""
+    files = [p for p in Path(folder).glob("epoch=*.ckpt") if p.stem[6:].isdecimal()]
+    return sorted(files, key=lambda path: int(path.stem[6:]))
+
+
+def prune(folder, keep):
+    """Delete all but the newest `keep` epoch=N.ckpt; 0 keeps all."""
+    for path in epoch_files(folder)[:-keep] if keep else ():
+        path.unlink(missing_ok=True)
+
+
+PARTS = {"optimizer": dict, "last_epoch": int, "step": int, "history": list}  # of a run
+
+
+def check_run(checkpoint, path):
+    """Refuse what no run can carry on from."""
+    if not is_ours(checkpoint):
+        raise UserError(
+            f"{path} is not from this package, so a run cannot carry on with it; "
+            "start from its weights with --ckpt_path and another --save_root"
+        )
+    if not checkpoint["version"] <= VERSION:
+        raise UserError(f"{path} is from a newer version of this package; update it")
+    for part, kind in PARTS.items():
+        if not isinstance(checkpoint.get(part), kind):
+            raise UserError(f"{path} is damaged: it holds no {part}")
+
+
+@contextlib.contextmanager
+def restoring(path):
+    """What does not fit while a run takes up a checkpoint is said of the checkpoint."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        detail = (str(error).splitlines() or [""])[0][:120]
+        raise UserError(f"{path} is damaged: {type(error).__name__} {detail}") from None
+
+
 def is_ours(checkpoint):
     """Ours say so; the course's template files hold only weights and a few numbers."""
-    return "version" in checkpoint and isinstance(checkpoint.get("args"), dict)
+    return isinstance(checkpoint.get("version"), int) and isinstance(checkpoint.get("args"), dict)
 
 
 def describe_template(path, checkpoint):
@@ -158,13 +217,15 @@ def load_weights(model, weights, path):
 
 
 def same_experiment(args, stored, path):
-    """Refuse to carry on a run with flags that would make it another one."""
+    """Refuse to carry on a run with flags that would make it another one -> what else changed."""
     stored = {"lab": "pose"} | stored  # from before there were two
     later = {flag: default_of(flag, stored["lab"]) for flag in vars(args) if flag not in stored}
-    for flag, old in (stored | later).items():
-        new = getattr(args, flag, old)
-        if new != old and flag not in MAY_CHANGE:
+    now = vars(args)
+    changed = {k: old for k, old in (stored | later).items() if k in now and now[k] != old}
+    for flag, old in changed.items():
+        if flag not in MAY_CHANGE:
             raise UserError(
-                f"{path} was trained with --{flag} {old}, now it is {new}: another experiment; "
-                "give it its own --save_root, or start afresh with --resume never"
+                f"{path} was trained with --{flag} {old}, now it is {now[flag]}: another "
+                "experiment; give it its own --save_root, or start afresh with --resume never"
             )
+    return [f"--{flag} {old} -> {now[flag]}" for flag, old in changed.items() if flag in SAID]

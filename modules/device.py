@@ -26,6 +26,8 @@ def choose_device(args):
     if name == "mps" and not mps:
         raise UserError("--device mps: this torch does not offer it; use --device cpu")
     device = torch.device(name)
+    if getattr(args, "deterministic", False):
+        only_deterministic_operations()
     args.precision = choose_precision(args.precision, device)
     detail = (
         torch.cuda.get_device_name(device)
@@ -34,6 +36,14 @@ def choose_device(args):
     )
     print(f"device: {name} ({detail}, {args.precision})")
     return device
+
+
+def only_deterministic_operations():
+    """--deterministic. What has no such form raises instead of being random."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is first used
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    torch.backends.cudnn.benchmark = False
 
 
 def choose_precision(precision, device):
@@ -62,6 +72,25 @@ def compile_nets(model, mode, device):
         raise UserError("--compile needs triton on a GPU; pip install triton, or leave it out")
     for name in model.LARGE_NETS:
         getattr(model, name).compile(dynamic=False, mode=None if mode == "default" else mode)
+
+
+def rng_states(device):
+    """The state of every generator that training draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_states(states, device):
+    """Take them up; a run that was moved to another kind of device draws other numbers there."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
 
 
 def fits(arrays, where, device):

@@ -16,6 +16,15 @@ def make_optimizer(parameters, args):
     return getattr(torch.optim, args.optim)(parameters, lr=args.lr, **more)
 
 
+def load_optimizer(optim, state):
+    """Take up the moments of a checkpoint, if they fit."""
+    optim.load_state_dict(state)
+    for weight, moments in optim.state.items():
+        for name, moment in moments.items():
+            if torch.is_tensor(moment) and moment.shape not in (weight.shape, torch.Size()):
+                raise ValueError(f"a moment {name} is of another shape than its weights")
+
+
 def step_if(good, optim):
     """An optimizer step; where it is not good, weights and moments stay as they are."""
     if type(optim).__name__ in FUSED:

@@ -7,8 +7,10 @@ the robot lab's users know a shared flag by another name, that name works there 
 import argparse
 import functools
 import re
+import signal
 import sys
-from pathlib import Path
+
+from .signals import Stopped, listener
 
 LABS = ("pose", "robot")
 
@@ -56,15 +58,17 @@ class UserError(Exception):
 def run(main):
     """Call main() and turn what its user can mend into one line and an exit code."""
     try:
-        main()
+        with listener:
+            main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {place}{error.strerror or error}")
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+        sys.exit(128 + number)
 
 
 class LabParser(argparse.ArgumentParser):
@@ -176,6 +180,8 @@ def add_run_flags(parser, training):
     flag("gpu", natural, 1, "GPUs to use: 1, or 0 for the CPU")
     text = "auto: bf16 where the device computes with it"
     flag("precision", ("auto", "float32", "bf16"), "auto", text)
+    text = "only operations that give the same bits twice on one machine; slower on a GPU"
+    flag("deterministic", bool, False, text)
     flag("num_workers", natural, 4, "threads that decode pictures when the cache is built")
     text = "where decoded pictures are kept; default: DR/.cache"
     flag("cache_dir", str, None, text, metavar="DIR")
@@ -186,7 +192,18 @@ def add_run_flags(parser, training):
 
 def add_trainer_flags(parser):
     flag = group(parser, "run, Trainer only")
-    flag("resume", ("auto", "never"), "auto", "auto: carry on with the run that --save_root holds")
+    text = (
+        "auto: carry on with the run that --save_root holds; never: move it aside, start afresh; "
+        "or a checkpoint, or a run folder, to carry on from"
+    )
+    flag("resume", str, "auto", text, metavar="auto|never|PATH")
+    text = "also save last.ckpt every so many steps; 0: after every epoch"
+    flag("save_every_steps", natural, 0, text, metavar="N")
+    flag("keep", natural, 0, "epoch=N.ckpt files to keep, the newest; 0: all", metavar="N")
+    text = "stop after so many steps in a row whose loss or gradient is not finite"
+    flag("max_skipped", count, 50, text, metavar="N")
+    text = "leave out clips that hold a picture which cannot be read, and say how many"
+    flag("skip_bad_frames", bool, False, text)
     flag("val_every", count, 1, "validate every so many epochs, and after the last")
     flag("store_visualization", bool, False, "keep a gif of every validation in visualization/")
     text = "where the training set is; auto: on the device if it fits in half of its free memory"
@@ -417,16 +434,3 @@ def wrong_lengths(args):
     if args.n_eval < clip:
         return f"--n_eval {args.n_eval} is below --n_past + --n_future, {clip}"
     return None
-
-
-def run_folder(path):
-    """Make the run folder, or say why it cannot be written to."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--save_root {folder} cannot be written to: {error.strerror}") from None
-    return folder

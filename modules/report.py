@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageSequence
 
-from .checkpoint import write_atomically
+from .files import write_atomically
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

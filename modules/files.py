@@ -1,0 +1,102 @@
+"""The run folder: files that are there whole or not at all, and one run at a time in it."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+from .options import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody looks whether another run is in the folder
+    fcntl = None
+
+UNFINISHED = ".partial"
+WRITTEN = "*.ckpt args.json metrics.csv val* plots visualization".split()  # by a run
+
+
+def run_folder(path):
+    """Make the run folder, or say why it cannot be written to."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--save_root {folder} cannot be written to: {error.strerror}") from None
+    return folder
+
+
+@contextlib.contextmanager
+def occupied(folder):
+    """Within, no other run trains into the folder. What a killed one left unfinished is cleared."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            lock(handle, folder)
+        for left in folder.rglob(f".*{UNFINISHED}"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        if fcntl:
+            os.close(handle)
+
+
+def lock(handle, folder):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another run is training in --save_root {folder}; wait for its end, stop it, or "
+            "give this one a folder of its own"
+        ) from None
+    except OSError:  # a file system without locks
+        return
+
+
+def move_aside(folder):
+    """Put what an earlier run wrote into before-N/ -> that folder, or None if there was no run."""
+    if not any(folder.glob("*.ckpt")):
+        return None
+    aside = next(p for i in itertools.count(1) if not (p := folder / f"before-{i}").exists())
+    aside.mkdir()
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.rename(aside / path.name)
+    return aside
+
+
+def write_atomically(path, write):
+    """Call write(file) on a temporary neighbour, sync it and rename it to path."""
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    except RuntimeError as error:  # what torch.save makes of a full disk
+        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def sync_folder(folder):
+    """Make a rename outlive a power cut, where folders can be synced."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
