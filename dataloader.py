@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modules.cache import cached, cached_pictures, decode
+from modules.cache import cached, cached_pictures, decode, unreadable
 from modules.device import fits
 from modules.options import UserError
 
@@ -105,28 +105,52 @@ class Dataset_Dance(torch.utils.data.Dataset):
         size=(32, 64),
         cache_dir=None,
         workers=4,
+        skip_bad=False,
     ):
         base = find_root(root, mode) / mode
         image_files, pose_files = list_pairs(base / f"{mode}_img", base / f"{mode}_label")
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
-        self.frames = cached_pictures(image_files, size, cache, f"{mode}-frames", workers)
-        self.conditions = cached_pictures(pose_files, size, cache, f"{mode}-poses", workers)
+        self.frames, self.conditions = (
+            cached_pictures(files, size, cache, f"{mode}-{name}", workers, skip_bad)
+            for name, files in (("frames", image_files), ("poses", pose_files))
+        )
         self.numbers = np.array([frame_number(p) for p in image_files])
         self.video_len, self.partial = video_len, partial
-        if len(self) == 0:
+        count = int(len(self.frames) * partial) // video_len
+        if count == 0:
             raise UserError(
                 f"{base / f'{mode}_img'} holds {len(self.frames)} frames, used are {partial:.0%}: "
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise the share"
             )
+        self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))
+        clips = np.arange(count)[:, None] * video_len + np.arange(video_len)
+        self.starts = sound(clips, self.bad)[:, 0]
+        say_left_out(base, self.bad, clips, self.starts)
 
     def __len__(self):
-        return int(len(self.frames) * self.partial) // self.video_len
+        return len(self.starts)
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(index)
-        clip = slice(index * self.video_len, (index + 1) * self.video_len)
+        clip = slice(self.starts[index], self.starts[index] + self.video_len)
         return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
+
+
+def sound(clips, bad):
+    """The clips (N, T) of frame numbers that hold none of the bad ones."""
+    good = clips[~np.isin(clips, bad).any(axis=1)]
+    if len(good) == 0:
+        raise UserError("--skip_bad_frames leaves no clip: every one holds a bad picture")
+    return good
+
+
+def say_left_out(folder, bad, clips, good):
+    if len(bad):
+        print(
+            f"{folder}: {len(bad)} pictures cannot be read; "
+            f"{len(clips) - len(good)} of {len(clips)} clips left out"
+        )
 
 
 class TrainClips:
@@ -191,14 +215,16 @@ class DanceClips(TrainClips):
         starts = np.arange(offset, usable - length + 1, length)
         if args.shuffle:
             rng.shuffle(starts)
-        clips = starts[:, None] + np.arange(length)
+        clips = sound(starts[:, None] + np.arange(length), self.dataset.bad)
         return self.jump(clips, rng) if args.jump_start else clips
 
     def jump(self, clips, rng):
         """Let some clips start from any frame of the take that their second frame is in."""
         first, last = self.takes[clips[:, 1]].T  # the take is frames first..last
         anywhere = rng.integers(first, last + 1)
-        clips[:, 0] = np.where(rng.random(len(clips)) < self.args.jump_start, anywhere, clips[:, 0])
+        jumps = rng.random(len(clips)) < self.args.jump_start
+        jumps &= ~np.isin(anywhere, self.dataset.bad)
+        clips[:, 0] = np.where(jumps, anywhere, clips[:, 0])
         return clips
 
 
@@ -344,7 +370,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
     clip i is rows starts[i] .. starts[i] + lengths[i] - 1.
     """
 
-    def __init__(self, root, split, video_len, flag, cache_dir=None, workers=4):
+    def __init__(self, root, split, video_len, flag, cache_dir=None, workers=4, skip_bad=False):
         records = find_records(root, split)
         folders = [clip for record in records for clip in clip_folders(record)]
         pictures, firsts = zip(*(list_clip(folder, video_len, flag) for folder in folders))
@@ -352,9 +378,11 @@ class Dataset_Robot(torch.utils.data.Dataset):
         self.video_len = video_len
         self.lengths = np.array([len(files) for files in pictures])
         self.starts = np.cumsum(self.lengths) - self.lengths
-        cache = Path(cache_dir) if cache_dir else records[0].parents[1] / ".cache"
+        base = records[0].parent
+        cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         files = [path for clip in pictures for path in clip]
-        self.frames = cached_pictures(files, ROBOT_SIZE, cache, f"{split}-frames", workers)
+        name = f"{split}-frames"
+        self.frames = cached_pictures(files, ROBOT_SIZE, cache, name, workers, skip_bad)
 
         def fill(array):
             for folder, first, start, rows in zip(folders, firsts, self.starts, self.lengths):
@@ -363,6 +391,14 @@ class Dataset_Robot(torch.utils.data.Dataset):
         shape = (len(files), sum(TABLES.values()))
         whose = f"{firsts} {self.lengths.tolist()}"  # which rows are whose is not in their files
         self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, whose)
+        self.leave_out(unreadable(self.frames), base)
+
+    def leave_out(self, bad, base):
+        """Forget the clips that hold a bad picture."""
+        clips = np.arange(len(self.starts))
+        kept = sound(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
+        say_left_out(base, bad, clips, kept)
+        self.starts, self.lengths = self.starts[kept], self.lengths[kept]
 
     def __len__(self):
         return len(self.starts)

@@ -5,6 +5,7 @@ A cache is named by what it was made from, and is there as a whole or not at all
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -15,12 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from .files import UNFINISHED, fcntl, write_atomically
 from .options import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs may both decode; whoever ends last finds the cache there
-    fcntl = None
 
 CACHE_VERSION = 1
 UNREADABLE = (
@@ -35,20 +32,32 @@ def decode(path, size):
             return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
     except UNREADABLE as error:
         raise UserError(
-            f"{path} cannot be read as a picture ({error}); replace it or remove it"
+            f"{path} cannot be read as a picture ({error}); replace it, or leave its clip out "
+            "with Trainer.py --skip_bad_frames"
         ) from None
 
 
-def decode_all(files, size, workers, out, name):
-    """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock)."""
+def decode_all(files, size, workers, out, name, skip):
+    """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock).
+
+    -> the rows of pictures that cannot be read: with `skip` they repeat the row before.
+    """
+    bad = []
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        images = pool.map(decode, files, [size] * len(files))
+        images = pool.map(decode_if_sound if skip else decode, files, [size] * len(files))
         try:
             for i, image in enumerate(tqdm(images, f"reading {name}", len(files), disable=None)):
-                out[i] = image
+                bad += [i] if image is None else []
+                out[i] = out[i - 1] if image is None else image
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return bad
+
+
+def decode_if_sound(path, size):
+    with contextlib.suppress(UserError):
+        return decode(path, size)
 
 
 def fingerprint(files, shape, more):
@@ -66,18 +75,31 @@ def fingerprint(files, shape, more):
 def locked(path):
     """One process at a time. It saves work; what makes it safe is the rename at the end."""
     with open(path, "w") as file:
-        if fcntl:
+        if fcntl:  # without it two runs may both decode; whoever ends last finds the cache there
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def cached_pictures(files, size, cache_dir, name, workers):
-    """uint8 (N, H, W, 3) of these files."""
+def cached_pictures(files, size, cache_dir, name, workers, skip=False):
+    """uint8 (N, H, W, 3) of these files; with `skip` some rows may be unreadable()."""
 
     def fill(array):
-        decode_all(files, size, workers, array, name)
+        return decode_all(files, size, workers, array, name, skip)
 
-    return cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
+    array = cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
+    for row in () if skip else unreadable(array):
+        decode(files[row], size)  # says why not
+    return array
+
+
+def unreadable(array):
+    """The rows of a cached array whose pictures could not be read."""
+    path = bad_rows_path(array.filename)
+    return np.array(json.loads(path.read_text()) if path.exists() else [], dtype=int)
+
+
+def bad_rows_path(target):
+    return Path(target).with_suffix(".bad.json")
 
 
 def cached(files, shape, dtype, cache_dir, name, fill, more=""):
@@ -103,17 +125,23 @@ def cached(files, shape, dtype, cache_dir, name, fill, more=""):
 
 def build_cache(target, shape, dtype, stem, fill):
     """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
-    handle, temporary = tempfile.mkstemp(suffix=".partial", dir=target.parent)
+    for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
+        left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
+    handle, temporary = tempfile.mkstemp(UNFINISHED, stem, target.parent)
     os.close(handle)
     try:
         size, free = np.prod(shape) * dtype().nbytes, shutil.disk_usage(target.parent).free
         if size > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
             raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
         array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-        fill(array)
+        bad_rows = fill(array)
         array.flush()
+        if bad_rows:
+            text = json.dumps(bad_rows).encode()
+            write_atomically(bad_rows_path(target), lambda file: file.write(text))
         os.replace(temporary, target)
         for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
             old.unlink(missing_ok=True)
+            bad_rows_path(old).unlink(missing_ok=True)
     finally:
         Path(temporary).unlink(missing_ok=True)

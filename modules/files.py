@@ -10,7 +10,7 @@ from .options import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows: nobody looks whether another run is in the folder
+except ImportError:  # Windows: nobody looks whether another run is at the same files
     fcntl = None
 
 UNFINISHED = ".partial"

@@ -40,9 +40,8 @@ class PoseLab:
 
     def open_split(self, mode, length, share=1.0):
         args = self.args
-        return Dataset_Dance(
-            args.DR, mode, length, share, self.size, args.cache_dir, args.num_workers
-        )
+        cache = args.cache_dir, args.num_workers, args.skip_bad_frames
+        return Dataset_Dance(args.DR, mode, length, share, self.size, *cache)
 
     def open_test(self, typed):
         """-> given frames, conditions and true frames (None where unknown), one of each a clip."""
@@ -98,7 +97,9 @@ class RobotLab:
 
     def open_split(self, split, length, flag):
         args = self.args
-        return Dataset_Robot(args.DR, split, length, flag, args.cache_dir, args.num_workers)
+        skip = getattr(args, "skip_bad_frames", False)  # Tester leaves nothing out
+        cache = args.cache_dir, args.num_workers, skip
+        return Dataset_Robot(args.DR, split, length, flag, *cache)
 
     def open_test(self, typed):
         """-> given frames, conditions and true frames, one of each a clip."""
