@@ -334,7 +334,7 @@ def calm_dataset(count, numbers=None):
     """A stand-in for a Dataset_Dance: one take of grey pictures."""
     frames = np.full((count, 2, 2, 3), 100, np.uint8)
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
-    return SimpleNamespace(frames=frames, conditions=frames, numbers=numbers)
+    return SimpleNamespace(frames=frames, conditions=frames, numbers=numbers, bad=[])
 
 
 def train_clips(line, dataset):
