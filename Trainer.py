@@ -19,7 +19,7 @@ from modules import report, schedules
 from modules.device import choose_device, compile_nets, rng_states, set_rng_states
 from modules.files import move_aside, occupied, run_folder, write_atomically
 from modules.labs import LABS
-from modules.metrics import Generate_PSNR, kl_criterion, score_clips
+from modules.metrics import Generate_PSNR, calibrated_loss, kl_criterion, score_clips
 from modules.models import VAE_Model, noise_source, roll_out
 from modules.optimizer import (
     average_if,
@@ -137,13 +137,20 @@ class Trainer:
         kl = mse.new_zeros(())
         if mu is not None:
             kl = kl_criterion(mu, logvar, batch_size=mu.shape[0] * mu.shape[1])
-        loss = mse + self.kl_annealing.get_beta() * kl
+        loss = self.objective(pred, frames[:, 1:], mse, kl)
         self.optim.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip or INF)
         good = torch.isfinite(loss + norm)
         self.update(good, before)
         return torch.where(good, torch.stack([loss, mse, kl, good.float()]), 0).detach()
+
+    def objective(self, pred, true, mse, kl):
+        """What --loss minimises: reconstruction + beta * KL."""
+        beta = self.kl_annealing.get_beta()
+        if self.args.loss == "mse":
+            return mse + beta * kl
+        return calibrated_loss(pred, true) + beta * kl * 2 / true[0, 0].numel()
 
     @torch.no_grad()
     def update(self, good, before):
@@ -168,6 +175,7 @@ class Trainer:
             )
 
     def step_schedules(self):
+        self.current_epoch, self.steps_done = self.current_epoch + 1, 0
         self.kl_annealing.update()
         self.teacher_forcing_ratio_update()
 
@@ -235,7 +243,6 @@ class Trainer:
         row = {"epoch": self.current_epoch} | self.train_row()
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
-        self.current_epoch, self.steps_done = self.current_epoch + 1, 0
         self.step_schedules()
         self.save_checkpoints(val)
         self.log(row)

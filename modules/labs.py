@@ -30,7 +30,10 @@ class PoseLab:
         self.size = (args.frame_H, args.frame_W)
 
     def make_model(self, train_set=None):
-        return VAE_Model(self.args)
+        model = VAE_Model(self.args)
+        if train_set and self.args.scene:
+            model.see_scene(train_set.frames)
+        return model
 
     def open_train(self):
         return self.open_split("train", self.args.train_vi_len, self.args.partial)

@@ -9,12 +9,16 @@ A rollout is handed no true future frame, so it cannot leak one.
 
 import functools
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
-from .modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
+from . import modules, unet
 
+NETS = {"course": modules, "unet": unet}
+SCENE_FRAMES = 500  # are enough to see what stands still
+MASK_BIAS = -1.0  # a new net shows more of the still scene than of what it draws before it
 STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
@@ -28,16 +32,26 @@ class VAE_Model(nn.Module):
     def __init__(self, args):
         super().__init__()
         self.args = args
-        self.frame_transformation = RGB_Encoder(3, args.F_dim)
-        self.label_transformation = Label_Encoder(3, args.L_dim)
-        self.Gaussian_Predictor = Gaussian_Predictor(args.F_dim + args.L_dim, args.N_dim)
-        fused = args.F_dim + args.L_dim + args.N_dim + args.position_map
-        self.Decoder_Fusion = Decoder_Fusion(fused, args.D_out_dim)
-        self.Generator = Generator(args.D_out_dim, 3)
+        nets = NETS[args.nets]
+        self.frame_transformation = nets.RGB_Encoder(3, args.F_dim)
+        self.label_transformation = nets.Label_Encoder(3, args.L_dim)
+        known = args.F_dim + args.L_dim + args.F_dim * args.first_frame
+        self.Gaussian_Predictor = nets.Gaussian_Predictor(known, args.N_dim)
+        fused = known + args.N_dim + args.position_map
+        self.Decoder_Fusion = nets.Decoder_Fusion(fused, args.D_out_dim)
+        self.Generator = nets.Generator(args.D_out_dim, 3 + args.scene)
+        self.feature_size = args.frame_H // nets.SCALE, args.frame_W // nets.SCALE
         if args.position_map:  # what convolutions cannot know: where in the picture they are
-            shape = (args.position_map, args.frame_H, args.frame_W)
-            self.position_map = nn.Parameter(torch.randn(shape))
+            self.position_map = nn.Parameter(torch.randn(args.position_map, *self.feature_size))
+        if args.scene:
+            self.scene = nn.Parameter(torch.full((3, args.frame_H, args.frame_W), 0.5))
         self.to(memory_format=torch.channels_last)  # the same numbers, about twice as fast on a CPU
+
+    @torch.no_grad()
+    def see_scene(self, frames):
+        """Begin with what most frames (N, H, W, 3), uint8, have in common as the still scene."""
+        some = frames[:: -(-len(frames) // SCENE_FRAMES)]
+        self.scene.copy_(torch.tensor(np.median(some, axis=0)).permute(2, 0, 1) / 255)
 
     # ------------------------------------------------------------ training
 
@@ -47,16 +61,24 @@ class VAE_Model(nn.Module):
         With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
         """
         with self.autocast():
-            poses = over_time(self.label_transformation, poses[:, 1:])  # (B, T-1, L, H, W)
+            conditions = self.encode_conditions(poses[:, 1:], frames[:, 0])  # (B, T-1, C, h, w)
             run = self.teacher_forced if teacher_forcing else self.free_running
-            return run(frames, poses, prior)
+            return run(frames, conditions, prior)
 
     def autocast(self):
         """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
-        device = self.Generator[-1].weight.device.type
+        device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.args.precision == "bf16")
 
-    def teacher_forced(self, frames, poses, prior):
+    def encode_conditions(self, poses, given):
+        """What is known of every frame ahead: its pose, and with --first_frame the given frame."""
+        features = over_time(self.label_transformation, poses)
+        if self.args.first_frame:
+            seen = self.frame_transformation(given)[:, None].expand(-1, poses.shape[1], -1, -1, -1)
+            features = torch.cat([features, seen], dim=2)
+        return features
+
+    def teacher_forced(self, frames, conditions, prior):
         """Predict every frame from the true one before it: nothing waits for a prediction."""
         truth = self.encode_truth(frames, prior)
         if truth is None or (self.training and self.args.feedback_noise):
@@ -64,24 +86,24 @@ class VAE_Model(nn.Module):
         else:  # the same features serve twice
             previous = self.cut(truth[:, :-1])
         seen = previous if truth is None else truth[:, 1:]
-        z, mu, logvar = self.draw_z(seen, poses, prior)
-        return self.per_frame(self.decode, previous, poses, z), mu, logvar
+        z, mu, logvar = self.draw_z(seen, conditions, prior)
+        return self.per_frame(self.decode, previous, conditions, z), mu, logvar
 
-    def free_running(self, frames, poses, prior):
+    def free_running(self, frames, conditions, prior):
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
         waits = truth is None and not prior  # z is of the prediction before
-        latents = None if waits else self.draw_z(truth, poses, prior)
+        latents = None if waits else self.draw_z(truth, conditions, prior)
         frame, results = frames[:, :1], []
-        for t in range(poses.shape[1]):
+        for t in range(conditions.shape[1]):
             now = slice(t, t + 1)
             previous = self.per_frame(self.encode_previous, frame)
             z, mu, logvar = (
-                self.draw_z(previous, poses[:, now], prior)
+                self.draw_z(previous, conditions[:, now], prior)
                 if waits
                 else (None if x is None else x[:, now] for x in latents)
             )
-            frame = self.per_frame(self.decode, previous, poses[:, now], z)
+            frame = self.per_frame(self.decode, previous, conditions[:, now], z)
             results.append((frame, mu, logvar))
             if self.args.feedback == "frame":
                 frame = frame.detach()
@@ -93,12 +115,12 @@ class VAE_Model(nn.Module):
             return None
         return self.per_frame(self.frame_transformation, frames)
 
-    def draw_z(self, features, poses, prior):
-        """z, mu and logvar of q(z | features, poses); with `prior`, z of N(0, I) and Nones."""
+    def draw_z(self, features, conditions, prior):
+        """z, mu and logvar of q(z | features, conditions); with `prior`, z of N(0, I) and Nones."""
         if prior:
-            b, t, _, h, w = poses.shape
-            return torch.randn(b, t, self.args.N_dim, h, w, device=poses.device), None, None
-        return self.per_frame(self.Gaussian_Predictor, features, poses)
+            b, t, _, h, w = conditions.shape
+            return torch.randn(b, t, self.args.N_dim, h, w, device=conditions.device), None, None
+        return self.per_frame(self.Gaussian_Predictor, features, conditions)
 
     def per_frame(self, net, *inputs):
         """net on (B, T, ...); a CPU takes so few frames at a time that they stay in its caches."""
@@ -120,11 +142,15 @@ class VAE_Model(nn.Module):
     def cut(self, features):
         return features.detach() if self.args.feedback == "features" else features
 
-    def decode(self, features, pose, z):
+    def decode(self, features, condition, z):
+        inputs = [features, condition, z]
         if self.args.position_map:
-            z = torch.cat([z, self.position_map.expand(len(z), -1, -1, -1)], dim=1)
-        z = z.to(features.dtype)  # else all that it is joined to would be float32
-        frame = self.Generator(self.Decoder_Fusion(features, pose, z)).float()
+            inputs.append(self.position_map.expand(len(z), -1, -1, -1))
+        inputs = [x.to(features.dtype) for x in inputs]  # else what z is joined to would be float32
+        frame = self.Generator(self.Decoder_Fusion(*inputs)).float()
+        if self.args.scene:
+            drawn, mask = frame.split([3, 1], dim=1)
+            return self.scene + torch.sigmoid(mask + MASK_BIAS) * drawn
         return torch.sigmoid(frame) if self.args.sigmoid else frame
 
     def predict_frame(self, state, condition, noise):
@@ -146,8 +172,8 @@ class VAE_Model(nn.Module):
         state = given[:, -1]
         for chunk in poses[:, given.shape[1] :].split(STEPS_AT_ONCE, dim=1):
             with self.autocast():
-                conditions = over_time(self.label_transformation, chunk.to(given.device))
-            noise = draw_noise((chunk.shape[1], self.args.N_dim, *given.shape[-2:]))
+                conditions = self.encode_conditions(chunk.to(given.device), given[:, -1])
+            noise = draw_noise((chunk.shape[1], self.args.N_dim, *self.feature_size))
             for condition, z in zip(conditions.unbind(1), noise.to(given.device).unbind(1)):
                 frame, state = self.predict_frame(state, condition, z)
                 yield frame

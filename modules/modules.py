@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from .layers import DepthConvBlock, ResidualBlock
 
+SCALE = 1  # of a frame to its features
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 10.0
 IDENTITY_SLOPE = 1.0  # the course's nets were built with a slope of True, that is 1: no bend
 
@@ -99,8 +100,8 @@ class Decoder_Fusion(nn.Sequential):
             nn.Conv2d(out_chans // 2, out_chans, 1),
         )
 
-    def forward(self, frame_features, pose_features, z):
-        return super().forward(torch.cat([frame_features, pose_features, z], dim=1))
+    def forward(self, *inputs):
+        return super().forward(torch.cat(inputs, dim=1))
 
 
 class Generator(nn.Sequential):

@@ -28,7 +28,7 @@ TEMPLATE = set(
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
 SIZES = set(
     """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers
-    predictor_rnn_layers learned_prior""".split()
+    predictor_rnn_layers learned_prior nets scene first_frame""".split()
 )
 MODEL_FLAGS = SIZES | set(
     """frame_H frame_W sigmoid posterior position_map feedback_clamp z_source seed
@@ -263,6 +263,8 @@ def add_model_flags(parser):
 
 
 def add_convolutional_flags(flag):
+    text = "course: the course's, at full resolution; unet: a U-Net at half of it"
+    flag("nets", ("course", "unet"), "course", text)
     flag("F_dim", number(int, 8), 128, "channels of frame features")
     flag("L_dim", number(int, 2), 32, "channels of pose features")
     flag("N_dim", number(int, 4), 12, "channels of z")
@@ -273,6 +275,10 @@ def add_convolutional_flags(flag):
     flag("posterior", ("current", "previous"), "current", text)
     text = "channels of a learned map of the scene for the decoder; 0: the course's nets"
     flag("position_map", natural, 0, text, metavar="C")
+    text = "draw before a learned still scene, for one camera that does not move"
+    flag("scene", bool, False, text)
+    text = "show the nets the clip's given frame at every step, beside the previous one"
+    flag("first_frame", bool, False, text)
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"
@@ -300,10 +306,12 @@ def add_recurrent_flags(flag):
 
 
 def add_optimizer_flags(parser):
-    flag = group(parser, "optimizer and learning rate")
+    flag = group(parser, "loss, optimizer and learning rate")
     flag("optim", OPTIMIZERS, "Adam", ", ".join(OPTIMIZERS), metavar="NAME")
     flag("lr", positive, 0.001, "learning rate", robot=0.002)
     text = "momentum: the first beta of Adam and its kin"
+    text = "mse, or calibrated: a Gaussian's likelihood with the best variance for every frame"
+    flag("loss", ("mse", "calibrated"), "mse", text)
     flag("beta1", number(float, 0, 0.9999), 0.9, text)
     courses = ("multistep", "cosine", "constant")
     flag("lr_schedule", courses, "multistep", "its course over the epochs", robot="constant")
@@ -419,6 +427,18 @@ def check(parser, args, typed):
 def check_pose(parser, args):
     if args.feedback == "features" and args.posterior == "previous":
         parser.error("--feedback features with --posterior previous would never train the encoder")
+    if args.scene and args.sigmoid:
+        parser.error("--scene draws frames as they are: leave out --sigmoid")
+    if problem := wrong_size(args):
+        parser.error(problem)
+
+
+def wrong_size(args):
+    """What is wrong with the pose lab's frame size, if anything is."""
+    if args.nets == "unet" and (args.frame_H % 8 or args.frame_W % 8):
+        size = f"--frame_H {args.frame_H} --frame_W {args.frame_W}"
+        return f"{size}: --nets unet halves them three times, so they must be multiples of 8"
+    return None
 
 
 def check_robot(parser, args):
