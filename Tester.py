@@ -107,7 +107,7 @@ class Tester:
         if self.truth is None:
             print("no true frames given (--truth), so nothing is scored")
             return
-        clips = [self.lab.score_test(p, t) for p, t in zip(predictions, self.truth)]
+        clips = [self.lab.score_test(*x) for x in zip(predictions, self.truth, self.conditions)]
         scores = {"clips": clips, "mean": score_clips(clips)}
         if self.args.lab == "pose":
             groups = competition_groups(clips)
@@ -197,6 +197,9 @@ COLUMNS = {  # printed heading -> key of a score
     "2023 tester": "psnr_2023_tester",
     "competition": "psnr_competition",
     "lowest": "psnr_min",
+    "pose box": "psnr_pose_box",
+    "drift": "drift",
+    "since 30": "drift_since_frame_30",
     "repeated": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
@@ -204,18 +207,18 @@ COLUMNS = {  # printed heading -> key of a score
 
 def print_scores(scores):
     columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
-    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in columns))
+    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>13}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
     lines = clips if len(clips) <= MANY else {}
     for name, values in (lines | {"mean": scores["mean"]}).items():
-        print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in columns.values()))
+        print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
     print(f"{gain:+.2f} dB over repeating the given frame")
     for name, value in scores["mean"].get("psnr_competition_groups", {}).items():
         print(f"competition, {name}: {value:.3f}")
-    for heading, key in columns.items():
+    for key in columns.values():
         if key in scores.get("averages", {}):
-            print(f"  {heading}: {AVERAGES[key]}")
+            print(f"  {AVERAGES[key]}")
     if "futures" in scores:
         print_futures(scores["futures"])
 

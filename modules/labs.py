@@ -13,7 +13,7 @@ from dataloader import (
 )
 
 from . import report
-from .metrics import channel_psnr, course_averages, frame_psnr, score_clip
+from .metrics import channel_psnr, course_averages, drifts, frame_psnr, pose_box_psnr, score_clip
 from .models import VAE_Model
 from .recurrent_model import RecurrentVAE
 
@@ -59,8 +59,11 @@ class PoseLab:
         """One clip's rollout (T, 3, H, W) against the truth."""
         return score_clip(pred, true)
 
-    def score_test(self, pred, true):
-        return self.score(pred, true) | course_averages(pred, true)
+    def score_test(self, pred, true, poses):
+        """What Tester adds: the course's averages, the dancer's own pixels, and drift."""
+        more = {"psnr_pose_box": pose_box_psnr(pred[1:], true[1:], poses[1:])}
+        more |= drifts(frame_psnr(pred, true)[1:])
+        return self.score(pred, true) | course_averages(pred, true) | more
 
     def rows(self, condition, pred, true=None):
         """{label: uint8 clip} of what is shown beside each other, from floats (T, 3, H, W)."""
@@ -114,7 +117,8 @@ class RobotLab:
         frames = slice(self.scored)
         return score_clip(pred[frames], true[frames], self.given, channel_psnr)
 
-    score_test = score
+    def score_test(self, pred, true, conditions):
+        return self.score(pred, true)
 
     def rows(self, condition, pred, true):
         """{label: uint8 clip}: the prediction framed in green while given, then in red."""

@@ -93,10 +93,42 @@ def course_averages(pred, true):
     }
 
 
+def drifts(psnr, ends=100):
+    """How much later predicted frames (T,) score above early ones, in dB."""
+    ends = max(min(ends, len(psnr) // 2), 1)
+    return {
+        "drift": (psnr[-ends:].mean() - psnr[:ends].mean()).item(),
+        "drift_since_frame_30": (psnr[-1] - psnr[:30][-1]).item(),
+    }
+
+
+def pose_box_psnr(pred, true, poses, margin=2):
+    """The mean PSNR inside the box of the pose (and `margin` around it), where a pose is to be
+    seen: a still background alone buys nothing here. Without any pose it is that of all pixels.
+    """
+    background = poses.flatten(2).median(dim=2).values[..., None, None]
+    drawn = ((poses - background).abs() > 0.1).any(dim=1)  # (T, H, W)
+    scores = []
+    for p, t, mask in zip(pred, true, drawn):
+        if mask.any():
+            box = (..., span(mask.any(1), margin), span(mask.any(0), margin))
+            scores.append(frame_psnr(p[box], t[box]))
+    return torch.stack(scores).mean().item() if scores else frame_psnr(pred, true).mean().item()
+
+
+def span(marked, margin):
+    """The slice from the first marked place to the last, and `margin` beyond."""
+    places = marked.nonzero()
+    return slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1)
+
+
 AVERAGES = {
-    "psnr": "mean over frames 1..T-1",
+    "psnr": "mean: over frames 1..T-1",
     "psnr_2023_tester": "2023 tester: sum over frames 1..T-1, divided by T-2",
-    "psnr_competition": "2024+ competition: rounded to 0..255, frames 1..600",
+    "psnr_competition": "competition (2024 on): rounded to 0..255, frames 1..600",
+    "psnr_pose_box": "pose box: inside the box of the pose, 2 pixels around it included",
+    "drift": "drift: the last 100 frames minus the first 100",
+    "drift_since_frame_30": "since 30: the last frame minus frame 30",
 }
 
 

@@ -11,12 +11,15 @@ from torch.distributions import Normal, kl_divergence
 from modules.metrics import (
     AVERAGES,
     Generate_PSNR,
+    calibrated_loss,
     competition_groups,
     course_averages,
+    drifts,
     frame_psnr,
     frame_ssim,
     kl_criterion,
     mean_ssim,
+    pose_box_psnr,
     score_clip,
     score_clips,
 )
@@ -218,7 +221,7 @@ def test_the_averages_of_a_clip_are_those_of_plain_python(long_clip, scores_by_h
     ssim = found.pop("ssim")
     assert found == pytest.approx(scores_by_hand, abs=1e-3)
     assert ssim == pytest.approx(mean_ssim(long_clip[0][1:], long_clip[1][1:]))
-    assert set(AVERAGES) <= set(found)
+    assert {"psnr", *list(AVERAGES)[1:3]} <= set(found)
 
 
 def test_the_given_frame_and_the_last_29_count_as_each_average_says(long_clip):
@@ -237,6 +240,75 @@ def test_the_given_frame_and_the_last_29_count_as_each_average_says(long_clip):
 def test_the_shortest_clip_has_finite_scores():
     scores = all_scores(pictures(2, 3, 12, 16), pictures(2, 3, 12, 16, seed=1))
     assert all(math.isfinite(value) for value in scores.values())
+
+
+# ---------------------------------------------------------------- drift, the dancer's own pixels
+
+
+def test_drift_is_the_last_100_frames_minus_the_first_and_the_last_minus_frame_30():
+    psnr = torch.linspace(40, 20, 629) ** 2  # of frames 1..629
+    expected = (psnr[529:].mean() - psnr[:100].mean()).item()
+    found = drifts(psnr)
+    assert found["drift"] == pytest.approx(expected)
+    assert found["drift_since_frame_30"] == pytest.approx((psnr[628] - psnr[29]).item())
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_drift_of_a_short_clip_compares_its_halves(length):
+    psnr = torch.arange(length) ** 2.0
+    half = max(length // 2, 1)
+    assert drifts(psnr)["drift"] == pytest.approx((psnr[-half:].mean() - psnr[:half].mean()).item())
+
+
+def poses_with_a_mark(*boxes, ground=1.0):
+    poses = torch.full((len(boxes), 3, 20, 30), ground)
+    for pose, (top, bottom, left, right) in zip(poses, boxes):
+        pose[1, top, left] = pose[1, bottom - 1, right - 1] = 0.5
+    return poses
+
+
+@pytest.mark.parametrize("ground", [0.0, 1.0])
+def test_the_pose_box_is_where_the_pose_is_and_two_pixels_around(ground):
+    pred, true = pictures(2, 3, 20, 30), pictures(2, 3, 20, 30, seed=1)
+    poses = poses_with_a_mark((5, 9, 10, 14), (0, 3, 25, 30), ground=ground)
+    by_hand = [
+        psnr_by_hand(pred[0, :, 3:11, 8:16], true[0, :, 3:11, 8:16]),
+        psnr_by_hand(pred[1, :, 0:5, 23:30], true[1, :, 0:5, 23:30]),
+    ]
+    assert pose_box_psnr(pred, true, poses) == pytest.approx(np.mean(by_hand), abs=1e-3)
+
+
+def test_frames_without_a_pose_count_only_if_no_frame_has_one():
+    pred, true = pictures(2, 3, 20, 30), pictures(2, 3, 20, 30, seed=1)
+    seen = poses_with_a_mark((5, 9, 10, 14), (5, 9, 10, 14))
+    seen[1] = 1
+    alone = pose_box_psnr(pred[:1], true[:1], seen[:1])
+    assert pose_box_psnr(pred, true, seen) == pytest.approx(alone)
+    nothing = pose_box_psnr(pred, true, torch.ones_like(seen))
+    assert nothing == pytest.approx(frame_psnr(pred, true).mean().item())
+
+
+# ---------------------------------------------------------------- a calibrated likelihood
+
+
+def test_the_calibrated_loss_is_the_likelihood_of_the_best_gaussian():
+    pred, true = pictures(6, 3, 8, 8).view(2, 3, 3, 8, 8), pictures(6, 3, 8, 8, seed=1)
+    true, values = true.view(2, 3, 3, 8, 8), 3 * 8 * 8
+    by_hand = []
+    for p, t in zip(pred.flatten(0, 1), true.flatten(0, 1)):
+        deviation = ((p - t) ** 2).mean().sqrt()
+        likelihood = torch.distributions.Normal(p, deviation).log_prob(t).sum()
+        constants = values / 2 * (1 + math.log(2 * math.pi))
+        by_hand.append(-(likelihood + constants) * 2 / values)
+    expected = torch.stack(by_hand).mean().item()
+    assert calibrated_loss(pred, true).item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_frame_that_is_right_has_a_finite_loss_and_gradient():
+    pred = pictures(2, 3, 8, 8)[None].requires_grad_()
+    loss = calibrated_loss(pred, pred.detach())
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(pred.grad).all()
 
 
 # ---------------------------------------------------------------- several clips
