@@ -123,6 +123,13 @@ def cached(files, shape, dtype, cache_dir, name, fill, more=""):
         ) from None
 
 
+def reserve(path):
+    """Have the disk set all of a file's bytes aside, where it can: others may fill it meanwhile."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+
+
 def build_cache(target, shape, dtype, stem, fill):
     """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
     for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
@@ -134,11 +141,14 @@ def build_cache(target, shape, dtype, stem, fill):
         if size > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
             raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
         array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        reserve(temporary)
         bad_rows = fill(array)
         array.flush()
         if bad_rows:
             text = json.dumps(bad_rows).encode()
             write_atomically(bad_rows_path(target), lambda file: file.write(text))
+        else:
+            bad_rows_path(target).unlink(missing_ok=True)
         os.replace(temporary, target)
         for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
             old.unlink(missing_ok=True)

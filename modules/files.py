@@ -14,7 +14,8 @@ except ImportError:  # Windows: nobody looks whether another run is at the same 
     fcntl = None
 
 UNFINISHED = ".partial"
-WRITTEN = "*.ckpt args.json metrics.csv val* plots visualization".split()  # by a run
+PICTURES = ["plots", "visualization"]
+WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "val*", *PICTURES]  # by a run
 
 
 def run_folder(path):
@@ -24,7 +25,7 @@ def run_folder(path):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may be at it too
     except OSError as error:
         raise UserError(f"--save_root {folder} cannot be written to: {error.strerror}") from None
     return folder
@@ -37,12 +38,18 @@ def occupied(folder):
     try:
         if fcntl:
             lock(handle, folder)
-        for left in folder.rglob(f".*{UNFINISHED}"):
+        for left in unfinished(folder):
             left.unlink(missing_ok=True)
         yield
     finally:
         if fcntl:
             os.close(handle)
+
+
+def unfinished(folder):
+    """Temporary files of a run in this folder: not of runs in folders below, nor of a Tester."""
+    yield from itertools.chain(*(folder.glob(f".{name}.*{UNFINISHED}") for name in WRITTEN))
+    yield from itertools.chain(*((folder / p).glob(f".*{UNFINISHED}") for p in PICTURES))
 
 
 def lock(handle, folder):

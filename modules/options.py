@@ -429,16 +429,9 @@ def check_pose(parser, args):
         parser.error("--feedback features with --posterior previous would never train the encoder")
     if args.scene and args.sigmoid:
         parser.error("--scene draws frames as they are: leave out --sigmoid")
-    if problem := wrong_size(args):
-        parser.error(problem)
-
-
-def wrong_size(args):
-    """What is wrong with the pose lab's frame size, if anything is."""
-    if args.nets == "unet" and (args.frame_H % 8 or args.frame_W % 8):
+    if args.nets == "unet" and (args.frame_H % 2 or args.frame_W % 2):
         size = f"--frame_H {args.frame_H} --frame_W {args.frame_W}"
-        return f"{size}: --nets unet halves them three times, so they must be multiples of 8"
-    return None
+        parser.error(f"{size}: --nets unet halves them, so both must be even")
 
 
 def check_robot(parser, args):

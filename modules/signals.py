@@ -25,6 +25,7 @@ class Listener:
         self.patient, self.asked = False, None
 
     def __enter__(self):
+        self.patient, self.asked = False, None
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.hear) for number in STOPPING}
         else:
@@ -33,17 +34,18 @@ class Listener:
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
     def hear(self, number, _):
-        if not self.patient or self.asked:  # a second one does not wait
-            raise Stopped(number)
+        at_once = not self.patient or self.asked  # a second one does not wait
         self.asked = number
+        if at_once:
+            raise Stopped(number)
 
     @contextlib.contextmanager
     def patiently(self):
         """Within, the first signal waits for check()."""
-        self.patient, self.asked = True, None
+        self.patient = True
         try:
             yield
         finally:

@@ -1,7 +1,7 @@
 """The pose lab's nets at half resolution (--nets unet): the same five names as in modules.py.
 
 Eight 3x3 convolutions at full size see little of a picture; a U-Net sees all of it for less.
-Frames and poses are (B, 3, H, W), features (B, C, H/2, W/2); H and W are multiples of 8.
+Frames and poses are (B, 3, H, W), features (B, C, H/2, W/2); H and W are even.
 """
 
 import torch
@@ -69,9 +69,9 @@ class Decoder_Fusion(nn.Module):
         x, skips = self.down[0](torch.cat(inputs, dim=1)), []
         for block in self.down[1:]:
             skips.append(x)
-            x = block(F.avg_pool2d(x, 2))
-        for block in self.up:
-            x = block(torch.cat([F.interpolate(x, scale_factor=2), skips.pop()], dim=1))
+            x = block(F.avg_pool2d(x, 2, ceil_mode=True))
+        for block, skip in zip(self.up, reversed(skips)):
+            x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
         return x
 
 

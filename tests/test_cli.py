@@ -373,6 +373,15 @@ def test_a_tracker_that_is_not_installed_is_named_before_training(
     assert not (run / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize(
+    "line", ["--scene --sigmoid", "--nets unet --frame_H 13", "--nets unet --frame_W 21"]
+)
+def test_settings_of_the_nets_that_contradict_each_other_are_refused(call, dataset, tmp_path, line):
+    done = call("Trainer", "--DR", dataset, "--save_root", tmp_path / "run", *line.split())
+    assert done.code == 2 and line.split()[-2] in done.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_wandb_is_sent_the_row_of_every_epoch(call, dataset, tmp_path, monkeypatch):
     logged, begun = [], []
 

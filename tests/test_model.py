@@ -75,11 +75,21 @@ def encode(model, frame):
     return features.detach() if model.args.feedback == "features" else features
 
 
+def known(model, pose, given):
+    """What is known of a frame ahead."""
+    pose = model.label_transformation(pose)
+    return (
+        torch.cat([pose, model.frame_transformation(given)], 1) if model.args.first_frame else pose
+    )
+
+
 def paint(model, features, pose, z):
     """The next frame from the features of the previous one, a pose and z."""
     if model.args.position_map:
         z = torch.cat([z, model.position_map[None].repeat(len(z), 1, 1, 1)], 1)
     out = model.Generator(model.Decoder_Fusion(features, pose, z))
+    if model.args.scene:
+        return model.scene + out[:, :3] / (1 + torch.exp(1 - out[:, 3:]))
     return 1 / (1 + torch.exp(-out)) if model.args.sigmoid else out
 
 
@@ -88,7 +98,7 @@ def clip_by_hand(model, frames, poses, forced):
     last, results = frames[:, 0], []
     for t in range(1, frames.shape[1]):
         previous = frames[:, t - 1] if forced else last
-        features, pose = encode(model, previous), model.label_transformation(poses[:, t])
+        features, pose = encode(model, previous), known(model, poses[:, t], frames[:, 0])
         looked_at = features
         if model.args.posterior == "current":
             looked_at = model.frame_transformation(frames[:, t])
@@ -103,7 +113,7 @@ def clip_by_hand(model, frames, poses, forced):
 def rollout_by_hand(model, first, poses, noises):
     frames = [first]
     for t, noise in enumerate(noises, start=1):
-        features, pose = encode(model, frames[-1]), model.label_transformation(poses[:, t])
+        features, pose = encode(model, frames[-1]), known(model, poses[:, t], first)
         z = noise
         if model.args.posterior == "previous":
             _, mu, logvar = model.Gaussian_Predictor(features, pose)
@@ -127,6 +137,9 @@ EXTRAS = {
     "sigmoid": {"sigmoid": True},
     "unclamped": {"feedback_clamp": False},
     "map": {"position_map": 3},
+    "scene": {"scene": True},
+    "given frame": {"first_frame": True},
+    "unet": {"nets": "unet", "position_map": 3, "scene": True, "first_frame": True},
 }
 STRATEGIES = [
     pytest.param(forced, posterior, feedback, EXTRAS[extra], id=f"{mode}-{posterior}-{rest}")
@@ -151,6 +164,15 @@ def test_forward_and_its_gradients_are_those_of_a_loop_over_frames(
         assert (found[name] is None) == (grad is None), name
         if grad is not None:
             assert_close(found[name], grad)
+
+
+def test_the_scene_begins_as_what_most_frames_show(make_model):
+    model, frames = make_model(scene=True), torch.randint(0, 256, (2001, 12, 16, 3)).byte().numpy()
+    still = frames[0].copy()
+    frames[::3] = still
+    frames[1::3] = still
+    model.see_scene(frames)
+    assert torch.equal(model.scene, torch.tensor(still).permute(2, 0, 1) / 255)
 
 
 def test_gradient_reaches_the_first_frame_only_through_full_feedback(make_model, z_is_mu):
@@ -292,7 +314,7 @@ def test_rollout_is_a_plain_loop_over_frames(make_model, extra, posterior, z_sou
     model = make_model(posterior=posterior, **EXTRAS[extra])
     frames, poses = clips()
     noise = noise_source(z_source, 0, range(2))
-    noises = [noise((4, 12, 16)) for _ in range(4)]
+    noises = [noise((4, *model.feature_size)) for _ in range(4)]
     assert any(n.any() for n in noises) == (z_source == "sample")
     wanted = rollout_by_hand(model, frames[:, 0], poses, noises)
     assert_close(rolled(model, frames, poses, z_source=z_source), wanted)
