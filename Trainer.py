@@ -19,7 +19,14 @@ from modules import report, schedules
 from modules.device import choose_device, compile_nets, rng_states, set_rng_states
 from modules.files import move_aside, occupied, run_folder, write_atomically
 from modules.labs import LABS
-from modules.metrics import Generate_PSNR, calibrated_loss, kl_criterion, score_clips
+from modules.metrics import (
+    Generate_PSNR,
+    calibrated_loss,
+    kl_above,
+    kl_criterion,
+    kl_per_dimension,
+    score_clips,
+)
 from modules.models import VAE_Model, noise_source, roll_out
 from modules.optimizer import (
     average_if,
@@ -37,6 +44,7 @@ from modules.trackers import open_trackers
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
 REDRAW_SECONDS = 60
+Z_CLIPS, Z_FRAMES = 8, 64  # of validation clips, to see what z carries
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
 
@@ -134,10 +142,12 @@ class Trainer:
         pretraining = self.current_epoch < self.args.pretrain_epochs
         pred, mu, logvar = self.model(frames, conditions, adapt_TeacherForcing, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
-        kl = mse.new_zeros(())
+        kl = cost = mse.new_zeros(())
         if mu is not None:
-            kl = kl_criterion(mu, logvar, batch_size=mu.shape[0] * mu.shape[1])
-        loss = self.objective(pred, frames[:, 1:], mse, kl)
+            kl = cost = kl_criterion(mu, logvar, batch_size=mu.shape[0] * mu.shape[1])
+            if self.args.free_bits:
+                cost = kl_above(self.args.free_bits, mu, logvar)
+        loss = self.objective(pred, frames[:, 1:], mse, cost)
         self.optim.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip or INF)
@@ -146,7 +156,7 @@ class Trainer:
         return torch.where(good, torch.stack([loss, mse, kl, good.float()]), 0).detach()
 
     def objective(self, pred, true, mse, kl):
-        """What --loss minimises: reconstruction + beta * KL."""
+        """What --loss says: the squared error, or twice a value's likelihood, and beta * KL."""
         beta = self.kl_annealing.get_beta()
         if self.args.loss == "mse":
             return mse + beta * kl
@@ -351,7 +361,8 @@ class Trainer:
         if self.best_score is not None and not self.best_is_there():
             print(f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next score counts")
             self.best_score = None
-        self.write_metrics()
+        if self.history:
+            self.write_metrics()
 
     def restore(self, state, path):
         """Set all that state() holds."""
@@ -371,7 +382,7 @@ class Trainer:
             set_rng_states(state["rng"], self.device)
 
     def best_is_there(self):
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, KeyError, TypeError):
             return ckpt.load(self.folder / "best_score.ckpt")["best_score"] >= self.best_score
         return False
 
@@ -402,12 +413,30 @@ class Trainer:
         pred = self.roll_out_validation()
         scores = self.score(pred)
         self.draw_validation(pred)
+        if self.args.pretrain_epochs < self.args.num_epoch:  # else no posterior was trained
+            self.report_z()
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
             f"repeating the given frame scores {scores['psnr_given_frame_repeated']:.2f} dB\n"
             f"run folder: {self.folder} (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)"
+        )
+
+    @torch.no_grad()
+    def report_z(self):
+        """Say and draw what each dimension of z carries, of frames that the posterior sees."""
+        few = slice(Z_CLIPS), slice(Z_FRAMES)
+        frames, conditions = (
+            x[few].to(self.device) for x in (self.val_frames, self.val_conditions)
+        )
+        _, *posterior = (self.ema or self.model).eval()(frames, conditions, True)
+        kl = kl_per_dimension(*posterior).tolist()
+        report.draw_kl(run_folder(self.folder / "plots") / "kl_per_dimension.png", kl)
+        says = sum(value > 0.1 for value in kl)
+        print(
+            f"z carries {sum(kl):.3g} nats a frame, {says} of its {len(kl)} dimensions above 0.1"
+            + ("" if says else ": it says next to nothing, and rollouts lose nothing without it")
         )
 
 
@@ -446,6 +475,8 @@ def train_or_validate(args, typed):
             trainer.resume(*found)
         elif args.ckpt_path:
             trainer.start_from(args.ckpt_path)
+        if args.resume == "never" and (aside := move_aside(folder)):
+            print(f"the run that was in {folder} is now in {aside}")
         text = json.dumps(vars(args), indent=1).encode()
         write_atomically(folder / "args.json", lambda file: file.write(text))
         schedules.warn(args)
@@ -457,8 +488,6 @@ def run_to_resume(resume, folder):
     if resume == "auto":
         return ckpt.newest(folder)
     if resume == "never":
-        if aside := move_aside(folder):
-            print(f"the run that was in {folder} is now in {aside}")
         return None
     path = Path(resume)
     if path.is_file():

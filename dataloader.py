@@ -205,7 +205,7 @@ class DanceClips(TrainClips):
         """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""
         args, rng = self.args, np.random.default_rng([self.args.seed, epoch])
         fast = args.fast_train and epoch < args.fast_train_epoch
-        length = args.train_vi_len
+        length = self.clip_length(epoch)
         usable = int(len(self.frames) * (args.fast_partial if fast else args.partial))
         if usable < length:
             raise UserError(
@@ -217,6 +217,11 @@ class DanceClips(TrainClips):
             rng.shuffle(starts)
         clips = sound(starts[:, None] + np.arange(length), self.dataset.bad)
         return self.jump(clips, rng) if args.jump_start else clips
+
+    def clip_length(self, epoch):
+        """--train_vi_len, or in the first --curriculum epochs what it has grown to."""
+        longest, epochs = self.args.train_vi_len, self.args.curriculum
+        return 2 + (longest - 2) * epoch // epochs if epoch < epochs else longest
 
     def jump(self, clips, rng):
         """Let some clips start from any frame of the take that their second frame is in."""

@@ -9,9 +9,24 @@ BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
 
 def kl_criterion(mu, logvar, batch_size):
     """KL(N(mu, exp logvar) || N(0, I)), summed over the latent values, per item of the batch."""
+    return kl_values(mu, logvar).sum() / batch_size
+
+
+def kl_values(mu, logvar):
     mu, logvar = mu.float(), logvar.float()
     # expm1: near the prior 1 + logvar - exp(logvar) would be lost in rounding
-    return 0.5 * torch.sum(mu.pow(2) + torch.expm1(logvar) - logvar) / batch_size
+    return 0.5 * (mu.pow(2) + torch.expm1(logvar) - logvar)
+
+
+def kl_per_dimension(mu, logvar):
+    """(B, T, N, ...) twice -> (N,): the nats a frame that each dimension of z carries."""
+    values = kl_values(mu, logvar).flatten(0, 1)  # (frames, N, ...)
+    return values.mean(0).flatten(1).sum(1) if values.dim() > 2 else values.mean(0)
+
+
+def kl_above(free_bits, mu, logvar):
+    """What the KL costs where a dimension's first `free_bits` nats are free."""
+    return kl_per_dimension(mu, logvar).clamp_min(free_bits).sum()
 
 
 def calibrated_loss(pred, true):

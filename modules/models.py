@@ -94,16 +94,18 @@ class VAE_Model(nn.Module):
         truth = self.encode_truth(frames[:, 1:], prior)
         waits = truth is None and not prior  # z is of the prediction before
         latents = None if waits else self.draw_z(truth, conditions, prior)
-        frame, results = frames[:, :1], []
-        for t in range(conditions.shape[1]):
+        frame, results, steps = frames[:, :1], [], conditions.shape[1]
+        untrained = min(self.args.push_forward, steps - 1)
+        for t in range(steps):
             now = slice(t, t + 1)
-            previous = self.per_frame(self.encode_previous, frame)
-            z, mu, logvar = (
-                self.draw_z(previous, conditions[:, now], prior)
-                if waits
-                else (None if x is None else x[:, now] for x in latents)
-            )
-            frame = self.per_frame(self.decode, previous, conditions[:, now], z)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
+                previous = self.per_frame(self.encode_previous, frame)
+                z, mu, logvar = (
+                    self.draw_z(previous, conditions[:, now], prior)
+                    if waits
+                    else (None if x is None else x[:, now] for x in latents)
+                )
+                frame = self.per_frame(self.decode, previous, conditions[:, now], z)
             results.append((frame, mu, logvar))
             if self.args.feedback == "frame":
                 frame = frame.detach()

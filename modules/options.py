@@ -246,6 +246,8 @@ def add_data_flags(parser):
     flag("val_vi_len", number(int, 2), 630, "frames in a validation clip; test: all, unless given")
     flag("frame_H", number(int, 11), 32, "height that pictures are resized to")
     flag("frame_W", number(int, 11), 64, "width that pictures are resized to")
+    text = "first epochs, in which training clips grow from 2 frames to --train_vi_len"
+    flag("curriculum", natural, 0, text, metavar="E")
     flag("partial", part, 1.0, "share of the training frames to use")
     flag("fast_train", bool, False, "use only --fast_partial of them in the first epochs")
     flag("fast_partial", part, 0.4, "share of the training frames in the fast start")
@@ -281,6 +283,8 @@ def add_convolutional_flags(flag):
     flag("first_frame", bool, False, text)
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
+    text = "first predictions of a training clip without a gradient: the rest goes on from them"
+    flag("push_forward", natural, 0, text, metavar="N")
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"
     flag("feedback_clamp", str, True, text, action=argparse.BooleanOptionalAction)
     text = "keep no activations, compute them again for the gradient: less memory, a third slower"
@@ -351,6 +355,8 @@ def add_kl_flags(parser):
     flag("kl_anneal_start", non_negative, 0.0, "beta where a ramp starts")
     flag("kl_anneal_stop", non_negative, 1.0, "beta where a ramp ends")
     flag("kl_anneal_floor", non_negative, 0.0, "beta is never below")
+    text = "nats below which the KL of a dimension of z, a frame, costs nothing"
+    flag("free_bits", non_negative, 0.0, text)
     text = "first epochs with z from N(0, I) and no KL: they train the decoder alone"
     flag("pretrain_epochs", natural, 0, text)
 

@@ -108,6 +108,14 @@ def draw_schedules(path, rows):
     save_figure(figure, path)
 
 
+def draw_kl(path, values):
+    """The nats a frame that each dimension of z carries."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.bar(range(len(values)), values)
+    axes.set(title="What z carries", xlabel="dimension of z", ylabel="KL (nats a frame)")
+    save_figure(figure, path)
+
+
 # ---------------------------------------------------------------- pictures
 
 

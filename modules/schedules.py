@@ -91,7 +91,8 @@ def table(args):
 
 def warn(args):
     """Say what is legal but surprises."""
-    if args.kl_anneal_type == "Cyclical" and args.kl_anneal_cycle >= args.num_epoch:
+    cyclical = args.kl_anneal_type == "Cyclical" and args.pretrain_epochs < args.num_epoch
+    if cyclical and args.kl_anneal_cycle >= args.num_epoch:
         cycles, beta = args.kl_anneal_cycle, beta_at(args.num_epoch - 1, args)
         print(f"note: {cycles} KL cycles in {args.num_epoch} epochs: beta stays {beta:g}")
     lr = lr_at(args.num_epoch - 1, args)

@@ -398,6 +398,14 @@ def test_the_fast_start_lasts_exactly_its_epochs():
     assert [len(clips.clips_at(epoch)) for epoch in range(6)] == [5, 5, 5, 10, 10, 10]
 
 
+def test_clips_grow_over_the_curriculum_and_still_cover_the_split():
+    clips = train_clips("--curriculum 3 --train_vi_len 8", calm_dataset(48))
+    lengths = [2, 4, 6, 8, 8]
+    for epoch, length in enumerate(lengths):
+        assert clips.clips_at(epoch).shape == (48 // length, length)
+        assert sorted(clips.clips_at(epoch).ravel()) == list(range(48))
+
+
 def test_without_fast_train_every_epoch_is_whole():
     assert len(train_clips("", calm_dataset(40)).clips_at(0)) == 10
 

@@ -17,7 +17,9 @@ from modules.metrics import (
     drifts,
     frame_psnr,
     frame_ssim,
+    kl_above,
     kl_criterion,
+    kl_per_dimension,
     mean_ssim,
     pose_box_psnr,
     score_clip,
@@ -344,3 +346,23 @@ def test_a_kl_of_a_millionth_is_not_lost_in_rounding():
     mu, logvar = torch.full((24, 11, 64), 1e-4), torch.full((24, 11, 64), 2e-4)
     exact = 0.5 * (mu.double() ** 2 + logvar.double().expm1() - logvar.double()).sum() / (24 * 11)
     assert kl_criterion(mu, logvar, 24 * 11).item() == pytest.approx(exact.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("size", [(), (4, 5)])
+def test_kl_per_dimension_adds_up_to_the_kl_of_a_frame(size):
+    generator = torch.Generator().manual_seed(0)
+    mu, logvar = (torch.randn(2, 3, 6, *size, generator=generator) for _ in range(2))
+    found = kl_per_dimension(mu, logvar)
+    exact = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
+    dims = [d for d in range(mu.dim()) if d != 2]
+    torch.testing.assert_close(found, exact.sum(dims) / 6)
+    assert found.sum().item() == pytest.approx(kl_criterion(mu, logvar, 6).item(), rel=1e-5)
+
+
+def test_free_bits_leave_a_dimension_below_them_alone_and_the_others_as_they_are():
+    mu = torch.tensor([0.1, 1.0, 2.0]).expand(2, 3, 3).clone().requires_grad_()
+    logvar = torch.zeros(2, 3, 3)
+    cost = kl_above(0.3, mu, logvar)
+    assert cost.item() == pytest.approx(0.3 + 0.5 + 2.0)
+    cost.backward()
+    assert not mu.grad[..., 0].any() and mu.grad[..., 1:].all()

@@ -186,6 +186,23 @@ def test_gradient_reaches_the_first_frame_only_through_full_feedback(make_model,
     assert reached["frame"] == 0 and reached["features"] == 0
 
 
+@pytest.mark.parametrize(("given", "trained_from"), [(0, 0), (2, 2), (99, 3)])
+def test_pushed_forward_predictions_carry_no_gradient(make_model, z_is_mu, given, trained_from):
+    model, (frames, poses) = make_model(push_forward=given), clips()
+    poses.requires_grad_(True)
+    pred = model(frames, poses, False)[0]
+    with torch.no_grad():
+        assert_close(pred, make_model()(frames, poses, False)[0])
+    reached = [
+        pred[:, t].requires_grad
+        and torch.autograd.grad(pred[:, t].sum(), poses, retain_graph=True)[0][:, t + 1].any()
+        for t in range(4)
+    ]
+    assert reached == [t >= trained_from for t in range(4)]
+    (grad,) = torch.autograd.grad(pred[:, -1].sum(), poses)
+    assert [bool(grad[:, t + 1].any()) for t in range(4)] == reached
+
+
 def is_refused(*flags):
     try:
         options.parse("Trainer", ["--DR", "data", "--save_root", "run", *flags])
