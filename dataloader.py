@@ -200,6 +200,9 @@ class DanceClips(TrainClips):
     def __init__(self, dataset, args, device):
         super().__init__(dataset, args, device)
         self.takes = find_takes(dataset) if args.jump_start else None
+        if args.shift:  # what stands still: the empty scene, and the ground of the poses
+            splits = dataset.frames, dataset.conditions
+            self.still = [to_float(still_picture(x)).to(device) for x in splits]
 
     def clips_at(self, epoch):
         """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""
@@ -218,6 +221,23 @@ class DanceClips(TrainClips):
         clips = sound(starts[:, None] + np.arange(length), self.dataset.bad)
         return self.jump(clips, rng) if args.jump_start else clips
 
+    def to_device(self, arrays):
+        clips = super().to_device(arrays)
+        return self.move_dancers(clips) if self.args.shift else clips
+
+    def move_dancers(self, clips):
+        """Move the dancer of some clips sideways, frames and poses alike, before a still scene."""
+        batch, width = len(clips[0]), clips[0].shape[-1]
+        far = torch.randint(-(width // 4), width // 4 + 1, (batch,))
+        far = torch.where(torch.rand(batch) < self.args.shift, far, 0)
+        source = (torch.arange(width) - far[:, None]).to(self.device)  # (B, W)
+        inside = ((source >= 0) & (source < width))[:, None, None, None]
+        source = source.clamp(0, width - 1)[:, None, None, None]
+        return tuple(
+            still + inside * (x - still).gather(-1, source.expand_as(x))
+            for x, still in zip(clips, self.still)
+        )
+
     def clip_length(self, epoch):
         """--train_vi_len, or in the first --curriculum epochs what it has grown to."""
         longest, epochs = self.args.train_vi_len, self.args.curriculum
@@ -231,6 +251,12 @@ class DanceClips(TrainClips):
         jumps &= ~np.isin(anywhere, self.dataset.bad)
         clips[:, 0] = np.where(jumps, anywhere, clips[:, 0])
         return clips
+
+
+def still_picture(pictures, enough=500):
+    """(N, H, W, 3) uint8 -> (H, W, 3) uint8: what stands still in most of them."""
+    some = pictures[:: -(-len(pictures) // enough)]
+    return torch.from_numpy(np.median(some, axis=0).round().astype(np.uint8))
 
 
 def find_takes(dataset):

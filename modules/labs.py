@@ -9,6 +9,8 @@ from dataloader import (
     RobotClips,
     load_test_clips,
     load_truth,
+    still_picture,
+    to_float,
     truth_folder,
 )
 
@@ -32,7 +34,7 @@ class PoseLab:
     def make_model(self, train_set=None):
         model = VAE_Model(self.args)
         if train_set and self.args.scene:
-            model.see_scene(train_set.frames)
+            model.scene.data.copy_(to_float(still_picture(train_set.frames)))
         return model
 
     def open_train(self):

@@ -9,7 +9,6 @@ A rollout is handed no true future frame, so it cannot leak one.
 
 import functools
 
-import numpy as np
 import torch
 import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from . import modules, unet
 
 NETS = {"course": modules, "unet": unet}
-SCENE_FRAMES = 500  # are enough to see what stands still
 MASK_BIAS = -1.0  # a new net shows more of the still scene than of what it draws before it
 STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
@@ -46,12 +44,6 @@ class VAE_Model(nn.Module):
         if args.scene:
             self.scene = nn.Parameter(torch.full((3, args.frame_H, args.frame_W), 0.5))
         self.to(memory_format=torch.channels_last)  # the same numbers, about twice as fast on a CPU
-
-    @torch.no_grad()
-    def see_scene(self, frames):
-        """Begin with what most frames (N, H, W, 3), uint8, have in common as the still scene."""
-        some = frames[:: -(-len(frames) // SCENE_FRAMES)]
-        self.scene.copy_(torch.tensor(np.median(some, axis=0)).permute(2, 0, 1) / 255)
 
     # ------------------------------------------------------------ training
 

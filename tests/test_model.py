@@ -166,15 +166,6 @@ def test_forward_and_its_gradients_are_those_of_a_loop_over_frames(
             assert_close(found[name], grad)
 
 
-def test_the_scene_begins_as_what_most_frames_show(make_model):
-    model, frames = make_model(scene=True), torch.randint(0, 256, (2001, 12, 16, 3)).byte().numpy()
-    still = frames[0].copy()
-    frames[::3] = still
-    frames[1::3] = still
-    model.see_scene(frames)
-    assert torch.equal(model.scene, torch.tensor(still).permute(2, 0, 1) / 255)
-
-
 def test_gradient_reaches_the_first_frame_only_through_full_feedback(make_model, z_is_mu):
     reached = {}
     for feedback in ("full", "frame", "features"):
