@@ -35,6 +35,8 @@ class VAE_Model(nn.Module):
         self.label_transformation = nets.Label_Encoder(3, args.L_dim)
         known = args.F_dim + args.L_dim + args.F_dim * args.first_frame
         self.Gaussian_Predictor = nets.Gaussian_Predictor(known, args.N_dim)
+        if args.learned_prior:
+            self.prior = nets.Gaussian_Predictor(known, args.N_dim)
         fused = known + args.N_dim + args.position_map
         self.Decoder_Fusion = nets.Decoder_Fusion(fused, args.D_out_dim)
         self.Generator = nets.Generator(args.D_out_dim, 3 + args.scene)
@@ -78,8 +80,9 @@ class VAE_Model(nn.Module):
         else:  # the same features serve twice
             previous = self.cut(truth[:, :-1])
         seen = previous if truth is None else truth[:, 1:]
-        z, mu, logvar = self.draw_z(seen, conditions, prior)
-        return self.per_frame(self.decode, previous, conditions, z), mu, logvar
+        z, *posterior = self.draw_z(seen, conditions, prior)
+        pred = self.per_frame(self.decode, previous, conditions, z)
+        return pred, *self.beside_prior(posterior, previous, conditions)
 
     def free_running(self, frames, conditions, prior):
         """Predict step by step, each frame from the last prediction."""
@@ -92,13 +95,14 @@ class VAE_Model(nn.Module):
             now = slice(t, t + 1)
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
                 previous = self.per_frame(self.encode_previous, frame)
-                z, mu, logvar = (
+                z, *posterior = (
                     self.draw_z(previous, conditions[:, now], prior)
                     if waits
                     else (None if x is None else x[:, now] for x in latents)
                 )
                 frame = self.per_frame(self.decode, previous, conditions[:, now], z)
-            results.append((frame, mu, logvar))
+                posterior = self.beside_prior(posterior, previous, conditions[:, now])
+            results.append((frame, *posterior))
             if self.args.feedback == "frame":
                 frame = frame.detach()
         return tuple(None if xs[0] is None else torch.cat(xs, 1) for xs in zip(*results))
@@ -115,6 +119,13 @@ class VAE_Model(nn.Module):
             b, t, _, h, w = conditions.shape
             return torch.randn(b, t, self.args.N_dim, h, w, device=conditions.device), None, None
         return self.per_frame(self.Gaussian_Predictor, features, conditions)
+
+    def beside_prior(self, posterior, previous, conditions):
+        """mu and logvar of the posterior, as seen from a --learned_prior if there is one."""
+        if posterior[0] is None or not self.args.learned_prior:
+            return posterior
+        _, *prior = self.per_frame(self.prior, previous, conditions)
+        return standardise(*posterior, *prior)
 
     def per_frame(self, net, *inputs):
         """net on (B, T, ...); a CPU takes so few frames at a time that they stay in its caches."""
@@ -147,12 +158,19 @@ class VAE_Model(nn.Module):
             return self.scene + torch.sigmoid(mask + MASK_BIAS) * drawn
         return torch.sigmoid(frame) if self.args.sigmoid else frame
 
+    @property
+    def net_of_z(self):
+        """What says at test where z is; None: it is drawn from N(0, I)."""
+        if self.args.posterior == "previous":
+            return self.Gaussian_Predictor
+        return self.prior if self.args.learned_prior else None
+
     def predict_frame(self, state, condition, noise):
         """Previous frame, pose features, normal noise (or zeros) -> next frame and state."""
         with self.autocast():
             features, z = self.encode_previous(state), noise
-            if self.args.posterior == "previous":
-                _, mu, logvar = self.Gaussian_Predictor(features, condition)
+            if net := self.net_of_z:
+                _, mu, logvar = net(features, condition)
                 z = mu + noise * torch.exp(0.5 * logvar)
             frame = self.decode(features, condition, z)
         return frame, frame
@@ -171,6 +189,11 @@ class VAE_Model(nn.Module):
             for condition, z in zip(conditions.unbind(1), noise.to(given.device).unbind(1)):
                 frame, state = self.predict_frame(state, condition, z)
                 yield frame
+
+
+def standardise(mu, logvar, mu_p, logvar_p):
+    """The posterior after the shift and scale that make the prior N(0, I); KL does not change."""
+    return (mu - mu_p) * torch.exp(-0.5 * logvar_p), logvar - logvar_p
 
 
 def noise_source(kind, seed, clips, sample=0):

@@ -283,6 +283,7 @@ def add_convolutional_flags(flag):
     flag("scene", bool, False, text)
     text = "show the nets the clip's given frame at every step, beside the previous one"
     flag("first_frame", bool, False, text)
+    flag("learned_prior", bool, False, "learn p(z | previous frame, pose) instead of N(0, I)")
     text = "gradient through previous frames: full, cut at the frame, or cut at its features"
     flag("feedback", ("full", "frame", "features"), "full", text)
     text = "first predictions of a training clip without a gradient: the rest goes on from them"
@@ -435,6 +436,10 @@ def check(parser, args, typed):
 def check_pose(parser, args):
     if args.feedback == "features" and args.posterior == "previous":
         parser.error("--feedback features with --posterior previous would never train the encoder")
+    if args.learned_prior and args.posterior == "previous":
+        parser.error("--posterior previous is its own prior at test: leave out --learned_prior")
+    if args.learned_prior and args.pretrain_epochs >= args.num_epoch:
+        parser.error(f"--pretrain_epochs {args.pretrain_epochs} leaves no epoch to --learned_prior")
     if args.scene and args.sigmoid:
         parser.error("--scene draws frames as they are: leave out --sigmoid")
     if args.nets == "unet" and (args.frame_H % 2 or args.frame_W % 2):

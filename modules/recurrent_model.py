@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from .models import over_time
+from .models import over_time, standardise
 from .recurrent import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
 
 CONDITION = 7  # the numbers of a row: 4 of the action, 3 of the arm's position
@@ -178,8 +178,3 @@ class RecurrentVAE(nn.Module):
 
 def sample(mu, logvar, noise):
     return mu + noise * torch.exp(0.5 * logvar)
-
-
-def standardise(mu, logvar, mu_p, logvar_p):
-    """The posterior after the shift and scale that make the prior N(0, I); KL does not change."""
-    return (mu - mu_p) * torch.exp(-0.5 * logvar_p), logvar - logvar_p

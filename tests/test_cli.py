@@ -374,7 +374,14 @@ def test_a_tracker_that_is_not_installed_is_named_before_training(
 
 
 @pytest.mark.parametrize(
-    "line", ["--scene --sigmoid", "--nets unet --frame_H 13", "--nets unet --frame_W 21"]
+    "line",
+    [
+        "--scene --sigmoid",
+        "--nets unet --frame_H 13",
+        "--nets unet --frame_W 21",
+        "--learned_prior --posterior previous",
+        "--learned_prior --pretrain_epochs 70",
+    ],
 )
 def test_settings_of_the_nets_that_contradict_each_other_are_refused(call, dataset, tmp_path, line):
     done = call("Trainer", "--DR", dataset, "--save_root", tmp_path / "run", *line.split())

@@ -104,6 +104,9 @@ def clip_by_hand(model, frames, poses, forced):
             looked_at = model.frame_transformation(frames[:, t])
         _, mu, logvar = model.Gaussian_Predictor(looked_at, pose)
         frame = paint(model, features, pose, mu)
+        if model.args.learned_prior:
+            _, mu_p, logvar_p = model.prior(features, pose)
+            mu, logvar = (mu - mu_p) / (logvar_p / 2).exp(), logvar - logvar_p
         results.append((frame, mu, logvar))
         last = frame.detach() if model.args.feedback == "frame" else frame
     return [torch.stack(parts, 1) for parts in zip(*results)]
@@ -115,8 +118,9 @@ def rollout_by_hand(model, first, poses, noises):
     for t, noise in enumerate(noises, start=1):
         features, pose = encode(model, frames[-1]), known(model, poses[:, t], first)
         z = noise
-        if model.args.posterior == "previous":
-            _, mu, logvar = model.Gaussian_Predictor(features, pose)
+        if model.args.posterior == "previous" or model.args.learned_prior:
+            net = model.prior if model.args.posterior == "current" else model.Gaussian_Predictor
+            _, mu, logvar = net(features, pose)
             z = mu + noise * torch.exp(logvar / 2)
         frames.append(paint(model, features, pose, z))
     return torch.stack(frames, 1)
@@ -139,6 +143,7 @@ EXTRAS = {
     "map": {"position_map": 3},
     "scene": {"scene": True},
     "given frame": {"first_frame": True},
+    "prior": {"learned_prior": True},
     "unet": {"nets": "unet", "position_map": 3, "scene": True, "first_frame": True},
 }
 STRATEGIES = [

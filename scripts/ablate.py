@@ -1,0 +1,128 @@
+"""Train every arm of the ablation on the same data for about the same steps -> a Markdown table.
+
+bash scripts/ablate.sh --DR DATASET [--steps 480] [--seeds 0 1 2] [--arms NAME ...]
+
+A step is 64 predicted frames (the course's defaults: 30, as published), whatever the arm. The last
+weights are scored, so no arm is chosen by its score. What is done already is not done again.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+SMALL = "--F_dim 24 --L_dim 8 --N_dim 4 --D_out_dim 40"  # a fifth of the course's width
+UNET = "--nets unet --F_dim 64 --L_dim 64 --N_dim 4 --D_out_dim 64"
+SHORT = "--batch_size 16 --train_vi_len 5"
+PUBLIC = {
+    "batch": "--batch_size 4",
+    "lr": "--lr 1e-4 --lr_schedule cosine --lr_min 1e-6",
+    "kl": "--tfr 0 --kl_anneal_type None",
+}
+MEANS = {
+    "nets": UNET,
+    "scene": "--scene",
+    "given frame": "--first_frame",
+    "loss": "--loss calibrated",
+    "clips": SHORT,
+    "order": "--shuffle --random_offset",
+    "jump starts": "--jump_start 0.5",
+    "shifts": "--shift 0.4",
+    "noise": "--feedback_noise 0.05",
+    "forcing": "--tfr 0",
+    "z": "--pretrain_epochs 100000 --z_source mean",
+    "lr": "--optim AdamW --lr 0.002 --lr_schedule cosine --warmup_epochs 1",
+    "average": "--ema 0.995",
+}
+NETS = ("nets", "scene", "given frame")
+
+
+def join(means, **changes):
+    return " ".join((means | changes).values())
+
+
+def best_without(*names):
+    return join({name: flags for name, flags in MEANS.items() if name not in names})
+
+
+def public_with(*names):
+    return f"{SMALL} {join(PUBLIC)} {' '.join(MEANS[name] for name in names)}"
+
+
+COMPARED = {
+    "course's defaults": SMALL,
+    "best public recipe": f"{SMALL} {join(PUBLIC)}",
+    "course's nets, trained better": f"{SMALL} {best_without(*NETS)}",
+    "best": join(MEANS),
+}
+ALONE = {
+    f"public + {name}": public_with(name)
+    for name in ("scene", "given frame", "loss", "order", "jump starts", "noise", "average")
+}
+LEFT_OUT = {
+    "best - nets": f"{SMALL} {best_without('nets')}",
+    "best - loss": join(MEANS, loss="--grad_clip 0.001"),
+    "best - forcing": join(MEANS, forcing="--tfr 1 --tfr_d_step 0"),
+    "best - z": join(MEANS, z="--z_source mean --kl_anneal_type None"),
+} | {
+    f"best - {name}": best_without(name)
+    for name in ("scene", "given frame", "order", "jump starts", "shifts", "noise", "average")
+}
+ARMS = COMPARED | ALONE | LEFT_OUT
+
+
+def value_of(flags, name, default):
+    words = flags.split()
+    return int(words[len(words) - 1 - words[::-1].index(name) + 1]) if name in words else default
+
+
+def epochs_for(steps, flags, frames):
+    """How many epochs take about so many steps."""
+    clips = frames // value_of(flags, "--train_vi_len", 16)
+    return max(round(steps / -(-clips // value_of(flags, "--batch_size", 2))), 1)
+
+
+def run_arm(args, name, seed, frames):
+    """-> what Tester says of the arm's last weights, averaged over the test clips."""
+    folder = args.runs / name.replace(" ", "_").replace("'", "") / f"seed{seed}"
+    if not (folder / "scores.json").exists():
+        flags, data = ARMS[name], ["--DR", str(args.DR), "--save_root", str(folder)]
+        flags += f" --seed {seed} --num_epoch {epochs_for(args.steps, flags, frames)}"
+        call("Trainer.py", *data, *flags.split(), "--val_every", "1000000")
+        call("Tester.py", *data, "--ckpt_path", str(folder / "last.ckpt"), "--no_sanity")
+    return json.loads((folder / "scores.json").read_text())["mean"]
+
+
+def call(script, *flags):
+    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: {script} {' '.join(flags)}\n{done.stderr}")
+
+
+def spread(values):
+    text = f"{statistics.mean(values):.2f}"
+    return text + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--DR", type=Path, required=True, help="dataset with test/test_truth")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/ablate"), help="run folders go here"
+    )
+    parser.add_argument("--steps", type=int, default=480, help="training steps of every arm")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="NAME")
+    args = parser.parse_args()
+    frames = len(list(args.DR.glob("**/train_img/*.png")))
+    print("| arm | PSNR, 630 steps | pose box | drift |\n|---|---|---|---|", flush=True)
+    for name in args.arms:
+        scores = [run_arm(args, name, seed, frames) for seed in args.seeds]
+        columns = [spread([s[key] for s in scores]) for key in ("psnr", "psnr_pose_box", "drift")]
+        print(f"| {name} | {' | '.join(columns)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
