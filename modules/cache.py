@@ -4,6 +4,7 @@ A cache is named by what it was made from, and is there as a whole or not at all
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -127,7 +128,11 @@ def reserve(path):
     """Have the disk set all of a file's bytes aside, where it can: others may fill it meanwhile."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
 
 
 def build_cache(target, shape, dtype, stem, fill):

@@ -113,6 +113,7 @@ def prune(folder, keep):
 
 
 PARTS = {"optimizer": dict, "last_epoch": int, "step": int, "history": list}  # of a run
+MORE_PARTS = {"steps_done": int, "skipped": list, "total": torch.Tensor, "rng": dict}  # version 2
 
 
 def check_run(checkpoint, path):
@@ -124,9 +125,17 @@ def check_run(checkpoint, path):
         )
     if not checkpoint["version"] <= VERSION:
         raise UserError(f"{path} is from a newer version of this package; update it")
-    for part, kind in PARTS.items():
-        if not isinstance(checkpoint.get(part), kind):
+    for part, kind in (PARTS | (MORE_PARTS if checkpoint["version"] > 1 else {})).items():
+        value = checkpoint.get(part)
+        if not isinstance(value, kind) or (kind is int and value < 0):
             raise UserError(f"{path} is damaged: it holds no {part}")
+    rows, epochs = checkpoint["history"], checkpoint["last_epoch"]
+    numbers = [row.get("epoch") for row in rows if isinstance(row, dict)]
+    if len(rows) != epochs or numbers != [*range(epochs)]:
+        raise UserError(f"{path} is damaged: its history is not that of {epochs} epochs")
+    best = checkpoint.get("best_score")
+    if best is not None and not isinstance(best, (int, float)):
+        raise UserError(f"{path} is damaged: its best_score is no number")
 
 
 @contextlib.contextmanager

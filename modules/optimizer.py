@@ -13,16 +13,41 @@ def make_optimizer(parameters, args):
     momentum = {"momentum": args.beta1}
     more = momentum if args.optim in ("SGD", "RMSprop") else {"betas": (args.beta1, 0.999)}
     more |= {"fused": True} if args.optim in FUSED else {}
-    return getattr(torch.optim, args.optim)(parameters, lr=args.lr, **more)
+    return start_momentum(getattr(torch.optim, args.optim)(parameters, lr=args.lr, **more))
+
+
+def start_momentum(optim):
+    """SGD's momentum starts as zeros: torch's own first step, if it is skipped, leaves it as
+    memory that nobody has set, and cannot be the first one of some weights only."""
+    for group in optim.param_groups if isinstance(optim, torch.optim.SGD) else ():
+        for weight in group["params"] if group["momentum"] else ():
+            optim.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+    return optim
 
 
 def load_optimizer(optim, state):
-    """Take up the moments of a checkpoint, if they fit."""
+    """Take up the moments of a checkpoint, if they fit; settings stay those of the flags."""
+    settings = [dict(group) for group in optim.param_groups]
+    names = moment_names(settings[0], type(optim))
     optim.load_state_dict(state)
+    for group, own in zip(optim.param_groups, settings):
+        group.update(own)
     for weight, moments in optim.state.items():
+        if moments.keys() != names:
+            raise ValueError(f"moments are {', '.join(moments)}, not {', '.join(names)}")
         for name, moment in moments.items():
-            if torch.is_tensor(moment) and moment.shape not in (weight.shape, torch.Size()):
+            if moment.shape not in (weight.shape, torch.Size()):
                 raise ValueError(f"a moment {name} is of another shape than its weights")
+    start_momentum(optim)
+
+
+def moment_names(settings, kind):
+    """What this kind of optimizer keeps of a weight."""
+    weight = torch.zeros(1, requires_grad=True, device=settings["params"][0].device)
+    weight.grad = torch.zeros_like(weight)
+    probe = kind([settings | {"params": [weight]}])
+    probe.step()
+    return probe.state[weight].keys()
 
 
 def step_if(good, optim):

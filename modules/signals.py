@@ -33,6 +33,7 @@ class Listener:
         return self
 
     def __exit__(self, *_):
+        self.patient, self.asked = False, None
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 

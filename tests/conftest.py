@@ -2,12 +2,14 @@
 
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from children import Children
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,3 +111,36 @@ def call(monkeypatch, capsys):
         return SimpleNamespace(code=code or 0, out=out, err=err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def children(tmp_path_factory):
+    """children.run("Trainer", flag, ...): the script in a process of its own; see children.py."""
+    family = Children(tmp_path_factory.mktemp("children"))
+    yield family
+    family.close()
+
+
+# ---------------------------------------------------------------- faults tried
+
+
+@pytest.fixture
+def fault(request):
+    """fault("what was done", "what happened", times): a row of the table at the end."""
+
+    def tried(what, happened, times=1):
+        request.node.user_properties.append(("fault", (what, happened, times)))
+
+    return tried
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The faults that were tried by tests that passed, as a table for the README."""
+    rows = Counter()
+    for done in terminalreporter.stats.get("passed", []):
+        for what, happened, times in (row for name, row in done.user_properties if name == "fault"):
+            rows[what, happened] += times
+    if rows:
+        lines = ["| fault | times | what happened |", "|---|---|---|"]
+        lines += [f"| {what} | {times} | {happened} |" for (what, happened), times in rows.items()]
+        terminalreporter.write_line("\n" + "\n".join(lines))
