@@ -28,26 +28,26 @@ def start_momentum(optim):
 def load_optimizer(optim, state):
     """Take up the moments of a checkpoint, if they fit; settings stay those of the flags."""
     settings = [dict(group) for group in optim.param_groups]
-    names = moment_names(settings[0], type(optim))
+    expected = moments_of_one(settings[0], type(optim))
     optim.load_state_dict(state)
     for group, own in zip(optim.param_groups, settings):
         group.update(own)
     for weight, moments in optim.state.items():
-        if moments.keys() != names:
-            raise ValueError(f"moments are {', '.join(moments)}, not {', '.join(names)}")
-        for name, moment in moments.items():
-            if moment.shape not in (weight.shape, torch.Size()):
+        if moments.keys() != expected.keys():
+            raise ValueError(f"moments are {', '.join(moments)}, not {', '.join(expected)}")
+        for name, moment in moments.items():  # torch's fused step trusts them
+            if moment.shape != (weight.shape if expected[name].dim() else torch.Size()):
                 raise ValueError(f"a moment {name} is of another shape than its weights")
     start_momentum(optim)
 
 
-def moment_names(settings, kind):
-    """What this kind of optimizer keeps of a weight."""
+def moments_of_one(settings, kind):
+    """What this kind of optimizer keeps of a weight of shape (1,)."""
     weight = torch.zeros(1, requires_grad=True, device=settings["params"][0].device)
     weight.grad = torch.zeros_like(weight)
     probe = kind([settings | {"params": [weight]}])
     probe.step()
-    return probe.state[weight].keys()
+    return probe.state[weight]
 
 
 def step_if(good, optim):
