@@ -13,6 +13,7 @@ from modules import checkpoint as ckpt
 from modules import report
 from modules.device import choose_device
 from modules.files import run_folder, write_atomically
+from modules.graphs import check_graphs, record_rollouts
 from modules.labs import LABS
 from modules.metrics import AVERAGES, competition_groups, score_clips
 from modules.models import noise_source, roll_out
@@ -21,7 +22,7 @@ from modules.options import MODEL_FLAGS, UserError, parse, peek, run
 # Flags of training are accepted for old command lines; beside the model's these count here.
 USED = MODEL_FLAGS | set(
     """lab DR save_root ckpt_path batch_size device gpu precision num_workers test make_gif
-    no_sanity truth pose_norm val_vi_len cache_dir n_samples""".split()
+    no_sanity truth pose_norm val_vi_len cache_dir n_samples cuda_graphs deterministic""".split()
 )
 TOGETHER = 64  # clips that are rolled out together, unless --batch_size is typed
 MANY = 8  # of more clips than this, plot and table show only the mean
@@ -41,6 +42,9 @@ class Tester:
         self.lab = LABS[args.lab](args)
         self.model = self.lab.make_model().to(device)
         ckpt.load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
+        if args.cuda_graphs:
+            check_graphs(args, device, training=False)
+            record_rollouts(self.model)
         self.describe(checkpoint)
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
         if args.n_samples > 1 and self.truth is None:

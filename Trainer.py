@@ -18,6 +18,7 @@ from modules import checkpoint as ckpt
 from modules import report, schedules
 from modules.device import choose_device, compile_nets, rng_states, set_rng_states
 from modules.files import move_aside, occupied, run_folder, write_atomically
+from modules.graphs import Recorded, check_graphs, record_rollouts
 from modules.labs import LABS
 from modules.metrics import (
     Generate_PSNR,
@@ -33,6 +34,7 @@ from modules.optimizer import (
     load_optimizer,
     make_optimizer,
     put_back_unless,
+    set_lr,
     statistics,
     step_if,
 )
@@ -69,7 +71,13 @@ class Trainer:
         self.best_score, self.history, self.drawn_at = None, [], time.perf_counter()
         self.steps_done = 0  # of the current epoch
         self.total = torch.zeros(4, device=device)  # of its losses, and how many steps counted
-        self.skipped_in_a_row = self.most_in_a_row = torch.zeros((), device=device)
+        self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
+        self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
+        self.device_step = self.step_on_device
+        if args.cuda_graphs:
+            check_graphs(args, device, training=True)
+            self.device_step = Recorded(self.step_on_device)
+            record_rollouts(self.ema or self.model)
 
     # ------------------------------------------------------------ training
 
@@ -123,8 +131,7 @@ class Trainer:
         if not self.steps_done:
             torch.manual_seed(1_000_003 * self.args.seed + self.current_epoch)
             self.total.zero_()
-        for group in self.optim.param_groups:
-            group["lr"] = schedules.lr_at(self.current_epoch, self.args)
+        set_lr(self.optim, schedules.lr_at(self.current_epoch, self.args))
         self.model.train()
 
     def coins(self, steps):
@@ -138,9 +145,21 @@ class Trainer:
 
         A step whose gradient is not finite leaves everything as it was, and is (0, 0, 0, 0).
         """
-        before = statistics(self.model)
+        self.step += 1
+        self.beta.fill_(self.kl_annealing.get_beta())
+        # the first steps count for little, so that the start is forgotten
+        self.ema_share.fill_(1 - min(self.args.ema, self.step / (self.step + 10)))
         pretraining = self.current_epoch < self.args.pretrain_epochs
-        pred, mu, logvar = self.model(frames, conditions, adapt_TeacherForcing, prior=pretraining)
+        result = self.device_step(
+            frames, conditions, forced=adapt_TeacherForcing, pretraining=pretraining
+        )
+        self.give_up_if_stuck()
+        return result
+
+    def step_on_device(self, frames, conditions, forced, pretraining):
+        """All of a step that the device does; the host is told nothing but what it may ask for."""
+        before = statistics(self.model)
+        pred, mu, logvar = self.model(frames, conditions, forced, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
         kl = cost = mse.new_zeros(())
         if mu is not None:
@@ -157,25 +176,22 @@ class Trainer:
 
     def objective(self, pred, true, mse, kl):
         """What --loss says: the squared error, or twice a value's likelihood, and beta * KL."""
-        beta = self.kl_annealing.get_beta()
         if self.args.loss == "mse":
-            return mse + beta * kl
-        return calibrated_loss(pred, true) + beta * kl * 2 / true[0, 0].numel()
+            return mse + self.beta * kl
+        return calibrated_loss(pred, true) + self.beta * kl * 2 / true[0, 0].numel()
 
     @torch.no_grad()
     def update(self, good, before):
         """Change weights, moments and averages, or where the step is not good put all back."""
         step_if(good, self.optim)
         put_back_unless(good, self.model, before)
-        self.step += 1
-        if self.ema:  # the first steps count for little, so that the start is forgotten
-            average_if(good, self.ema, self.model, min(self.args.ema, self.step / (self.step + 10)))
-        self.watch(good)
+        if self.ema:
+            average_if(good, self.ema, self.model, self.ema_share)
+        self.skipped_in_a_row.add_(1).mul_(~good)
+        self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
 
-    def watch(self, good):
-        """Give up after --max_skipped bad steps in a row; looked at once in so many steps."""
-        self.skipped_in_a_row = torch.where(good, 0, self.skipped_in_a_row + 1)
-        self.most_in_a_row = torch.maximum(self.most_in_a_row, self.skipped_in_a_row)
+    def give_up_if_stuck(self):
+        """Stop after --max_skipped bad steps in a row; looked at once in so many steps."""
         most = self.args.max_skipped
         if self.step % most == 0 and self.most_in_a_row >= most:
             raise UserError(

@@ -17,7 +17,7 @@ MAY_CHANGE = set(
     """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
     val_every cache_dir store_visualization preview tensorboard wandb
     data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
-    deterministic""".split()
+    deterministic cuda_graphs""".split()
 )
 
 

@@ -13,7 +13,18 @@ def make_optimizer(parameters, args):
     momentum = {"momentum": args.beta1}
     more = momentum if args.optim in ("SGD", "RMSprop") else {"betas": (args.beta1, 0.999)}
     more |= {"fused": True} if args.optim in FUSED else {}
-    return start_momentum(getattr(torch.optim, args.optim)(parameters, lr=args.lr, **more))
+    weights, lr = list(parameters), args.lr
+    if args.cuda_graphs:  # a recording reads the learning rate where it was
+        more, lr = more | {"capturable": True}, torch.tensor(lr, device=weights[0].device)
+    return start_momentum(getattr(torch.optim, args.optim)(weights, lr=lr, **more))
+
+
+def set_lr(optim, lr):
+    for group in optim.param_groups:
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def start_momentum(optim):
@@ -69,11 +80,11 @@ def put_back_unless(good, model, before):
         now.copy_(torch.where(good, now, then))
 
 
-def average_if(good, mean, model, decay):
-    """Move the averaged model `mean` towards the model, by 1 - decay."""
+def average_if(good, mean, model, share):
+    """Move the averaged model `mean` towards the model, by this share of the way."""
     means, values = list(mean.parameters()), list(model.parameters())
     change = torch._foreach_sub(values, means)
-    torch._foreach_mul_(change, (1 - decay) * good)
+    torch._foreach_mul_(change, share * good)
     torch._foreach_add_(means, change)
     for mean_buffer, buffer in zip(mean.buffers(), model.buffers()):
         mean_buffer.copy_(buffer)

@@ -180,6 +180,8 @@ def add_run_flags(parser, training):
     flag("gpu", natural, 1, "GPUs to use: 1, or 0 for the CPU")
     text = "auto: bf16 where the device computes with it"
     flag("precision", ("auto", "float32", "bf16"), "auto", text)
+    text = "record a step's small operations once and launch them as one; on a CUDA GPU"
+    flag("cuda_graphs", bool, False, text)
     text = "only operations that give the same bits twice on one machine; slower on a GPU"
     flag("deterministic", bool, False, text)
     flag("num_workers", natural, 4, "threads that decode pictures when the cache is built")

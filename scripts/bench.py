@@ -46,7 +46,7 @@ def parse_arguments():
     add("--device", default="cuda" if cuda else "cpu", help="default: a GPU where there is one")
     batches = [2, 8, 32, 128] if cuda else [2, 4]
     add("--batches", type=int, nargs="*", default=batches, help="clips in a batch")
-    add("--rounds", type=int, default=3, help="turns that each side takes")
+    add("--rounds", type=int, default=20 if cuda else 3, help="turns that each side takes")
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 pictures of the epoch that is timed")
     add("--memory", action="store_true", help="measure peak memory instead of time")
@@ -54,6 +54,7 @@ def parse_arguments():
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in a fresh process
     modes = ("off", "default", "reduce-overhead")
     add("--compile", choices=modes, default="off", help="Trainer.py's --compile")
+    add("--cuda_graphs", action="store_true", help="Trainer.py's --cuda_graphs")
     add("--out", default="bench.json", help="where the numbers are kept")
     return parser.parse_args()
 
@@ -75,12 +76,12 @@ def seconds(work, device):
 
 
 def take_turns(works, rounds, device):
-    """{name: work} -> {name: median seconds}, after one turn that does not count."""
-    times = {name: [] for name in works}
-    for turn in range(rounds + 1):
+    """{name: work} -> {name: median seconds}, after turns that do not count."""
+    times, warm = {name: [] for name in works}, 5 if device.type == "cuda" else 1
+    for turn in range(rounds + warm):
         for name, work in works.items():
             spent = seconds(work, device)
-            if turn:
+            if turn >= warm:
                 times[name].append(spent)
     return {name: statistics.median(spent) for name, spent in times.items()}
 
@@ -88,9 +89,10 @@ def take_turns(works, rounds, device):
 # ---------------------------------------------------------------- what is timed
 
 
-def make_trainer(precision, mode, device, *flags):
+def make_trainer(opts, precision, device, *flags):
     line = ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
-    args, _ = options.parse("Trainer", [*line, "--compile", mode])
+    line += ["--compile", opts.compile] + ["--cuda_graphs"] * opts.cuda_graphs
+    args, _ = options.parse("Trainer", line)
     picture = torch.zeros(2, 3, *SIZE)
     return Trainer(args, device, None, [(picture, picture)])
 
@@ -103,7 +105,7 @@ def make_plain(trainer, device):
 
 def time_training(opts, device, precision, batch, forced):
     """Frames trained per second, ours and the reference's (float32 always)."""
-    trainer = make_trainer(precision, opts.compile, device)
+    trainer = make_trainer(opts, precision, device)
     model, optim = make_plain(trainer, device)
     clips = [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
     works = {
@@ -116,7 +118,7 @@ def time_training(opts, device, precision, batch, forced):
 
 def time_rollout(opts, device, precision, clips):
     """Frames rolled out per second, both with weights that have just been drawn."""
-    trainer = make_trainer(precision, opts.compile, device)
+    trainer = make_trainer(opts, precision, device)
     torch.nn.init.zeros_(trainer.model.Generator[-1].weight)  # untrained nets would overflow
     model, _ = make_plain(trainer, device)
     model.eval()
@@ -148,7 +150,7 @@ def time_epoch(opts, device, precision, batch):
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder), opts.pictures)
         flags = ["--DR", folder, "--batch_size", str(batch)]
-        trainer = make_trainer(precision, opts.compile, device, *flags)
+        trainer = make_trainer(opts, precision, device, *flags)
         lab = LABS["pose"](trainer.args)
         first = seconds(lab.open_train, device)
         trainer.clips = lab.TrainClips(lab.open_train(), trainer.args, device)
@@ -202,11 +204,11 @@ ROWS = [  # clip length, batch, height
 ]  # fmt: skip
 
 
-def memory_of_one(row, device):
+def memory_of_one(opts, row, device):
     """GiB that two training steps need beyond what is there before them."""
     length, batch, height, recompute = row
     precision = choose_precision("auto", device)
-    trainer = make_trainer(precision, "off", device, *(["--recompute"] if recompute else []))
+    trainer = make_trainer(opts, precision, device, *["--recompute"] * recompute)
     clips = [torch.rand(batch, length, 3, height, 2 * height, device=device) for _ in range(2)]
     before = used(device)
     for _ in range(2):
@@ -260,7 +262,7 @@ def profile(opts):
     """The share of every kind of operation in a free-running and a teacher-forced step."""
     device = torch.device(opts.device)
     precision, batch = choose_precision("auto", device), opts.batches[0]
-    trainer = make_trainer(precision, opts.compile, device)
+    trainer = make_trainer(opts, precision, device)
     clips = [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
     print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
     numbers = {}
@@ -336,7 +338,7 @@ def bench(opts):
 def main():
     opts = parse_arguments()
     if opts.one:
-        print(memory_of_one(json.loads(opts.one), torch.device(opts.device)))
+        print(memory_of_one(opts, json.loads(opts.one), torch.device(opts.device)))
         return
     measure = memory_table if opts.memory else profile if opts.profile else bench
     numbers = measure(opts)

@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHORT, TINY, make_dataset, read_csv
+from conftest import ROOT, SHORT, TINY, make_dataset, read_csv, train_once
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from dataloader import DanceClips, Dataset_Dance
-from modules import device, models, options
+from modules import device, graphs, models, options
 from modules.models import noise_source, roll_out
 from modules.modules import Gaussian_Predictor
 from modules.options import UserError
@@ -188,6 +188,93 @@ def test_compile_says_what_it_needs(tmp_path, monkeypatch):
         make_trainer(tmp_path, "--compile", "default")
 
 
+# ---------------------------------------------------------------- CUDA graphs
+
+
+class Playback(graphs.Recorded):
+    """What a GPU does with a recording, on a CPU: it knows only the places in memory, and of all
+    else what it was at the recording."""
+
+    def __init__(self, function, owner):
+        super().__init__(function)
+        self.owner = owner
+
+    def record(self, inputs, settings):
+        places = [torch.full_like(x, float("nan")) for x in inputs]
+        results, then = [], dict(vars(self.owner))
+
+        def replay():
+            now = dict(vars(self.owner))
+            vars(self.owner).update({k: v for k, v in then.items() if isinstance(v, (int, float))})
+            values = self.function(*places, **settings)
+            vars(self.owner).update(now)
+            values = values if isinstance(values, tuple) else (values,)
+            results[:] = results or [torch.empty_like(value) for value in values]
+            for place, value in zip(results, values):
+                place.copy_(value)
+
+        return replay, places, results
+
+
+def test_recorded_steps_and_rollouts_are_those_that_are_not(tmp_path, monkeypatch):
+    flags = (
+        "--ema",
+        0.9,
+        "--num_epoch",
+        6,
+        "--kl_anneal_cycle",
+        1,
+        "--lr_schedule",
+        "cosine",
+        "--optim",
+        "AdamW",
+    )
+    plain, recorded = (make_trainer(tmp_path, *flags) for _ in range(2))
+    recorded.model.load_state_dict(plain.model.state_dict())
+    recorded.ema.load_state_dict(plain.ema.state_dict())
+    monkeypatch.setattr(graphs, "aside", lambda function, x, settings: function(*x, **settings))
+    recorded.device_step = Playback(recorded.step_on_device, recorded)
+    recorded.ema.predict_frame = Playback(recorded.ema.predict_frame, recorded.ema)
+    rng = torch.Generator().manual_seed(0)
+    for step in range(24):
+        batch = BATCH if step % 5 else 1
+        clips = [torch.rand(batch, LENGTH, 3, *SIZE, generator=rng) for _ in range(2)]
+        found = []
+        for trainer in (plain, recorded):
+            torch.manual_seed(step)
+            trainer.current_epoch = trainer.kl_annealing.current_epoch = step // 4
+            found.append(trainer.training_one_step(*clips, bool(step % 3)))
+        assert torch.equal(*found)
+    assert len(recorded.device_step.recordings) >= 2
+    assert_same_weights(plain.model, recorded.model)
+    assert_same_weights(plain.ema, recorded.ema)
+    poses, noise = torch.rand(1, 9, 3, *SIZE), models.noise_source("mean", 0, [0])
+    rolled = [models.roll_out(t.ema, poses[:, :1], poses, noise) for t in (plain, recorded)]
+    assert torch.equal(*rolled)
+    assert recorded.ema.predict_frame.recordings
+
+
+def assert_same_weights(a, b):
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("script", ["Trainer", "Tester"])
+def test_cuda_graphs_are_refused_without_a_gpu(call, tmp_path, script):
+    done = train_once(tmp_path)
+    flags = ["--DR", done.data, "--save_root", tmp_path / "other", "--cuda_graphs"]
+    flags += SHORT if script == "Trainer" else ["--ckpt_path", done.best, "--device", "cpu"]
+    found = call(script, *flags)
+    assert found.code == 1 and "--cuda_graphs" in found.err and "cpu" in found.err
+
+
+@pytest.mark.parametrize("flags", ["--compile default", "--optim SGD"])
+def test_cuda_graphs_say_what_they_do_not_go_with(tmp_path, flags):
+    args, _ = options.parse("Trainer", ["--DR", ".", "--save_root", ".", *SHORT, *flags.split()])
+    with pytest.raises(UserError, match=flags.split()[1]):
+        graphs.check_graphs(args, torch.device("cuda"), training=True)
+
+
 # ---------------------------------------------------------------- data that does not fit
 
 
@@ -282,6 +369,28 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
         trainer.training_one_step(*clips, forced)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("posterior", ["current", "previous"])
+def test_a_gpus_recorded_steps_are_those_that_are_not(tmp_path, posterior):
+    flags = ("--ema", 0.9, "--posterior", posterior, "--lr_schedule", "cosine", "--grad_clip", 0.1)
+    plain = make_trainer(tmp_path, *flags, device=GPU)
+    recorded = make_trainer(tmp_path, *flags, "--cuda_graphs", device=GPU)
+    recorded.model.load_state_dict(plain.model.state_dict())
+    recorded.ema.load_state_dict(plain.ema.state_dict())
+    for step in range(20):
+        clips = [torch.rand(BATCH, LENGTH, 3, *SIZE, device="cuda") for _ in range(2)]
+        found = []
+        for trainer in (plain, recorded):
+            trainer.current_epoch = trainer.kl_annealing.current_epoch = step // 4
+            trainer.model.train()
+            torch.manual_seed(step)
+            found.append(trainer.training_one_step(*clips, bool(step % 2)))
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+    poses, noise = torch.rand(1, 9, 3, *SIZE), models.noise_source("mean", 0, [0])
+    rolled = [models.roll_out(t.ema, poses[:, :1].cuda(), poses, noise) for t in (plain, recorded)]
+    torch.testing.assert_close(*rolled, rtol=1e-3, atol=1e-3)
 
 
 @needs_gpu

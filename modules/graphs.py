@@ -1,0 +1,77 @@
+"""CUDA graphs: many small operations recorded once, then launched as one (--cuda_graphs).
+
+A GPU that is fed small operations waits for the host, which takes longer to ask for one than the
+GPU takes to do it.
+"""
+
+import torch
+
+from .options import UserError
+
+WARM_UP = 3  # calls as they are, in which libraries choose and set up what a recording may not
+
+
+class Recorded:
+    """A function of tensors and settings -> a tensor or a tuple of them; recorded once for every
+    shape and setting, then replayed.
+
+    All else that it reads or writes must stay where it is, and it may never wait for the device.
+    """
+
+    def __init__(self, function):
+        self.function, self.calls, self.recordings = function, {}, {}
+
+    def __call__(self, *inputs, **settings):
+        key = (*(x.shape for x in inputs), *settings.items())
+        self.calls[key] = self.calls.get(key, 0) + 1
+        if self.calls[key] <= WARM_UP:
+            return aside(self.function, inputs, settings)
+        if key not in self.recordings:
+            self.recordings[key] = self.record(inputs, settings)
+        replay, places, results = self.recordings[key]
+        for place, x in zip(places, inputs):
+            place.copy_(x)
+        replay()
+        copies = [x.clone() for x in results]  # the next replay overwrites them
+        return tuple(copies) if len(copies) > 1 else copies[0]
+
+    def record(self, inputs, settings):
+        """-> what replays it, where its inputs go, and where its results are."""
+        graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
+        try:
+            with torch.cuda.graph(graph):
+                results = self.function(*places, **settings)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError(
+                f"--cuda_graphs could not record a step ({reason}); leave it out"
+            ) from None
+        return graph.replay, places, results if isinstance(results, tuple) else (results,)
+
+
+def aside(function, inputs, settings):
+    """Call it on a stream of its own, as what is to be recorded must be first."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results = function(*inputs, **settings)
+    torch.cuda.current_stream().wait_stream(stream)
+    return results
+
+
+def check_graphs(args, device, training):
+    """--cuda_graphs only where it can work."""
+    if device.type != "cuda":
+        raise UserError(f"--cuda_graphs needs a CUDA GPU, but the device is {device.type}")
+    if training and args.compile != "off":
+        raise UserError(
+            f"--cuda_graphs records the nets as they are: leave out --compile {args.compile}"
+        )
+    if training and args.optim not in ("Adam", "AdamW"):
+        raise UserError(f"--cuda_graphs records Adam's and AdamW's steps, not {args.optim}'s")
+
+
+def record_rollouts(model):
+    """Have a model's rollouts replay their step, where its state is one frame."""
+    if model.args.lab == "pose":
+        model.predict_frame = Recorded(model.predict_frame)
