@@ -3,7 +3,6 @@
 python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
-import contextlib
 import copy
 import json
 import time
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from modules import checkpoint as ckpt
 from modules import report, schedules
-from modules.device import choose_device, compile_nets, rng_states, set_rng_states
+from modules.device import choose_device, compile_nets
 from modules.files import move_aside, occupied, run_folder, write_atomically
 from modules.graphs import Recorded, check_graphs, record_rollouts
 from modules.labs import LABS
@@ -31,7 +30,6 @@ from modules.metrics import (
 from modules.models import VAE_Model, noise_source, roll_out
 from modules.optimizer import (
     average_if,
-    load_optimizer,
     make_optimizer,
     put_back_unless,
     set_lr,
@@ -40,6 +38,7 @@ from modules.optimizer import (
 )
 from modules.options import INF, UserError, parse, run
 from modules.report import COPIED
+from modules.resumable import Resumable, run_to_resume
 from modules.schedules import kl_annealing
 from modules.signals import listener
 from modules.trackers import open_trackers
@@ -51,7 +50,7 @@ VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
 
 
-class Trainer:
+class Trainer(Resumable):
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(self, args, device, train_set=None, val_set=None):
@@ -61,6 +60,8 @@ class Trainer:
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, args, device) if train_set else None
         self.model = lab.make_model(train_set).to(device)
+        if args.cuda_graphs:
+            check_graphs(args, device, training=True)
         self.optim = make_optimizer(self.model.parameters(), args)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
         self.cold = args.compile != "off"
@@ -75,7 +76,6 @@ class Trainer:
         self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
         self.device_step = self.step_on_device
         if args.cuda_graphs:
-            check_graphs(args, device, training=True)
             self.device_step = Recorded(self.step_on_device)
             record_rollouts(self.ema or self.model)
 
@@ -193,12 +193,16 @@ class Trainer:
     def give_up_if_stuck(self):
         """Stop after --max_skipped bad steps in a row; looked at once in so many steps."""
         most = self.args.max_skipped
-        if self.step % most == 0 and self.most_in_a_row >= most:
+        if self.step % most:
+            return
+        if self.most_in_a_row >= most:
             raise UserError(
-                f"{most} steps in a row had a loss or gradient that is not finite: lower --lr or "
-                f"--grad_clip, or set --kl_anneal_start above 0; none of them changed the weights, "
-                f"and the checkpoints in {self.folder} are good"
+                f"{most} steps in a row had a loss or gradient that is not finite; none of them "
+                f"changed the weights, and the checkpoints in {self.folder} are good. Go on from "
+                f"them in another run: --ckpt_path {self.folder / 'last.ckpt'} with another "
+                "--save_root, a lower --lr or --grad_clip, or a --kl_anneal_start above 0"
             )
+        self.most_in_a_row.zero_()
 
     def step_schedules(self):
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0
@@ -325,97 +329,6 @@ class Trainer:
         report.draw_curves(run_folder(self.folder / "plots"), self.history)
         self.drawn_at = time.perf_counter()
 
-    def save_checkpoints(self, val):
-        """last.ckpt always, best_score.ckpt when PSNR rises, epoch=N.ckpt every --per_save."""
-        best = (
-            val
-            and np.isfinite(val["psnr"])
-            and (self.best_score is None or val["psnr"] > self.best_score)
-        )
-        if best:
-            self.best_score = val["psnr"]
-        state, done = self.state(), self.current_epoch - 1
-        if best:
-            ckpt.save(self.folder / "best_score.ckpt", state)
-        if done % self.args.per_save == 0:
-            ckpt.save(self.folder / f"epoch={done}.ckpt", state)
-        ckpt.save(self.folder / "last.ckpt", state)
-        ckpt.prune(self.folder, self.args.keep)
-
-    def save_last(self):
-        ckpt.save(self.folder / "last.ckpt", self.state())
-
-    def state(self):
-        """All that a run is, as plain data. With EMA, `state_dict` is the averaged weights."""
-        state = {
-            "version": ckpt.VERSION,
-            "args": vars(self.args),
-            "last_epoch": self.current_epoch,
-            "state_dict": (self.ema or self.model).state_dict(),
-            "optimizer": self.optim.state_dict(),
-            "lr": schedules.lr_at(self.current_epoch, self.args),
-            "tfr": self.tfr,
-            "step": self.step,
-            "steps_done": self.steps_done,
-            "total": self.total.cpu(),
-            "skipped": [int(self.skipped_in_a_row), int(self.most_in_a_row)],
-            "rng": rng_states(self.device),
-            "best_score": self.best_score,
-            "history": self.history,
-        }
-        return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
-
-    def resume(self, path, state):
-        """Carry on from a checkpoint as if the run had never stopped."""
-        ckpt.check_run(state, path)
-        changed = ckpt.same_experiment(self.args, state["args"], path)
-        with ckpt.restoring(path):
-            self.restore(state, path)
-        place = f"epoch {self.current_epoch}"
-        place += f", after {self.steps_done} of its steps" if self.steps_done else ""
-        print(f"carrying on with {path} at {place}", *changed, sep="\n  changed: ")
-        if self.best_score is not None and not self.best_is_there():
-            print(f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next score counts")
-            self.best_score = None
-        if self.history:
-            self.write_metrics()
-
-    def restore(self, state, path):
-        """Set all that state() holds."""
-        ckpt.load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
-        if self.ema:
-            ckpt.load_weights(self.ema, state["state_dict"], path)
-        load_optimizer(self.optim, state["optimizer"])
-        self.current_epoch, self.step = state["last_epoch"], state["step"]
-        self.best_score, self.history = state["best_score"], state["history"]
-        self.kl_annealing = kl_annealing(self.args, self.current_epoch)
-        self.teacher_forcing_ratio_update()
-        if "rng" in state:  # version 1 stopped only between epochs
-            self.steps_done = state["steps_done"]
-            self.total.copy_(state["total"])
-            counts = torch.tensor(state["skipped"], dtype=torch.float32, device=self.device)
-            self.skipped_in_a_row, self.most_in_a_row = counts.unbind()
-            set_rng_states(state["rng"], self.device)
-
-    def best_is_there(self):
-        with contextlib.suppress(UserError, KeyError, TypeError):
-            return ckpt.load(self.folder / "best_score.ckpt")["best_score"] >= self.best_score
-        return False
-
-    def start_from(self, path):
-        """Start from the weights of --ckpt_path, and nothing else of it."""
-        checkpoint = ckpt.load(path)
-        ckpt.same_lab(self.args, checkpoint)
-        if not ckpt.is_ours(checkpoint):
-            print(ckpt.describe_template(path, checkpoint))
-        else:
-            ckpt.same_standardise(self.args, checkpoint, path)
-        if self.args.test and self.args.lab == "pose":
-            ckpt.choose_pose_norm(self.model, checkpoint)
-        ckpt.load_weights(self.model, checkpoint["state_dict"], path)
-        if self.ema:
-            self.ema.load_state_dict(self.model.state_dict())
-
     def finish(self):
         """Draw the curves and the best weights' rollout, and say where everything is."""
         self.draw_curves()
@@ -423,14 +336,14 @@ class Trainer:
             best = self.folder / "best_score.ckpt"
             ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
         self.report_validation()
+        if self.args.pretrain_epochs < self.args.num_epoch:  # else no posterior was trained
+            self.report_z()
 
     def report_validation(self):
         """Roll out the weights at hand, draw it, and say what it scores."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
         self.draw_validation(pred)
-        if self.args.pretrain_epochs < self.args.num_epoch:  # else no posterior was trained
-            self.report_z()
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
@@ -497,20 +410,6 @@ def train_or_validate(args, typed):
         write_atomically(folder / "args.json", lambda file: file.write(text))
         schedules.warn(args)
         trainer.training_stage()
-
-
-def run_to_resume(resume, folder):
-    """--resume -> (path, checkpoint) to carry on from, or None."""
-    if resume == "auto":
-        return ckpt.newest(folder)
-    if resume == "never":
-        return None
-    path = Path(resume)
-    if path.is_file():
-        return path, ckpt.load(path)
-    if found := ckpt.newest(path):
-        return found
-    raise UserError(f"--resume {path}: no checkpoint, and no run folder that holds last.ckpt")
 
 
 if __name__ == "__main__":
