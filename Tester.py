@@ -111,7 +111,8 @@ class Tester:
         if self.truth is None:
             print("no true frames given (--truth), so nothing is scored")
             return
-        clips = [self.lab.score_test(*x) for x in zip(predictions, self.truth, self.conditions)]
+        rollouts = zip(predictions, self.truth, self.conditions)
+        clips = [self.lab.score_test(*rollout, self.model) for rollout in rollouts]
         scores = {"clips": clips, "mean": score_clips(clips)}
         if self.args.lab == "pose":
             groups = competition_groups(clips)
@@ -202,8 +203,6 @@ COLUMNS = {  # printed heading -> key of a score
     "competition": "psnr_competition",
     "lowest": "psnr_min",
     "pose box": "psnr_pose_box",
-    "drift": "drift",
-    "since 30": "drift_since_frame_30",
     "repeated": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
@@ -218,6 +217,8 @@ def print_scores(scores):
         print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
     print(f"{gain:+.2f} dB over repeating the given frame")
+    if "drift" in scores["mean"]:
+        print_drift(lines | {"mean": scores["mean"]})
     for name, value in scores["mean"].get("psnr_competition_groups", {}).items():
         print(f"competition, {name}: {value:.3f}")
     for key in columns.values():
@@ -225,6 +226,16 @@ def print_scores(scores):
             print(f"  {AVERAGES[key]}")
     if "futures" in scores:
         print_futures(scores["futures"])
+
+
+def print_drift(clips):
+    print("drift (dB): the last 100 frames minus the first 100, and the last frame minus frame 30;")
+    print("one step: the same of frames that are each predicted from the true one before")
+    print(f"{'':<10}{'drift':>13}{'one step':>13}{'since 30':>13}{'PSNR one step':>15}")
+    for name, values in clips.items():
+        row = [values[key] for key in ("drift", "drift_one_step", "drift_since_frame_30")]
+        row = "".join(f"{value:>+13.3f}" for value in row)
+        print(f"{name:<10}{row}{values['psnr_one_step']:>15.3f}")
 
 
 def print_futures(futures):

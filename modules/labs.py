@@ -16,7 +16,7 @@ from dataloader import (
 
 from . import report
 from .metrics import channel_psnr, course_averages, drifts, frame_psnr, pose_box_psnr, score_clip
-from .models import VAE_Model
+from .models import VAE_Model, noise_source, one_step
 from .recurrent_model import RecurrentVAE
 
 
@@ -61,11 +61,17 @@ class PoseLab:
         """One clip's rollout (T, 3, H, W) against the truth."""
         return score_clip(pred, true)
 
-    def score_test(self, pred, true, poses):
+    def score_test(self, pred, true, poses, model):
         """What Tester adds: the course's averages, the dancer's own pixels, and drift."""
-        more = {"psnr_pose_box": pose_box_psnr(pred[1:], true[1:], poses[1:])}
-        more |= drifts(frame_psnr(pred, true)[1:])
-        return self.score(pred, true) | course_averages(pred, true) | more
+        noise = noise_source(self.args.z_source, self.args.seed, [0])
+        steps = frame_psnr(one_step(model, true, poses, noise), true[1:])
+        return (
+            self.score(pred, true)
+            | course_averages(pred, true)
+            | {"psnr_pose_box": pose_box_psnr(pred[1:], true[1:], poses[1:])}
+            | drifts(frame_psnr(pred, true)[1:])
+            | {"psnr_one_step": steps.mean().item(), "drift_one_step": drifts(steps)["drift"]}
+        )
 
     def rows(self, condition, pred, true=None):
         """{label: uint8 clip} of what is shown beside each other, from floats (T, 3, H, W)."""
@@ -119,7 +125,7 @@ class RobotLab:
         frames = slice(self.scored)
         return score_clip(pred[frames], true[frames], self.given, channel_psnr)
 
-    def score_test(self, pred, true, conditions):
+    def score_test(self, pred, true, conditions, model):
         return self.score(pred, true)
 
     def rows(self, condition, pred, true):

@@ -142,8 +142,6 @@ AVERAGES = {
     "psnr_2023_tester": "2023 tester: sum over frames 1..T-1, divided by T-2",
     "psnr_competition": "competition (2024 on): rounded to 0..255, frames 1..600",
     "psnr_pose_box": "pose box: inside the box of the pose, 2 pixels around it included",
-    "drift": "drift: the last 100 frames minus the first 100",
-    "drift_since_frame_30": "since 30: the last frame minus frame 30",
 }
 
 

@@ -219,6 +219,23 @@ def roll_out(model, given, conditions, noise, progress=iter):
     return out
 
 
+@torch.no_grad()
+def one_step(model, frames, poses, noise):
+    """Frames 1..T-1 of a clip (T, 3, H, W), each predicted from the true one before it, on the CPU.
+
+    No legal prediction: it says what a rollout loses by going on from its own.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    pieces = []
+    for before, pose in zip(frames[:-1].split(STEPS_AT_ONCE), poses[1:].split(STEPS_AT_ONCE)):
+        with model.autocast():
+            conditions = model.encode_conditions(pose[None].to(device), frames[:1].to(device))[0]
+        z = noise((len(before), model.args.N_dim, *model.feature_size))[0].to(device)
+        pieces.append(model.predict_frame(before.to(device), conditions, z)[0].cpu())
+    return torch.cat(pieces)
+
+
 def over_time(net, *inputs, at_once=None):
     """Apply a net to (B, T, ...) as to one batch of B*T, or to pieces `at_once` long of it."""
     pieces = zip(*(flat(x).split(at_once or len(x) * x.shape[1]) for x in inputs))

@@ -276,6 +276,25 @@ def test_scores_are_the_three_averages_under_their_names(run_test, trained):
         assert f"{mean:.3f}" in printed
 
 
+def test_drift_is_told_beside_that_of_single_steps_from_true_frames(run_test, trained):
+    folder, printed = run_test("--z_source", "mean")
+    found = scores_of(folder)["clips"]
+    model, clips = model_of(trained.best), dataloader.load_test_clips(trained.data, SIZE)
+    for i, clip in enumerate(found):
+        true, poses = torch.tensor(true_clip(trained.data, i)).float(), clips[i][1]
+        values = []
+        for t in range(1, len(true)):
+            given = true[None, t - 1 : t]
+            now = poses[None, [t, t]]  # a rollout of a single step
+            *_, step = model.rollout(given, now, noise_source("mean", 0, [0]))
+            values.append(psnr(step.numpy(), true[t : t + 1].numpy()).item())
+        half = max(len(values) // 2, 1)
+        drift = np.mean(values[-half:]) - np.mean(values[:half])
+        assert clip["psnr_one_step"] == pytest.approx(np.mean(values), abs=1e-3)
+        assert clip["drift_one_step"] == pytest.approx(drift, abs=2e-3)
+        assert f"{clip['drift']:+.3f}" in printed and f"{clip['drift_one_step']:+.3f}" in printed
+
+
 def write_truth_csv(path, data):
     rows = to_rows([true_clip(data, i) for i in (0, 1)])
     lines = [",".join(["id", *map(str, range(VALUES))])]
