@@ -16,6 +16,7 @@ from pathlib import Path
 SMALL = "--F_dim 24 --L_dim 8 --N_dim 4 --D_out_dim 40"  # a fifth of the course's width
 UNET = "--nets unet --F_dim 64 --L_dim 64 --N_dim 4 --D_out_dim 64"
 SHORT = "--batch_size 16 --train_vi_len 5"
+LONG = "--batch_size 4 --train_vi_len 16"  # nets that know no place must learn to keep a background
 PUBLIC = {
     "batch": "--batch_size 4",
     "lr": "--lr 1e-4 --lr_schedule cosine --lr_min 1e-6",
@@ -54,7 +55,7 @@ def public_with(*names):
 COMPARED = {
     "course's defaults": SMALL,
     "best public recipe": f"{SMALL} {join(PUBLIC)}",
-    "course's nets, trained better": f"{SMALL} {best_without(*NETS)}",
+    "course's nets, trained better": f"{SMALL} {best_without(*NETS, 'shifts', 'clips')} {LONG}",
     "best": join(MEANS),
 }
 ALONE = {
