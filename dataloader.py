@@ -21,6 +21,7 @@ from modules.device import fits
 from modules.options import UserError
 
 AHEAD = 2  # batches that are read ahead where they come from the disk
+SEEN = 0.1  # what differs so much from the still scene stands before it
 CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
 
 
@@ -233,10 +234,13 @@ class DanceClips(TrainClips):
         source = (torch.arange(width) - far[:, None]).to(self.device)  # (B, W)
         inside = ((source >= 0) & (source < width))[:, None, None, None]
         source = source.clamp(0, width - 1)[:, None, None, None]
-        return tuple(
-            still + inside * (x - still).gather(-1, source.expand_as(x))
-            for x, still in zip(clips, self.still)
-        )
+        moved = []
+        for x, still in zip(clips, self.still):
+            seen = ((x - still).abs().amax(dim=2, keepdim=True) / SEEN).clamp(max=1)
+            x, seen = (y.gather(-1, source.expand_as(y)) for y in (x, seen))
+            moved.append(torch.lerp(still.expand_as(x), x, inside * seen))
+        unmoved = (far == 0).to(self.device)[:, None, None, None, None]
+        return tuple(torch.where(unmoved, x, y) for x, y in zip(clips, moved))
 
     def clip_length(self, epoch):
         """--train_vi_len, or in the first --curriculum epochs what it has grown to."""

@@ -155,7 +155,7 @@ class VAE_Model(nn.Module):
         frame = self.Generator(self.Decoder_Fusion(*inputs)).float()
         if self.args.scene:
             drawn, mask = frame.split([3, 1], dim=1)
-            return self.scene + torch.sigmoid(mask + MASK_BIAS) * drawn
+            return torch.lerp(self.scene, drawn, torch.sigmoid(mask + MASK_BIAS))
         return torch.sigmoid(frame) if self.args.sigmoid else frame
 
     @property

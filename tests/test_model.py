@@ -89,7 +89,8 @@ def paint(model, features, pose, z):
         z = torch.cat([z, model.position_map[None].repeat(len(z), 1, 1, 1)], 1)
     out = model.Generator(model.Decoder_Fusion(features, pose, z))
     if model.args.scene:
-        return model.scene + out[:, :3] / (1 + torch.exp(1 - out[:, 3:]))
+        mask = 1 / (1 + torch.exp(1 - out[:, 3:]))
+        return (1 - mask) * model.scene + mask * out[:, :3]
     return 1 / (1 + torch.exp(-out)) if model.args.sigmoid else out
 
 
