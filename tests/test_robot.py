@@ -637,7 +637,7 @@ def test_a_run_writes_all_that_the_readme_names(train):
     kept = {"args.json", "metrics.csv", "val_frames.csv", "val.gif", "val_strip.png", "plots"}
     kept |= {"best_score.ckpt", "last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt"}
     assert {p.name for p in folder.iterdir()} == kept
-    plots = {*report.CURVES, "curves", "psnr_per_frame"}
+    plots = {*report.CURVES, "curves", "psnr_per_frame", "kl_per_dimension"}
     assert {p.name for p in (folder / "plots").iterdir()} == {f"{name}.png" for name in plots}
     assert all(is_picture(p) for p in [*folder.glob("plots/*.png"), folder / "val_strip.png"])
     args = json.loads((folder / "args.json").read_text())
