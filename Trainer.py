@@ -175,7 +175,7 @@ class Trainer(Resumable):
         return torch.where(good, torch.stack([loss, mse, kl, good.float()]), 0).detach()
 
     def objective(self, pred, true, mse, kl):
-        """What --loss says: the squared error, or twice a value's likelihood, and beta * KL."""
+        """Reconstruction, as --loss measures it, and beta * KL in the same unit."""
         if self.args.loss == "mse":
             return mse + self.beta * kl
         return calibrated_loss(pred, true) + self.beta * kl * 2 / true[0, 0].numel()
@@ -279,10 +279,9 @@ class Trainer(Resumable):
 
     def train_row(self):
         """What is written of an epoch's training: means over its steps, and its schedules."""
-        loss, mse, kl, done = (self.total / self.total[3].clamp_min(1)).tolist()[:3] + [
-            int(self.total[3])
-        ]
-        skipped = self.steps_done - done
+        done = self.total[3]
+        loss, mse, kl = (self.total[:3] / done.clamp_min(1)).tolist()
+        skipped = self.steps_done - int(done)
         if skipped:
             tqdm.write(
                 f"epoch {self.current_epoch}: {skipped} of {self.steps_done} steps skipped, "

@@ -26,7 +26,7 @@ def choose_device(args):
     if name == "mps" and not mps:
         raise UserError("--device mps: this torch does not offer it; use --device cpu")
     device = torch.device(name)
-    if getattr(args, "deterministic", False):
+    if args.deterministic:
         only_deterministic_operations()
     args.precision = choose_precision(args.precision, device)
     detail = (
