@@ -19,9 +19,9 @@ import torch
 from modules.cache import cached, cached_pictures, decode, unreadable
 from modules.device import fits
 from modules.options import UserError
+from modules.warp import Warp
 
 AHEAD = 2  # batches that are read ahead where they come from the disk
-SEEN = 0.1  # what differs so much from the still scene stands before it
 CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
 
 
@@ -201,9 +201,7 @@ class DanceClips(TrainClips):
     def __init__(self, dataset, args, device):
         super().__init__(dataset, args, device)
         self.takes = find_takes(dataset) if args.jump_start else None
-        if args.shift:  # what stands still: the empty scene, and the ground of the poses
-            splits = dataset.frames, dataset.conditions
-            self.still = [to_float(still_picture(x)).to(device) for x in splits]
+        self.warp = Warp(args.warp, dataset, device) if args.warp else None
 
     def clips_at(self, epoch):
         """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""
@@ -224,23 +222,7 @@ class DanceClips(TrainClips):
 
     def to_device(self, arrays):
         clips = super().to_device(arrays)
-        return self.move_dancers(clips) if self.args.shift else clips
-
-    def move_dancers(self, clips):
-        """Move the dancer of some clips sideways, frames and poses alike, before a still scene."""
-        batch, width = len(clips[0]), clips[0].shape[-1]
-        far = torch.randint(-(width // 4), width // 4 + 1, (batch,))
-        far = torch.where(torch.rand(batch) < self.args.shift, far, 0)
-        source = (torch.arange(width) - far[:, None]).to(self.device)  # (B, W)
-        inside = ((source >= 0) & (source < width))[:, None, None, None]
-        source = source.clamp(0, width - 1)[:, None, None, None]
-        moved = []
-        for x, still in zip(clips, self.still):
-            seen = ((x - still).abs().amax(dim=2, keepdim=True) / SEEN).clamp(max=1)
-            x, seen = (y.gather(-1, source.expand_as(y)) for y in (x, seen))
-            moved.append(torch.lerp(still.expand_as(x), x, inside * seen))
-        unmoved = (far == 0).to(self.device)[:, None, None, None, None]
-        return tuple(torch.where(unmoved, x, y) for x, y in zip(clips, moved))
+        return self.warp(*clips) if self.warp else clips
 
     def clip_length(self, epoch):
         """--train_vi_len, or in the first --curriculum epochs what it has grown to."""
@@ -255,12 +237,6 @@ class DanceClips(TrainClips):
         jumps &= ~np.isin(anywhere, self.dataset.bad)
         clips[:, 0] = np.where(jumps, anywhere, clips[:, 0])
         return clips
-
-
-def still_picture(pictures, enough=500):
-    """(N, H, W, 3) uint8 -> (H, W, 3) uint8: what stands still in most of them."""
-    some = pictures[:: -(-len(pictures) // enough)]
-    return torch.from_numpy(np.median(some, axis=0).round().astype(np.uint8))
 
 
 def find_takes(dataset):

@@ -9,8 +9,6 @@ from dataloader import (
     RobotClips,
     load_test_clips,
     load_truth,
-    still_picture,
-    to_float,
     truth_folder,
 )
 
@@ -18,6 +16,7 @@ from . import report
 from .metrics import channel_psnr, course_averages, drifts, frame_psnr, pose_box_psnr, score_clip
 from .models import VAE_Model, noise_source, one_step
 from .recurrent_model import RecurrentVAE
+from .warp import still_scene
 
 
 class PoseLab:
@@ -34,7 +33,7 @@ class PoseLab:
     def make_model(self, train_set=None):
         model = VAE_Model(self.args)
         if train_set and self.args.scene:
-            model.scene.data.copy_(to_float(still_picture(train_set.frames)))
+            model.scene.data.copy_(still_scene(train_set.frames, train_set.conditions))
         return model
 
     def open_train(self):

@@ -117,18 +117,27 @@ def drifts(psnr, ends=100):
     }
 
 
-def pose_box_psnr(pred, true, poses, margin=2):
-    """The mean PSNR inside the box of the pose (and `margin` around it), where a pose is to be
+def pose_box_psnr(pred, true, poses):
+    """The mean PSNR inside the box of the pose (and 2 pixels around it), where a pose is to be
     seen: a still background alone buys nothing here. Without any pose it is that of all pixels.
     """
-    background = poses.flatten(2).median(dim=2).values[..., None, None]
-    drawn = ((poses - background).abs() > 0.1).any(dim=1)  # (T, H, W)
-    scores = []
-    for p, t, mask in zip(pred, true, drawn):
-        if mask.any():
-            box = (..., span(mask.any(1), margin), span(mask.any(0), margin))
-            scores.append(frame_psnr(p[box], t[box]))
+    clips = zip(pred, true, pose_boxes(poses, margin=2))
+    scores = [frame_psnr(p[(..., *box)], t[(..., *box)]) for p, t, box in clips if box]
     return torch.stack(scores).mean().item() if scores else frame_psnr(pred, true).mean().item()
+
+
+def pose_boxes(poses, margin):
+    """Rows and columns (slices) of every pose (T, 3, H, W); None where nothing is drawn."""
+    drawn = ((poses - ground_of(poses)).abs() > 0.1).any(dim=1)  # (T, H, W)
+    return [
+        (span(mask.any(1), margin), span(mask.any(0), margin)) if mask.any() else None
+        for mask in drawn
+    ]
+
+
+def ground_of(poses):
+    """The colour (T, 3, 1, 1) that pose pictures are drawn on: most of their pixels show it."""
+    return poses.flatten(2).median(dim=2).values[..., None, None]
 
 
 def span(marked, margin):

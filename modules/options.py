@@ -257,8 +257,11 @@ def add_data_flags(parser):
     flag("shuffle", bool, False, "draw the training clips in a new order every epoch")
     text = "share of clips whose given frame is any frame of the same take, not the one before"
     flag("jump_start", share, 0.0, text, metavar="P")
-    text = "share of clips whose dancer is moved sideways, for one camera that does not move"
-    flag("shift", share, 0.0, text, metavar="P")
+    text = (
+        "share of clips whose dancer is moved, stretched, leaned and bent, his pose with him; for "
+        "one camera that does not move"
+    )
+    flag("warp", share, 0.0, text, metavar="P")
 
 
 def add_model_flags(parser):

@@ -30,7 +30,7 @@ MEANS = {
     "clips": SHORT,
     "order": "--shuffle --random_offset",
     "jump starts": "--jump_start 0.5",
-    "shifts": "--shift 0.4",
+    "warps": "--warp 0.5",
     "noise": "--feedback_noise 0.05",
     "forcing": "--tfr 0",
     "z": "--pretrain_epochs 100000 --z_source mean",
@@ -55,7 +55,7 @@ def public_with(*names):
 COMPARED = {
     "course's defaults": SMALL,
     "best public recipe": f"{SMALL} {join(PUBLIC)}",
-    "course's nets, trained better": f"{SMALL} {best_without(*NETS, 'shifts', 'clips')} {LONG}",
+    "course's nets, trained better": f"{SMALL} {best_without(*NETS, 'warps', 'clips')} {LONG}",
     "best": join(MEANS),
 }
 ALONE = {
@@ -69,7 +69,7 @@ LEFT_OUT = {
     "best - z": join(MEANS, z="--z_source mean --kl_anneal_type None"),
 } | {
     f"best - {name}": best_without(name)
-    for name in ("scene", "given frame", "order", "jump starts", "shifts", "noise", "average")
+    for name in ("scene", "given frame", "order", "jump starts", "warps", "noise", "average")
 }
 ARMS = COMPARED | ALONE | LEFT_OUT
 

@@ -19,6 +19,6 @@ fi
 # drawn from the prior throughout, its mean at test.
 python Trainer.py --DR "$DR" --save_root "$RUN" "${SIZE[@]}" \
     --nets unet --scene --first_frame --loss calibrated --batch_size 16 --train_vi_len 5 \
-    --shuffle --random_offset --jump_start 0.5 --shift 0.4 --feedback_noise 0.05 --tfr 0 \
+    --shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0 \
     --pretrain_epochs 100000 --z_source mean --optim AdamW --lr 0.002 --lr_schedule cosine \
     --warmup_epochs 1 --ema 0.995 "${@:2}"

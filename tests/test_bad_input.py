@@ -250,8 +250,8 @@ OUT_OF_RANGE = {
     "kl_anneal_cycle": [0], "train_vi_len": [0, 1], "val_vi_len": [1], "frame_H": [0, 10],
     "frame_W": [0, 10], "F_dim": [0, 7], "L_dim": [0, 1], "N_dim": [0, 3], "D_out_dim": [0, 7],
     "partial": [0, 1.01], "fast_partial": [0, 1.5], "tfr": [1.1], "tfr_d_step": [1.1],
-    "tfr_lower_bound": [1.1], "kl_anneal_ratio": [1.1], "jump_start": [1.1], "lr": [0],
-    "lr_gamma": [0, 1.1], "ema": [1, 1.5], "gpu": [2], "seed": [10**30],
+    "tfr_lower_bound": [1.1], "kl_anneal_ratio": [1.1], "jump_start": [1.1], "warp": [1.1, -0.1],
+    "lr": [0], "lr_gamma": [0, 1.1], "ema": [1, 1.5], "gpu": [2], "seed": [10**30],
 }  # fmt: skip
 CASES = [(flag, value) for flag, values in OUT_OF_RANGE.items() for value in values]
 

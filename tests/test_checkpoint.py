@@ -17,8 +17,8 @@ SETTINGS = {
     "map": "--position_map 2 --tfr 0",
     "ema": "--ema 0.9",
     "free running": "--tfr 0 --optim AdamW --sigmoid",
-    "all draws": "--shuffle --random_offset --jump_start 0.5 --feedback_noise 0.1 --tfr 0.5 "
-    "--tfr_coin batch --ema 0.5 --optim SGD",
+    "all draws": "--shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 "
+    "--tfr 0.5 --tfr_coin batch --ema 0.5 --optim SGD",
     "previous": "--posterior previous --tfr 0 --pretrain_epochs 2",
 }
 

@@ -31,8 +31,8 @@ QUICK = "--num_epoch 3 --batch_size 1 --precision float32 --lr_schedule constant
 POSE = [*SHORT, *QUICK.split()]  # three epochs of three steps, six frames of validation
 ROBOT = [*ROBOT, *"--num_epoch 3 --lr_schedule constant --per_save 1".split()]
 DRAWS = (
-    "--shuffle --random_offset --jump_start 0.5 --feedback_noise 0.1 --tfr 0.5 --tfr_coin batch "
-    "--ema 0.5"
+    "--shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 --tfr 0.5 "
+    "--tfr_coin batch --ema 0.5"
 )
 SETTINGS = {
     "plain": ("pose", ""),

@@ -14,7 +14,7 @@ from conftest import draw, make_dataset
 from PIL import Image
 
 import dataloader
-from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips, still_picture
+from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips
 from modules import cache, options
 from modules.options import UserError
 
@@ -396,60 +396,6 @@ def test_random_offset_stays_within_the_partial_share():
 def test_the_fast_start_lasts_exactly_its_epochs():
     clips = train_clips("--fast_train --fast_partial 0.5 --fast_train_epoch 3", calm_dataset(40))
     assert [len(clips.clips_at(epoch)) for epoch in range(6)] == [5, 5, 5, 10, 10, 10]
-
-
-def still_and_moving(count=300):
-    """Noise that stands still in two frames of three -> a stand-in data set, and what is still."""
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (count, 4, 8, 3), dtype=np.uint8)
-    frames[np.arange(count) % 3 > 0] = still = frames[0].copy()
-    numbers = np.arange(count)
-    return SimpleNamespace(frames=frames, conditions=frames, numbers=numbers, bad=[]), still
-
-
-def test_the_still_picture_is_what_most_frames_show():
-    dataset, still = still_and_moving(2001)
-    assert still_picture(dataset.frames).numpy().tolist() == still.tolist()
-
-
-def moved_by_hand(frame, still, far):
-    out = still.copy()
-    for y, x in np.ndindex(4, 8):
-        if far and 0 <= x + far < 8:
-            seen = min(abs(frame[:, y, x] - still[:, y, x]).max() / 0.1, 1)
-            out[:, y, x + far] = (1 - seen) * still[:, y, x + far] + seen * frame[:, y, x]
-    return out if far else frame
-
-
-def test_shifted_clips_move_what_is_not_still_by_up_to_a_quarter_of_the_width():
-    dataset, still = still_and_moving()
-    still = still.transpose(2, 0, 1) / np.float32(255)
-    plain, shifted = (train_clips(f"--shift {p} --batch_size 75", dataset) for p in (0, 1))
-    torch.manual_seed(0)
-    (before, _), (after, poses) = (next(c.fetch(c.batches(0))) for c in (plain, shifted))
-    assert torch.equal(after, poses)  # both are the same pictures here, so they move alike
-    found = set()
-    for clip, moved in zip(before.numpy(), after.numpy()):
-        fits = [
-            far
-            for far in range(-2, 3)
-            if all(
-                np.allclose(moved_by_hand(f, still, far), m, atol=1e-6) for f, m in zip(clip, moved)
-            )
-        ]
-        assert len(fits) == 1
-        found.update(fits)
-    assert found == {-2, -1, 0, 1, 2}
-
-
-def test_only_the_asked_share_of_clips_is_shifted():
-    dataset, _ = still_and_moving(4000)
-    clips = train_clips("--shift 0.25 --batch_size 1000", dataset)
-    plain = train_clips("--batch_size 1000", dataset)
-    torch.manual_seed(0)
-    (before, _), (after, _) = (next(c.fetch(c.batches(0))) for c in (plain, clips))
-    share = ((before - after).abs() > 1e-5).flatten(1).any(1).float().mean().item()
-    assert share == pytest.approx(0.25 * 4 / 5, abs=0.05)  # a fifth of the moves is by nothing
 
 
 def test_clips_grow_over_the_curriculum_and_still_cover_the_split():

@@ -62,7 +62,10 @@ def weights_of(folder):
     return {name: value.numpy().tobytes() for name, value in state.items()}
 
 
-RANDOM = "--shuffle --random_offset --jump_start .5 --feedback_noise .1 --tfr .5 --tfr_coin batch"
+RANDOM = (
+    "--shuffle --random_offset --jump_start .5 --warp .5 --feedback_noise .1 --tfr .5 "
+    "--tfr_coin batch"
+)
 
 
 @FREE_OF_PLOTS
