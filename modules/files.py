@@ -18,8 +18,8 @@ PICTURES = ["plots", "visualization"]
 WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "val*", *PICTURES]  # by a run
 
 
-def run_folder(path):
-    """Make the run folder, or say why it cannot be written to."""
+def run_folder(path, flag="--save_root"):
+    """Make the folder that a run, or a page, goes to, or say why it cannot be written to."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def run_folder(path):
         probe.touch()
         probe.unlink(missing_ok=True)  # another run may be at it too
     except OSError as error:
-        raise UserError(f"--save_root {folder} cannot be written to: {error.strerror}") from None
+        raise UserError(f"{flag} {folder} cannot be written to: {error.strerror}") from None
     return folder
 
 

@@ -1,0 +1,274 @@
+#!/usr/bin/env python
+"""Draw runs over one another: curves of every quantity, PSNR of every frame, a table, one page.
+
+    python scripts/compare.py runs/report_c              all runs in and below a folder
+    python scripts/compare.py runs/a runs/b --out pages/a_b
+
+Runs whose settings differ in nothing but the seed are one line: their mean, in a band of one
+standard deviation either side. Writes OUT/report.html, with all in it, and OUT/*.png.
+"""
+
+import argparse
+import base64
+import csv
+import html
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from modules.files import run_folder, write_atomically  # noqa: E402
+from modules.options import UserError, run  # noqa: E402
+from modules.report import COPIED, CURVES, plt, save_figure  # noqa: E402
+
+# Where a run is, and what it is computed on, is not what it is.
+PLACE = set(
+    """DR save_root cache_dir ckpt_path device gpu num_workers data_on resume per_save keep
+    val_every save_every_steps tensorboard wandb store_visualization preview test""".split()
+)
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
+img{max-width:100%}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}table{border-collapse:collapse}"""
+
+
+@dataclass
+class Run:
+    """What a run folder holds."""
+
+    folder: Path
+    settings: dict
+    epochs: list  # rows of metrics.csv
+    frames: list  # rows of val_frames.csv
+    scores: dict  # Tester's, if it was run
+
+
+# ---------------------------------------------------------------- reading
+
+
+def find_runs(paths):
+    """Every run in and below the paths, in the order of names; none that was moved aside."""
+    found = {file.parent for path in paths for file in path.rglob("metrics.csv")}
+    found = [folder for folder in sorted(found) if not folder.name.startswith("before-")]
+    if not found:
+        raise UserError(f"no run (metrics.csv) in or below {', '.join(map(str, paths))}")
+    return [read_run(folder) for folder in found]
+
+
+def read_run(folder):
+    epochs, frames = read_csv(folder / "metrics.csv"), read_csv(folder / "val_frames.csv")
+    scores = read_json(folder / "scores.json").get("mean", {})
+    return Run(folder, read_json(folder / "args.json"), epochs, frames, scores)
+
+
+def read_json(path):
+    """-> what the file holds; nothing, if it is not there."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def read_csv(path):
+    """-> a dict of numbers a row, None where a cell is empty; nothing, if the file is not there."""
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
+    except (TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+# ---------------------------------------------------------------- groups
+
+
+def group(runs):
+    """{name: runs}: those that have the same settings but for the seed go together."""
+    found = {}
+    for one in runs:
+        kept = {k: v for k, v in one.settings.items() if k not in PLACE | {"seed"}}
+        what = json.dumps(kept, sort_keys=True) if kept else str(one.folder)
+        found.setdefault(what, []).append(one)
+    return dict(zip(names(list(found.values())), found.values()))
+
+
+def names(groups):
+    """A name for every group: what its runs' path is below the folder that holds all groups."""
+    folders = [[run.folder.resolve() for run in runs] for runs in groups]
+    shared = [Path(os.path.commonpath(paths)) for paths in folders]
+    parents = [path.parent for paths in folders for path in paths]
+    home = Path(os.path.commonpath(parents)) if len(groups) > 1 else shared[0].parent
+    return [
+        str(path.relative_to(home))
+        if home in path.parents
+        else f"{paths[0].relative_to(home)} and {len(paths) - 1} more"  # side by side with others
+        for path, paths in zip(shared, folders)
+    ]
+
+
+def differences(groups):
+    """{name: the flags in which its settings differ from those of other groups}."""
+    settings = {name: runs[0].settings for name, runs in groups.items()}
+    keys = dict.fromkeys(key for each in settings.values() for key in each)
+    keys = [k for k in keys if k not in PLACE | {"seed"} and len(values_of(k, settings)) > 1]
+    return {
+        name: " ".join(f"--{k} {each[k]}" for k in keys if k in each)
+        for name, each in settings.items()
+    }
+
+
+def values_of(key, settings):
+    return {json.dumps(each.get(key)) for each in settings.values()}
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def mean_of_runs(tables, x, column):
+    """Rows of every run -> x, mean and standard deviation (None for one run) where all have it."""
+    tables = [{r[x]: r[column] for r in rows if r.get(column) is not None} for rows in tables]
+    places = sorted(set.intersection(*map(set, tables)))
+    values = np.array([[table[place] for place in places] for table in tables])
+    return places, values.mean(axis=0), values.std(axis=0, ddof=1) if len(tables) > 1 else None
+
+
+def draw_lines(axes, groups, rows_of, x, column):
+    """One line a group, in a band where it holds several runs."""
+    for name, runs in groups.items():
+        places, mean, spread = mean_of_runs([rows_of(run) for run in runs], x, column)
+        if not places:
+            continue
+        label = name if spread is None else f"{name} ({len(runs)} runs)"
+        marker = "." if len(places) < 30 else None
+        (line,) = axes.plot(places, mean, label=label, lw=1.2, marker=marker)
+        if spread is not None:
+            band = {"color": line.get_color(), "alpha": 0.2, "lw": 0}
+            axes.fill_between(places, mean - spread, mean + spread, **band)
+
+
+def draw_repeated(axes, groups, rows_of, x, column):
+    """What repeating the given frame scores, where it is the same for all runs."""
+    places, mean, spread = mean_of_runs(
+        [rows_of(run) for runs in groups.values() for run in runs], x, column
+    )
+    if places and (spread is None or spread.max() < 0.01):
+        axes.plot(places, mean, label=COPIED, color="0.6", ls="--", lw=1)
+
+
+def draw(path, title, unit, groups, rows_of, x, column, repeated=None):
+    """-> the picture's path, or None where no run has anything of it."""
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    draw_lines(axes, groups, rows_of, x, column)
+    if not axes.lines:
+        plt.close(figure)
+        return None
+    draw_repeated(axes, groups, rows_of, x, repeated)
+    axes.set(title=title, xlabel=x, ylabel=unit)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, framealpha=0.6)
+    save_figure(figure, path)
+    return path
+
+
+def draw_all(out, groups):
+    """-> the pictures that were drawn: every quantity by epoch, PSNR by frame."""
+    drawn = [
+        draw(out / f"{name}.png", title, unit, groups, attrgetter("epochs"), "epoch", *columns[::2])
+        for name, (title, unit, columns) in CURVES.items()
+    ]
+    path, title = out / "psnr_per_frame.png", "PSNR of every frame of the last validation"
+    drawn.append(draw(path, title, "dB", groups, attrgetter("frames"), "frame", "rollout", COPIED))
+    return [path for path in drawn if path]
+
+
+# ---------------------------------------------------------------- the table and the page
+
+
+def spread(values, digits=2):
+    """Mean, and standard deviation where there are several; a dash where there is nothing."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "-"
+    more = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{more}"
+
+
+def column(rows, name):
+    return [row[name] for row in rows if row.get(name) is not None] or [None]
+
+
+def table(groups):
+    """-> the head and a row of text for every group."""
+    head = ["run", "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"]
+    rows = []
+    for name, runs in groups.items():
+        psnr = [column(run.epochs, "val/psnr") for run in runs]
+        best = [max(values) if values[0] is not None else None for values in psnr]
+        scores = [[run.scores.get(key) for run in runs] for key in ("psnr", "drift")]
+        epochs = "-".join(sorted({str(len(run.epochs)) for run in runs}, key=int))
+        numbers = [spread(values) for values in (best, [values[-1] for values in psnr], *scores)]
+        rows.append([name, str(len(runs)), epochs, *numbers])
+    return head, rows
+
+
+def embed(path):
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></p>'
+
+
+def page(groups, head, rows, pictures):
+    """One html file that needs no other."""
+    flags = differences(groups)
+    strips = [
+        (name, run.folder / "val_strip.png", run.settings.get("seed"))
+        for name, runs in groups.items()
+        for run in runs
+        if (run.folder / "val_strip.png").exists()
+    ]
+    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    return "\n".join(
+        [
+            f"<!doctype html><meta charset=utf-8><title>Runs</title><style>{STYLE}</style>",
+            "<h1>Runs</h1><table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>",
+            *(f"<tr>{row}</tr>" for row in cells),
+            "</table><h2>What differs</h2><table>",
+            *(
+                f"<tr><td>{html.escape(name)}</td><td><code>{html.escape(text or 'nothing')}"
+                "</code></td></tr>"
+                for name, text in flags.items()
+            ),
+            "</table><h2>Curves</h2>",
+            *map(embed, pictures),
+            "<h2>The last validation</h2>" if strips else "",
+            *(f"<h3>{html.escape(name)}, seed {seed}</h3>{embed(p)}" for name, p, seed in strips),
+        ]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--out", default="compare", help="where pictures and page go (./compare)")
+    args = parser.parse_args()
+    groups = group(find_runs(args.runs))
+    out = run_folder(args.out, "--out")
+    pictures = draw_all(out, groups)
+    head, rows = table(groups)
+    text = page(groups, head, rows, pictures)
+    write_atomically(out / "report.html", lambda file: file.write(text.encode()))
+    for row in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(row)} |")
+    print(f"{out / 'report.html'} and {len(pictures)} pictures beside it")
+
+
+if __name__ == "__main__":
+    run(main)
