@@ -258,8 +258,8 @@ def add_data_flags(parser):
     text = "share of clips whose given frame is any frame of the same take, not the one before"
     flag("jump_start", share, 0.0, text, metavar="P")
     text = (
-        "share of clips whose dancer is moved, stretched, leaned and bent, his pose with him; for "
-        "one camera that does not move"
+        "share of clips whose dancer is moved, stretched and leaned, the pose with him; for one "
+        "camera that does not move"
     )
     flag("warp", share, 0.0, text, metavar="P")
 

@@ -1,4 +1,4 @@
-"""Dancers moved, stretched, leaned and bent before a still scene (--warp): poses never danced."""
+"""Dancers moved, stretched and leaned before a still scene (--warp): poses never danced."""
 
 import numpy as np
 import torch
@@ -11,8 +11,6 @@ HIDDEN = 3  # pixels around a pose's box in which its dancer may hide the scene
 MOVE = 0.5, 0.15  # the most a dancer is moved, in halves of the picture's width and height
 STRETCH = 0.2  # the most it is stretched or shrunk either way, as a logarithm
 LEAN = 0.1  # the most it leans, in pixels sideways for a pixel up, and up for a pixel sideways
-BEND = 0.02  # how far parts of it are usually bent, in heights of the picture
-BENDS = 4, 6  # how many parts, down and across the picture
 ENOUGH = 500  # frames tell what stands still
 
 
@@ -82,14 +80,12 @@ def draw_grids(dancers):
     size = torch.exp(STRETCH * around_zero(batch))  # x, y
     lean = LEAN * around_zero(batch) * torch.tensor([h / w, w / h])
     move = torch.tensor(MOVE) * around_zero(batch)
-    bends = F.interpolate(torch.randn(batch, 2, *BENDS), (h, w), mode="bicubic", align_corners=True)
-    bends = BEND * bends.movedim(1, -1) * torch.tensor([2 * h / w, 2])
 
     centre = centres(dancers)[..., None]
     matrix = (torch.diag_embed(1 / size) + torch.diag_embed(lean).flip(-1)).to(device)
     come_from = centre - matrix @ (centre + move[..., None].to(device))
     theta = torch.cat([matrix, come_from], dim=-1)
-    return F.affine_grid(theta, (batch, 1, h, w), align_corners=False) + bends.to(device)
+    return F.affine_grid(theta, (batch, 1, h, w), align_corners=False)
 
 
 def around_zero(batch):
