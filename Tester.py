@@ -18,6 +18,7 @@ from modules.labs import LABS
 from modules.metrics import AVERAGES, competition_groups, score_clips
 from modules.models import noise_source, roll_out
 from modules.options import MODEL_FLAGS, UserError, parse, peek, run
+from modules.pages import write_run_page
 
 # Flags of training are accepted for old command lines; beside the model's these count here.
 USED = MODEL_FLAGS | set(
@@ -187,6 +188,8 @@ class Tester:
         written = ["pred_seq*.gif", "strip*.png"]
         written += ["submission.csv"] if self.args.lab == "pose" else []
         written += ["scores.json", "psnr_per_frame.png"] if self.truth else []
+        written += ["report.html"]
+        write_run_page(self.folder)
         print(f"{len(predictions)} clips rolled out; written to {self.folder}:")
         print(f"  {', '.join(written)}")
 

@@ -37,6 +37,7 @@ from modules.optimizer import (
     step_if,
 )
 from modules.options import INF, UserError, parse, run
+from modules.pages import write_run_page
 from modules.report import COPIED
 from modules.resumable import Resumable, run_to_resume
 from modules.schedules import kl_annealing
@@ -334,21 +335,22 @@ class Trainer(Resumable):
         if self.best_score is not None:
             best = self.folder / "best_score.ckpt"
             ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
-        self.report_validation()
         if self.args.pretrain_epochs < self.args.num_epoch:  # else no posterior was trained
             self.report_z()
+        self.report_validation()
 
     def report_validation(self):
-        """Roll out the weights at hand, draw it, and say what it scores."""
+        """Roll out the weights at hand, draw it, and say what it scores and where all is."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
         self.draw_validation(pred)
+        write_run_page(self.folder)
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
             f"repeating the given frame scores {scores['psnr_given_frame_repeated']:.2f} dB\n"
-            f"run folder: {self.folder} (metrics.csv, plots/, val.gif, val_strip.png, *.ckpt)"
+            f"run folder: {self.folder} (report.html, plots/, val.gif, metrics.csv, *.ckpt)"
         )
 
     @torch.no_grad()

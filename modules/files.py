@@ -15,7 +15,7 @@ except ImportError:  # Windows: nobody looks whether another run is at the same 
 
 UNFINISHED = ".partial"
 PICTURES = ["plots", "visualization"]
-WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "val*", *PICTURES]  # by a run
+WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "report.html", "val*", *PICTURES]  # by a run
 
 
 def run_folder(path, flag="--save_root"):

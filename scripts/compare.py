@@ -9,46 +9,22 @@ standard deviation either side. Writes OUT/report.html, with all in it, and OUT/
 """
 
 import argparse
-import base64
-import csv
-import html
 import json
 import os
-import statistics
 import sys
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from modules.files import run_folder, write_atomically  # noqa: E402
+from modules import pages  # noqa: E402
+from modules.files import run_folder  # noqa: E402
 from modules.options import UserError, run  # noqa: E402
+from modules.pages import HEAD, PLACE, read_run, row_of  # noqa: E402
 from modules.report import COPIED, CURVES, plt, save_figure  # noqa: E402
 
-# Where a run is, and what it is computed on, is not what it is.
-PLACE = set(
-    """DR save_root cache_dir ckpt_path device gpu num_workers data_on resume per_save keep
-    val_every save_every_steps tensorboard wandb store_visualization preview test""".split()
-)
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
-img{max-width:100%}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}table{border-collapse:collapse}"""
-
-
-@dataclass
-class Run:
-    """What a run folder holds."""
-
-    folder: Path
-    settings: dict
-    epochs: list  # rows of metrics.csv
-    frames: list  # rows of val_frames.csv
-    scores: dict  # Tester's, if it was run
-
-
-# ---------------------------------------------------------------- reading
+# ---------------------------------------------------------------- groups
 
 
 def find_runs(paths):
@@ -58,35 +34,6 @@ def find_runs(paths):
     if not found:
         raise UserError(f"no run (metrics.csv) in or below {', '.join(map(str, paths))}")
     return [read_run(folder) for folder in found]
-
-
-def read_run(folder):
-    epochs, frames = read_csv(folder / "metrics.csv"), read_csv(folder / "val_frames.csv")
-    scores = read_json(folder / "scores.json").get("mean", {})
-    return Run(folder, read_json(folder / "args.json"), epochs, frames, scores)
-
-
-def read_json(path):
-    """-> what the file holds; nothing, if it is not there."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-def read_csv(path):
-    """-> a dict of numbers a row, None where a cell is empty; nothing, if the file is not there."""
-    if not path.exists():
-        return []
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
-    except (TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-# ---------------------------------------------------------------- groups
 
 
 def group(runs):
@@ -119,7 +66,7 @@ def differences(groups):
     keys = dict.fromkeys(key for each in settings.values() for key in each)
     keys = [k for k in keys if k not in PLACE | {"seed"} and len(values_of(k, settings)) > 1]
     return {
-        name: " ".join(f"--{k} {each[k]}" for k in keys if k in each)
+        name: pages.flags(each, [k for k in keys if each.get(k) not in (None, False)]) or "-"
         for name, each in settings.items()
     }
 
@@ -188,68 +135,16 @@ def draw_all(out, groups):
     return [path for path in drawn if path]
 
 
-# ---------------------------------------------------------------- the table and the page
+# ---------------------------------------------------------------- the page
 
 
-def spread(values, digits=2):
-    """Mean, and standard deviation where there are several; a dash where there is nothing."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return "-"
-    more = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{more}"
-
-
-def column(rows, name):
-    return [row[name] for row in rows if row.get(name) is not None] or [None]
-
-
-def table(groups):
-    """-> the head and a row of text for every group."""
-    head = ["run", "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"]
-    rows = []
+def strips(groups):
+    """Every run's last validation, as parts of the page."""
     for name, runs in groups.items():
-        psnr = [column(run.epochs, "val/psnr") for run in runs]
-        best = [max(values) if values[0] is not None else None for values in psnr]
-        scores = [[run.scores.get(key) for run in runs] for key in ("psnr", "drift")]
-        epochs = "-".join(sorted({str(len(run.epochs)) for run in runs}, key=int))
-        numbers = [spread(values) for values in (best, [values[-1] for values in psnr], *scores)]
-        rows.append([name, str(len(runs)), epochs, *numbers])
-    return head, rows
-
-
-def embed(path):
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></p>'
-
-
-def page(groups, head, rows, pictures):
-    """One html file that needs no other."""
-    flags = differences(groups)
-    strips = [
-        (name, run.folder / "val_strip.png", run.settings.get("seed"))
-        for name, runs in groups.items()
-        for run in runs
-        if (run.folder / "val_strip.png").exists()
-    ]
-    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return "\n".join(
-        [
-            f"<!doctype html><meta charset=utf-8><title>Runs</title><style>{STYLE}</style>",
-            "<h1>Runs</h1><table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>",
-            *(f"<tr>{row}</tr>" for row in cells),
-            "</table><h2>What differs</h2><table>",
-            *(
-                f"<tr><td>{html.escape(name)}</td><td><code>{html.escape(text or 'nothing')}"
-                "</code></td></tr>"
-                for name, text in flags.items()
-            ),
-            "</table><h2>Curves</h2>",
-            *map(embed, pictures),
-            "<h2>The last validation</h2>" if strips else "",
-            *(f"<h3>{html.escape(name)}, seed {seed}</h3>{embed(p)}" for name, p, seed in strips),
-        ]
-    )
+        for one in runs:
+            if (strip := one.folder / "val_strip.png").exists():
+                yield pages.heading(f"{name}, seed {one.settings.get('seed')}: the last validation")
+                yield pages.picture(strip)
 
 
 def main():
@@ -262,9 +157,16 @@ def main():
     groups = group(find_runs(args.runs))
     out = run_folder(args.out, "--out")
     pictures = draw_all(out, groups)
-    head, rows = table(groups)
-    text = page(groups, head, rows, pictures)
-    write_atomically(out / "report.html", lambda file: file.write(text.encode()))
+    head, rows = ["run", *HEAD], [[name, *row_of(runs)] for name, runs in groups.items()]
+    pages.write_page(
+        out / "report.html",
+        "Runs",
+        pages.table(rows, head),
+        pages.heading("What differs"),
+        pages.table(differences(groups).items()),
+        *map(pages.picture, pictures),
+        *strips(groups),
+    )
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
     print(f"{out / 'report.html'} and {len(pictures)} pictures beside it")

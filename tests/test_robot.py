@@ -635,7 +635,7 @@ def is_picture(path):
 def test_a_run_writes_all_that_the_readme_names(train):
     folder = train("run", 2, "--per_save 1")
     kept = {"args.json", "metrics.csv", "val_frames.csv", "val.gif", "val_strip.png", "plots"}
-    kept |= {"best_score.ckpt", "last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt"}
+    kept |= {"best_score.ckpt", "last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt", "report.html"}
     assert {p.name for p in folder.iterdir()} == kept
     plots = {*report.CURVES, "curves", "psnr_per_frame", "kl_per_dimension"}
     assert {p.name for p in (folder / "plots").iterdir()} == {f"{name}.png" for name in plots}

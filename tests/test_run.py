@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from base64 import b64decode
 
 import pytest
 import torch
@@ -31,6 +33,10 @@ def train(call, dataset, tmp_path):
     return run
 
 
+def pictures_on(page):
+    return {b64decode(data) for data in re.findall(r"base64,([^\"]+)", page.read_text())}
+
+
 def test_train_then_test(call, dataset, tmp_path):
     run = tmp_path / "run"
     done = call("Trainer", "--DR", dataset, "--save_root", run, "--num_epoch", 2, *SHORT)
@@ -38,10 +44,19 @@ def test_train_then_test(call, dataset, tmp_path):
     names = {p.name for p in run.iterdir()}
     assert {"args.json", "metrics.csv", "last.ckpt", "best_score.ckpt", "epoch=0.ckpt"} <= names
     assert {"val.gif", "val_strip.png", "val_frames.csv", "plots"} <= names
+    on_page = pictures_on(run / "report.html")
+    shown = {"plots/curves.png", "plots/psnr_per_frame.png", "val_strip.png"}
+    shown |= {"plots/kl_per_dimension.png"}
+    assert on_page == {(run / name).read_bytes() for name in shown}
     done = call("Tester", "--DR", dataset, "--save_root", run, "--ckpt", run / "best_score.ckpt")
     assert done.code == 0, done.err
     names = {p.name for p in run.iterdir()}
     assert {"pred_seq0.gif", "pred_seq1.gif", "submission.csv", "scores.json"} <= names
+    tested = {"strip0.png", "strip1.png", "psnr_per_frame.png"}
+    on_page |= {(run / name).read_bytes() for name in tested}
+    assert pictures_on(run / "report.html") == on_page
+    scores = json.loads((run / "scores.json").read_text())["mean"]
+    assert f"<td>{scores['psnr']:.2f}</td>" in (run / "report.html").read_text()
 
 
 # ---------------------------------------------------------------- the same again
