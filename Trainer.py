@@ -64,7 +64,7 @@ class Trainer(Resumable):
         if args.cuda_graphs:
             check_graphs(args, device, training=True)
         self.optim = make_optimizer(self.model.parameters(), args)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False) if args.ema else None
+        self.ema = self.copy_of_model() if args.ema else None
         self.cold = args.compile != "off"
         compile_nets(self.model, args.compile, device)
         self.kl_annealing = kl_annealing(args)
@@ -79,6 +79,10 @@ class Trainer(Resumable):
         if args.cuda_graphs:
             self.device_step = Recorded(self.step_on_device)
             record_rollouts(self.ema or self.model)
+
+    def copy_of_model(self):
+        """For the average of its weights; .to() lays an LSTM's out as cuDNN wants them."""
+        return copy.deepcopy(self.model).requires_grad_(False).to(self.device)
 
     # ------------------------------------------------------------ training
 

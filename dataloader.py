@@ -218,7 +218,7 @@ class DanceClips(TrainClips):
         if args.shuffle:
             rng.shuffle(starts)
         clips = sound(starts[:, None] + np.arange(length), self.dataset.bad)
-        return self.jump(clips, rng) if args.jump_start else clips
+        return self.jump(clips, usable, rng) if args.jump_start else clips
 
     def to_device(self, arrays):
         clips = super().to_device(arrays)
@@ -229,10 +229,10 @@ class DanceClips(TrainClips):
         longest, epochs = self.args.train_vi_len, self.args.curriculum
         return 2 + (longest - 2) * epoch // epochs if epoch < epochs else longest
 
-    def jump(self, clips, rng):
-        """Let some clips start from any frame of the take that their second frame is in."""
+    def jump(self, clips, usable, rng):
+        """Let some clips start from any usable frame of the take that their second frame is in."""
         first, last = self.takes[clips[:, 1]].T  # the take is frames first..last
-        anywhere = rng.integers(first, last + 1)
+        anywhere = rng.integers(first, np.minimum(last, usable - 1) + 1)
         jumps = rng.random(len(clips)) < self.args.jump_start
         jumps &= ~np.isin(anywhere, self.dataset.bad)
         clips[:, 0] = np.where(jumps, anywhere, clips[:, 0])

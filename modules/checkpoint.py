@@ -203,6 +203,8 @@ def adopt_settings(args, typed, checkpoint):
             )
     if args.lab == "robot" and (problem := wrong_lengths(args)):
         raise UserError(problem)
+    if args.lab == "pose" and args.scene and args.sigmoid:
+        raise UserError(f"{args.ckpt_path} was trained with --scene: leave out --sigmoid")
 
 
 def same_lab(args, checkpoint):
@@ -224,6 +226,8 @@ def same_standardise(args, checkpoint, path):
 
 def choose_pose_norm(model, checkpoint, wanted="auto"):
     """The template normalised every pose by itself, ours as learned -> True if by itself."""
+    if wanted == "image" and model.args.nets == "unet":
+        raise UserError("--pose_norm image: a U-Net's pose encoder normalises nothing")
     per_image = wanted == "image" or (wanted == "auto" and not is_ours(checkpoint))
     model.label_transformation.per_image = per_image
     return per_image

@@ -8,6 +8,8 @@ import torch
 
 from .options import UserError
 
+MANY_SHAPES = 256  # of what compiled nets are fed, one compilation each
+
 
 def choose_device(args):
     """--device and --gpu -> torch.device, said in one line. What is asked for must be there."""
@@ -26,6 +28,8 @@ def choose_device(args):
     if name == "mps" and not mps:
         raise UserError("--device mps: this torch does not offer it; use --device cpu")
     device = torch.device(name)
+    if device.index is not None:  # what names no GPU means this one
+        torch.cuda.set_device(device)
     if args.deterministic:
         only_deterministic_operations()
     args.precision = choose_precision(args.precision, device)
@@ -62,16 +66,18 @@ def compile_nets(model, mode, device):
     """--compile: replace the model's large nets by compiled ones; their weights stay theirs."""
     if mode == "off":
         return
-    if mode == "reduce-overhead" and device.type != "cuda":
-        raise UserError(f"--compile {mode} records CUDA graphs, but the device is {device.type}")
+    from torch._dynamo import config as dynamo  # slow to import
+
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "--compile needs a C++ compiler (g++) on the CPU; install one or leave it out"
         )
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         raise UserError("--compile needs triton on a GPU; pip install triton, or leave it out")
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+    setattr(dynamo, limit, MANY_SHAPES)  # the nets share code, so they would share a limit of 8
     for name in model.LARGE_NETS:
-        getattr(model, name).compile(dynamic=False, mode=None if mode == "default" else mode)
+        getattr(model, name).compile(dynamic=False)
 
 
 def rng_states(device):

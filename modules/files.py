@@ -16,6 +16,7 @@ except ImportError:  # Windows: nobody looks whether another run is at the same 
 UNFINISHED = ".partial"
 PICTURES = ["plots", "visualization"]
 WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "report.html", "val*", *PICTURES]  # by a run
+TESTED = "scores.json submission.csv psnr_per_frame.png strip*.png pred_seq*.gif seq*".split()
 
 
 def run_folder(path, flag="--save_root"):
@@ -70,7 +71,7 @@ def move_aside(folder):
         return None
     aside = next(p for i in itertools.count(1) if not (p := folder / f"before-{i}").exists())
     aside.mkdir()
-    for pattern in WRITTEN:
+    for pattern in [*WRITTEN, *TESTED]:
         for path in folder.glob(pattern):
             path.rename(aside / path.name)
     return aside

@@ -20,6 +20,7 @@ class Recorded:
 
     def __init__(self, function):
         self.function, self.calls, self.recordings = function, {}, {}
+        self.memory = None  # of all recordings: none reads what another left there
 
     def __call__(self, *inputs, **settings):
         key = (*(x.shape for x in inputs), *settings.items())
@@ -38,8 +39,9 @@ class Recorded:
     def record(self, inputs, settings):
         """-> what replays it, where its inputs go, and where its results are."""
         graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
-        try:
-            with torch.cuda.graph(graph):
+        self.memory = self.memory or torch.cuda.graph_pool_handle()
+        try:  # other threads may go on pinning what they read
+            with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
                 results = self.function(*places, **settings)
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:200]
@@ -67,6 +69,10 @@ def check_graphs(args, device, training):
         raise UserError(
             f"--cuda_graphs records the nets as they are: leave out --compile {args.compile}"
         )
+    if training and args.recompute:
+        raise UserError("--cuda_graphs cannot record what --recompute does; leave one of them out")
+    if args.lab == "robot" and not training:
+        raise UserError("--cuda_graphs records no rollout of the robot lab; leave it out")
     if training and args.optim not in ("Adam", "AdamW"):
         raise UserError(f"--cuda_graphs records Adam's and AdamW's steps, not {args.optim}'s")
 

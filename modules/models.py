@@ -93,6 +93,8 @@ class VAE_Model(nn.Module):
         untrained = min(self.args.push_forward, steps - 1)
         for t in range(steps):
             now = slice(t, t + 1)
+            if untrained and t == untrained:  # weights cast to bf16 without gradients so far
+                torch.clear_autocast_cache()
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
                 previous = self.per_frame(self.encode_previous, frame)
                 z, *posterior = (

@@ -210,8 +210,7 @@ def add_trainer_flags(parser):
     flag("store_visualization", bool, False, "keep a gif of every validation in visualization/")
     text = "where the training set is; auto: on the device if it fits in half of its free memory"
     flag("data_on", ("auto", "device", "disk"), "auto", text)
-    text = "torch.compile the nets; reduce-overhead: with CUDA graphs, on a GPU"
-    flag("compile", ("off", "default", "reduce-overhead"), "off", text)
+    flag("compile", ("off", "default"), "off", "default: torch.compile the nets")
     flag("preview", bool, False, "print and plot beta, tfr and lr of every epoch, then exit")
     flag("tensorboard", bool, False, "also log to TensorBoard (pip install tensorboard)")
     flag("wandb", bool, False, "also log to Weights & Biases (pip install wandb)")
@@ -321,9 +320,9 @@ def add_optimizer_flags(parser):
     flag = group(parser, "loss, optimizer and learning rate")
     flag("optim", OPTIMIZERS, "Adam", ", ".join(OPTIMIZERS), metavar="NAME")
     flag("lr", positive, 0.001, "learning rate", robot=0.002)
-    text = "momentum: the first beta of Adam and its kin"
     text = "mse, or calibrated: a Gaussian's likelihood with the best variance for every frame"
     flag("loss", ("mse", "calibrated"), "mse", text)
+    text = "momentum: the first beta of Adam and its kin"
     flag("beta1", number(float, 0, 0.9999), 0.9, text)
     courses = ("multistep", "cosine", "constant")
     flag("lr_schedule", courses, "multistep", "its course over the epochs", robot="constant")

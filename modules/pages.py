@@ -12,7 +12,11 @@ from .checkpoint import MAY_CHANGE
 from .files import write_atomically
 from .options import UserError, build_parser
 
-PLACE = MAY_CHANGE - {"num_epoch", "precision"}  # where a run is does not tell it from others
+PLACE = MAY_CHANGE - {
+    "num_epoch",
+    "precision",
+    "ckpt_path",
+}  # where a run is does not tell it from others
 SHOWN = "plots/curves.png val_strip.png plots/psnr_per_frame.png plots/kl_per_dimension.png".split()
 SHOWN += ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8))]  # these are Tester's
 HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
@@ -44,8 +48,8 @@ def read_run(folder):
 def read_json(path):
     """-> what the file holds; nothing, if it is not there."""
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
@@ -128,12 +132,12 @@ def write_run_page(folder):
     run = read_run(folder)
     default = build_parser("Trainer", run.settings.get("lab", "pose")).get_default
     changed = [k for k, v in run.settings.items() if k not in PLACE and v != default(k)]
-    command = f"python Trainer.py {flags(run.settings, changed)}"
+    command = "python Trainer.py --DR DATASET --save_root RUN " + flags(run.settings, changed)
     shown = [folder / name for name in SHOWN if (folder / name).exists()]
     write_page(
         folder / "report.html",
         "A run, and what became of it",
-        f"<p><code>{html.escape(command)}</code></p>" if changed else "",
+        f"<p><code>{html.escape(command)}</code></p>",
         table([row_of([run])[1:]], HEAD[1:]),
         *map(picture, shown),
     )

@@ -46,7 +46,7 @@ class Warp:
         chosen = (torch.rand(len(clips[0])) < self.share).nonzero()[:, 0]
         if not len(chosen):
             return clips
-        chosen = chosen.to(clips[0].device)
+        chosen = chosen.to(clips[0].device, non_blocking=True)
         grid = draw_grids(in_front(clips[0][chosen], self.still[0]))
         return tuple(
             x.index_copy(0, chosen, warp(x[chosen], still, grid))
@@ -76,15 +76,16 @@ def draw_grids(dancers):
 
     (B, H, W, 2), x and y in -1..1 as grid_sample has them. Dancers are warped around their centre.
     """
-    batch, (h, w), device = len(dancers), dancers.shape[-2:], dancers.device
+    batch, (h, w) = len(dancers), dancers.shape[-2:]
     size = torch.exp(STRETCH * around_zero(batch))  # x, y
     lean = LEAN * around_zero(batch) * torch.tensor([h / w, w / h])
     move = torch.tensor(MOVE) * around_zero(batch)
-
+    numbers = torch.diag_embed(1 / size) + torch.diag_embed(lean).flip(-1), move[..., None]
+    matrix, move = (
+        torch.cat(numbers, dim=-1).to(dancers.device, non_blocking=True).split([2, 1], dim=-1)
+    )
     centre = centres(dancers)[..., None]
-    matrix = (torch.diag_embed(1 / size) + torch.diag_embed(lean).flip(-1)).to(device)
-    come_from = centre - matrix @ (centre + move[..., None].to(device))
-    theta = torch.cat([matrix, come_from], dim=-1)
+    theta = torch.cat([matrix, centre - matrix @ (centre + move)], dim=-1)
     return F.affine_grid(theta, (batch, 1, h, w), align_corners=False)
 
 

@@ -2,16 +2,18 @@
 
 bash scripts/ablate.sh --DR DATASET [--steps 480] [--seeds 0 1 2] [--arms NAME ...]
 
-A step is 64 predicted frames (the course's defaults: 30, as published), whatever the arm. The last
-weights are scored, so no arm is chosen by its score. What is done already is not done again.
+A step is about 64 predicted frames (the course's defaults: 30, as published), whatever the arm. The
+last weights are scored, so no arm is chosen by its score. What is done already is not done again.
 """
 
 import argparse
-import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from modules.options import UserError, parse, run  # noqa: E402
+from modules.pages import PLACE, read_json, spread  # noqa: E402
 
 SMALL = "--F_dim 24 --L_dim 8 --N_dim 4 --D_out_dim 40"  # a fifth of the course's width
 UNET = "--nets unet --F_dim 64 --L_dim 64 --N_dim 4 --D_out_dim 64"
@@ -88,23 +90,30 @@ def epochs_for(steps, flags, frames):
 def run_arm(args, name, seed, frames):
     """-> what Tester says of the arm's last weights, averaged over the test clips."""
     folder = args.runs / name.replace(" ", "_").replace("'", "") / f"seed{seed}"
+    flags, data = ARMS[name], ["--DR", str(args.DR), "--save_root", str(folder)]
+    flags += f" --seed {seed} --num_epoch {epochs_for(args.steps, flags, frames)}"
     if not (folder / "scores.json").exists():
-        flags, data = ARMS[name], ["--DR", str(args.DR), "--save_root", str(folder)]
-        flags += f" --seed {seed} --num_epoch {epochs_for(args.steps, flags, frames)}"
         call("Trainer.py", *data, *flags.split(), "--val_every", "1000000")
         call("Tester.py", *data, "--ckpt_path", str(folder / "last.ckpt"), "--no_sanity")
-    return json.loads((folder / "scores.json").read_text())["mean"]
+    same_run(folder, vars(parse("Trainer", [*data, *flags.split()])[0]))
+    return read_json(folder / "scores.json")["mean"]
+
+
+def same_run(folder, wanted):
+    """Refuse the scores of other data, other steps or another arm."""
+    stored = read_json(folder / "args.json")
+    for flag in (wanted.keys() - PLACE - {"precision"}) | {"DR"}:
+        if stored.get(flag) != wanted[flag]:
+            raise UserError(
+                f"{folder} was trained with --{flag} {stored.get(flag)}, now it is "
+                f"{wanted[flag]}: remove it, or give another folder with --runs"
+            )
 
 
 def call(script, *flags):
     done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"error: {script} {' '.join(flags)}\n{done.stderr}")
-
-
-def spread(values):
-    text = f"{statistics.mean(values):.2f}"
-    return text + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+        raise UserError(f"{script} {' '.join(flags)}\n{done.stderr}")
 
 
 def main():
@@ -118,6 +127,8 @@ def main():
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="NAME")
     args = parser.parse_args()
     frames = len(list(args.DR.glob("**/train_img/*.png")))
+    if not frames:
+        raise UserError(f"--DR {args.DR} holds no **/train_img/*.png")
     print("| arm | PSNR, 630 steps | pose box | drift |\n|---|---|---|---|", flush=True)
     for name in args.arms:
         scores = [run_arm(args, name, seed, frames) for seed in args.seeds]
@@ -126,4 +137,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -52,11 +52,14 @@ def parse_arguments():
     add("--memory", action="store_true", help="measure peak memory instead of time")
     add("--profile", action="store_true", help="break a training step down instead")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in a fresh process
-    modes = ("off", "default", "reduce-overhead")
-    add("--compile", choices=modes, default="off", help="Trainer.py's --compile")
+    add("--compile", choices=("off", "default"), default="off", help="Trainer.py's --compile")
     add("--cuda_graphs", action="store_true", help="Trainer.py's --cuda_graphs")
     add("--out", default="bench.json", help="where the numbers are kept")
-    return parser.parse_args()
+    opts = parser.parse_args()
+    if opts.device.startswith("cuda") and not cuda:
+        parser.error(f"--device {opts.device}: torch finds no CUDA GPU")
+    torch.backends.cuda.matmul.allow_tf32 = True  # as a GPU's convolutions do: it is their peak
+    return opts
 
 
 # ---------------------------------------------------------------- taking turns
@@ -234,6 +237,7 @@ def memory_table(opts):
         for recompute in (False, True):
             row = json.dumps([length, batch, height, recompute])
             command = [sys.executable, __file__, "--device", opts.device, "--one", row]
+            command += ["--compile", opts.compile]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             peak.append(float(done.stdout.splitlines()[-1]))
         size = f"{height}x{2 * height}"

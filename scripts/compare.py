@@ -54,7 +54,7 @@ def names(groups):
     home = Path(os.path.commonpath(parents)) if len(groups) > 1 else shared[0].parent
     return [
         str(path.relative_to(home))
-        if home in path.parents
+        if home in path.parents and shared.count(path) == 1
         else f"{paths[0].relative_to(home)} and {len(paths) - 1} more"  # side by side with others
         for path, paths in zip(shared, folders)
     ]
@@ -66,7 +66,10 @@ def differences(groups):
     keys = dict.fromkeys(key for each in settings.values() for key in each)
     keys = [k for k in keys if k not in PLACE | {"seed"} and len(values_of(k, settings)) > 1]
     return {
-        name: pages.flags(each, [k for k in keys if each.get(k) not in (None, False)]) or "-"
+        name: pages.flags(
+            each, [k for k in keys if each.get(k) is not None and each[k] is not False]
+        )
+        or "-"
         for name, each in settings.items()
     }
 

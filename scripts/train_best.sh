@@ -14,9 +14,9 @@ else
 fi
 
 # No teacher forcing. Short shuffled clips, half of which start from a far-away frame, so that the
-# net must uncover background. A still scene is learned once, and the net draws before it; some
-# dancers are moved sideways. Every frame's error counts by its logarithm, as PSNR counts it. z is
-# drawn from the prior throughout, its mean at test.
+# net must uncover background. A still scene is learned once, and the net draws before it; half of
+# the dancers are moved, stretched and leaned. Every frame's error counts by its logarithm, as PSNR
+# counts it. z is drawn from the prior throughout, its mean at test.
 python Trainer.py --DR "$DR" --save_root "$RUN" "${SIZE[@]}" \
     --nets unet --scene --first_frame --loss calibrated --batch_size 16 --train_vi_len 5 \
     --shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0 \

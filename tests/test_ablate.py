@@ -65,3 +65,32 @@ def test_an_arm_is_trained_tested_and_not_done_twice(dataset, tmp_path):
     scores = json.loads((tmp_path / "best/seed3/scores.json").read_text())["mean"]
     assert f"| best | {scores['psnr']:.2f} | {scores['psnr_pose_box']:.2f} |" in tables[0]
     assert tables[0] == tables[1] and written[0] == written[1]
+
+
+def ablate_with(*flags):
+    command = [sys.executable, ROOT / "scripts/ablate.py", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_scores_of_another_run_are_refused(dataset, tmp_path):
+    folder = tmp_path / "best" / "seed0"
+    folder.mkdir(parents=True)
+    flags = f"{ablate.ARMS['best']} --seed 0".split()
+    line = ["--DR", str(dataset), "--save_root", str(folder), *flags, "--num_epoch", "5"]
+    args = vars(options.parse("Trainer", line)[0])
+    (folder / "args.json").write_text(json.dumps(args))
+    scores = {"psnr": 30.0, "psnr_pose_box": 20.0, "drift": 1.0}
+    (folder / "scores.json").write_text(json.dumps({"mean": scores}))
+    same = ["--DR", dataset, "--runs", tmp_path, "--seeds", 0, "--arms", "best"]
+    done = ablate_with(*same, "--steps", 5)  # 16 frames, a step an epoch
+    assert "| best | 30.00 | 20.00 | 1.00 |" in done.stdout, done.stderr
+    done = ablate_with(*same, "--steps", 7)
+    assert done.returncode == 1 and "--num_epoch 5, now it is 7" in done.stderr
+    (folder / "args.json").write_text(json.dumps(args | {"warp": 0.1}))
+    done = ablate_with(*same, "--steps", 5)
+    assert done.returncode == 1 and "--warp 0.1, now it is 0.5" in done.stderr
+
+
+def test_no_data_no_ablation(tmp_path):
+    done = ablate_with("--DR", tmp_path, "--runs", tmp_path / "runs")
+    assert done.returncode == 1 and done.stderr.startswith(f"error: --DR {tmp_path}")

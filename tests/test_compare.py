@@ -75,6 +75,27 @@ def test_groups_are_named_by_their_folders(tmp_path):
     }
 
 
+def test_groups_in_one_folder_are_all_there(tmp_path):
+    for tfr in (0.0, 0.5):
+        for seed in (0, 1):
+            write_run(tmp_path / f"sweep/tfr{tfr}_{seed}", [20 + tfr], seed=seed, tfr=tfr)
+    write_run(tmp_path / "base", [20], seed=0, tfr=1.0)
+    groups = compare.group(compare.find_runs([tmp_path]))
+    assert {name: len(members) for name, members in groups.items()} == {
+        "base": 1,
+        "sweep/tfr0.0_0 and 1 more": 2,
+        "sweep/tfr0.5_0 and 1 more": 2,
+    }
+    assert list(compare.differences(groups).values()) == ["--tfr 1.0", "--tfr 0.0", "--tfr 0.5"]
+
+
+def test_a_run_that_began_with_trained_weights_is_another(tmp_path):
+    for name, path in (("fresh", None), ("tuned", "a.ckpt")):
+        write_run(tmp_path / name, [20], seed=0, ckpt_path=path, lr=0.1)
+    groups = compare.group(compare.find_runs([tmp_path]))
+    assert compare.differences(groups) == {"fresh": "-", "tuned": "--ckpt_path a.ckpt"}
+
+
 def test_a_run_that_was_moved_aside_is_left_out(runs):
     (runs / "none" / "before-1").mkdir()
     (runs / "none" / "metrics.csv").rename(runs / "none" / "before-1" / "metrics.csv")
@@ -151,6 +172,13 @@ def test_damaged_numbers_are_named(runs, tmp_path, rows):
     done = call(runs, "--out", tmp_path / "page")
     damaged = done.returncode == 1 and "metrics.csv is damaged" in done.stderr
     assert damaged and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", "3"])
+def test_damaged_settings_are_named(runs, tmp_path, text):
+    (runs / "none" / "args.json").write_text(text)
+    done = call(runs, "--out", tmp_path / "page")
+    assert done.returncode == 1 and "args.json is damaged" in done.stderr
 
 
 @pytest.mark.parametrize("flags", [["nowhere"], ["."]])

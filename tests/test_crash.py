@@ -791,6 +791,8 @@ def test_resume_of_what_is_no_run_is_refused(line, call, half, tmp_path, fault):
 
 
 def test_resume_never_reads_all_before_it_moves_the_run_aside(line, call, half, tmp_path):
+    for name in ("scores.json", "strip0.png", "pred_seq0.gif"):  # as Tester leaves them
+        (half / name).write_bytes(b"of the first run")
     kept = contents(half)
     done = call(*line("plain", half, "--resume", "never", "--ckpt_path", half / "nothing.ckpt"))
     assert_ended(done, 1)

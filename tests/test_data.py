@@ -393,6 +393,13 @@ def test_random_offset_stays_within_the_partial_share():
     assert all(clips.clips_at(epoch).max() < 20 for epoch in range(20))
 
 
+@pytest.mark.parametrize("share", ["--partial 0.25", "--fast_train --fast_partial 0.25"])
+def test_jumps_stay_within_the_share_of_frames_that_is_used(share):
+    clips = train_clips(f"--jump_start 1 {share}", calm_dataset(200))
+    starts = np.concatenate([clips.clips_at(epoch)[:, 0] for epoch in range(5)])
+    assert starts.max() < 50 and len(set(starts.tolist())) > 20
+
+
 def test_the_fast_start_lasts_exactly_its_epochs():
     clips = train_clips("--fast_train --fast_partial 0.5 --fast_train_epoch 3", calm_dataset(40))
     assert [len(clips.clips_at(epoch)) for epoch in range(6)] == [5, 5, 5, 10, 10, 10]

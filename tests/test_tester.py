@@ -472,6 +472,17 @@ def test_our_files_use_learned_statistics_unless_told_otherwise(run_test, spied)
     assert [model.label_transformation.per_image for model in spied] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("nets", "flags"), [("--nets unet", "--pose_norm image"), ("--scene", "--sigmoid")]
+)
+def test_what_a_checkpoint_leaves_no_room_for_is_refused(call, trained, tmp_path, nets, flags):
+    places = "--DR", trained.data, "--save_root", tmp_path / "run"
+    done = call("Trainer", *places, *SHORT, "--num_epoch", 1, *nets.split())
+    assert done.code == 0, done.err
+    done = call("Tester", *places, "--ckpt_path", tmp_path / "run/last.ckpt", *flags.split())
+    assert done.code == 1 and flags in done.err
+
+
 def test_a_bare_state_dict_is_read_like_a_template_file(run_test, template, tmp_path):
     torch.save(template.weights, tmp_path / "bare.ckpt")
     whole = read_submission(run_test(*PICTURE, ckpt=template.path, name="a")[0])[1]
