@@ -25,7 +25,6 @@ USED = MODEL_FLAGS | set(
     """lab DR save_root ckpt_path batch_size device gpu precision num_workers test make_gif
     no_sanity truth pose_norm val_vi_len cache_dir n_samples cuda_graphs deterministic""".split()
 )
-TOGETHER = 64  # clips that are rolled out together, unless --batch_size is typed
 MANY = 8  # of more clips than this, plot and table show only the mean
 
 
@@ -50,7 +49,6 @@ class Tester:
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
         if args.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {args.n_samples} scores futures: it needs --truth")
-        self.batch_size = args.batch_size if "batch_size" in typed else TOGETHER
 
     def describe(self, checkpoint):
         source, details = "ours" if ckpt.is_ours(checkpoint) else "from the course", ""
@@ -63,8 +61,9 @@ class Tester:
     def rollout(self, sample=0):
         """-> one (T, 3, H, W) per test clip. Clips run together, short ones are padded."""
         predictions = []
-        for first in range(0, len(self.given), self.batch_size):
-            numbers = range(first, min(first + self.batch_size, len(self.given)))
+        together = self.args.batch_size
+        for first in range(0, len(self.given), together):
+            numbers = range(first, min(first + together, len(self.given)))
             longest = max(len(self.conditions[i]) for i in numbers)
             conditions = torch.stack([pad(self.conditions[i], longest) for i in numbers])
             given = torch.stack([self.given[i] for i in numbers]).to(self.device)
@@ -188,6 +187,7 @@ class Tester:
         written = ["pred_seq*.gif", "strip*.png"]
         written += ["submission.csv"] if self.args.lab == "pose" else []
         written += ["scores.json", "psnr_per_frame.png"] if self.truth else []
+        written += ["seq*/*.gif"] if getattr(self.args, "make_gif", False) else []
         written += ["report.html"]
         write_run_page(self.folder)
         print(f"{len(predictions)} clips rolled out; written to {self.folder}:")

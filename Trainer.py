@@ -89,6 +89,8 @@ class Trainer(Resumable):
     def training_stage(self):
         """Train up to num_epoch. After every epoch the run folder is complete."""
         self.trackers = open_trackers(self.args)
+        if self.current_epoch >= self.args.num_epoch:
+            print(f"nothing is left to train: --num_epoch {self.args.num_epoch} is reached")
         with listener.patiently():  # a signal waits for the step at hand: stop_if_asked
             while self.current_epoch < self.args.num_epoch:
                 self.train_one_epoch()
@@ -201,11 +203,16 @@ class Trainer(Resumable):
         if self.step % most:
             return
         if self.most_in_a_row >= most:
+            last, start = self.folder / "last.ckpt", "Start afresh with"
+            if last.exists():
+                start = (
+                    f"The checkpoints in {self.folder} are good. Go on from them in another run: "
+                    f"--ckpt_path {last} with another --save_root,"
+                )
             raise UserError(
                 f"{most} steps in a row had a loss or gradient that is not finite; none of them "
-                f"changed the weights, and the checkpoints in {self.folder} are good. Go on from "
-                f"them in another run: --ckpt_path {self.folder / 'last.ckpt'} with another "
-                "--save_root, a lower --lr or --grad_clip, or a --kl_anneal_start above 0"
+                f"changed the weights. {start} a lower --lr or --grad_clip, or a "
+                "--kl_anneal_start above 0"
             )
         self.most_in_a_row.zero_()
 
@@ -342,19 +349,20 @@ class Trainer(Resumable):
         if self.args.pretrain_epochs < self.args.num_epoch:  # else no posterior was trained
             self.report_z()
         self.report_validation()
+        write_run_page(self.folder)
+        print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
     def report_validation(self):
-        """Roll out the weights at hand, draw it, and say what it scores and where all is."""
+        """Roll out the weights at hand, draw it, and say what it scores."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
         self.draw_validation(pred)
-        write_run_page(self.folder)
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
             f"repeating the given frame scores {scores['psnr_given_frame_repeated']:.2f} dB\n"
-            f"run folder: {self.folder} (report.html, plots/, val.gif, metrics.csv, *.ckpt)"
+            f"drawn: {self.folder / 'val.gif'}, val_strip.png, plots/psnr_per_frame.png"
         )
 
     @torch.no_grad()
@@ -407,6 +415,8 @@ def train_or_validate(args, typed):
     with occupied(folder):
         if found := run_to_resume(args.resume, folder):
             trainer.resume(*found)
+            if args.ckpt_path:
+                print("note: --ckpt_path is not used: its weights are where a fresh run starts")
         elif args.ckpt_path:
             trainer.start_from(args.ckpt_path)
         if args.resume == "never" and (aside := move_aside(folder)):

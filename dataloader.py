@@ -208,7 +208,8 @@ class DanceClips(TrainClips):
         args, rng = self.args, np.random.default_rng([self.args.seed, epoch])
         fast = args.fast_train and epoch < args.fast_train_epoch
         length = self.clip_length(epoch)
-        usable = int(len(self.frames) * (args.fast_partial if fast else args.partial))
+        share = min(args.partial, args.fast_partial) if fast else args.partial
+        usable = int(len(self.frames) * share)
         if usable < length:
             raise UserError(
                 f"--fast_partial {args.fast_partial} leaves {usable} frames, a clip has {length}"

@@ -28,10 +28,10 @@ TEMPLATE = set(
 # What nets and rollouts need: kept in every checkpoint, so that Tester.py needs none repeated.
 SIZES = set(
     """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers
-    predictor_rnn_layers learned_prior nets scene first_frame""".split()
+    predictor_rnn_layers learned_prior nets scene first_frame posterior""".split()
 )
 MODEL_FLAGS = SIZES | set(
-    """frame_H frame_W sigmoid posterior position_map feedback_clamp z_source seed
+    """frame_H frame_W sigmoid position_map feedback_clamp z_source seed
     n_past n_future n_eval last_frame_skip condition""".split()
 )
 
@@ -85,6 +85,9 @@ class LabParser(argparse.ArgumentParser):
         matches = list({m[0]: m for m in found}.values())  # two names of one flag are one match
         template = [m for m in matches if m[0].dest in TEMPLATE]
         return template if len(matches) > 1 and len(template) == 1 else matches
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
     def refuse(self, unknown):
         """Say what is wrong with arguments that no flag of this lab takes."""
@@ -141,11 +144,13 @@ def device_name(text):
     return text
 
 
-def group(parser, title):
+def group(parser, title, of_training=False):
     """-> flag(name, kind, default, help): kind is bool, a tuple of choices, or parses the text.
 
     `robot` is its default, and `known_as` another name of it, in the robot lab.
     """
+    if of_training and parser.script == "Tester":
+        title += " (of training: accepted, but they change nothing here)"
     add = parser.add_argument_group(title).add_argument
 
     def flag(name, kind, default, text, robot=None, known_as=None, **more):
@@ -173,9 +178,12 @@ def add_run_flags(parser, training):
     use = "checkpoint whose weights to start from" if training else "checkpoint to test"
     flag("ckpt_path", str, None, use, metavar="FILE")
     flag("num_epoch", count, 70, "epochs to train", robot=300, known_as="niter")
-    text = "clips in a batch" + ("" if training else "; test: all, unless given")
-    flag("batch_size", count, 2, text, robot=12)
-    flag("seed", number(int, 0, 2**32 - 1), 0, "same seed, same machine: same bits", robot=1)
+    if training:
+        flag("batch_size", count, 2, "clips in a batch", robot=12)
+    else:
+        flag("batch_size", count, 64, "clips that are rolled out together")
+    text = "same seed, same machine: same bits (on a GPU with --deterministic)"
+    flag("seed", number(int, 0, 2**32 - 1), 0, text, robot=1)
     flag("device", device_name, None, "cpu, cuda, cuda:N or mps; default: a GPU where there is one")
     flag("gpu", natural, 1, "GPUs to use: 1, or 0 for the CPU")
     text = "auto: bf16 where the device computes with it"
@@ -188,7 +196,7 @@ def add_run_flags(parser, training):
     text = "where decoded pictures are kept; default: DR/.cache"
     flag("cache_dir", str, None, text, metavar="DIR")
     flag("per_save", count, 3, "keep epoch=N.ckpt every so many epochs")
-    use = "no training: validate --ckpt_path once" if training else "the default here"
+    use = "no training: validate --ckpt_path once" if training else "what Tester.py does anyway"
     flag("test", bool, False, use)
 
 
@@ -288,9 +296,15 @@ def add_convolutional_flags(flag):
     text = "show the nets the clip's given frame at every step, beside the previous one"
     flag("first_frame", bool, False, text)
     flag("learned_prior", bool, False, "learn p(z | previous frame, pose) instead of N(0, I)")
-    text = "gradient through previous frames: full, cut at the frame, or cut at its features"
+    text = (
+        "gradient through previous frames, without teacher forcing: full, cut at the frame, or cut "
+        "at its features"
+    )
     flag("feedback", ("full", "frame", "features"), "full", text)
-    text = "first predictions of a training clip without a gradient: the rest goes on from them"
+    text = (
+        "without teacher forcing: first predictions of a training clip that get no gradient; the "
+        "rest goes on from them"
+    )
     flag("push_forward", natural, 0, text, metavar="N")
     text = "clamp previous frames to 0..1 before they are encoded; off for the course's checkpoints"
     flag("feedback_clamp", str, True, text, action=argparse.BooleanOptionalAction)
@@ -317,7 +331,7 @@ def add_recurrent_flags(flag):
 
 
 def add_optimizer_flags(parser):
-    flag = group(parser, "loss, optimizer and learning rate")
+    flag = group(parser, "loss, optimizer and learning rate", of_training=True)
     flag("optim", OPTIMIZERS, "Adam", ", ".join(OPTIMIZERS), metavar="NAME")
     flag("lr", positive, 0.001, "learning rate", robot=0.002)
     text = "mse, or calibrated: a Gaussian's likelihood with the best variance for every frame"
@@ -325,7 +339,7 @@ def add_optimizer_flags(parser):
     text = "momentum: the first beta of Adam and its kin"
     flag("beta1", number(float, 0, 0.9999), 0.9, text)
     courses = ("multistep", "cosine", "constant")
-    flag("lr_schedule", courses, "multistep", "its course over the epochs", robot="constant")
+    flag("lr_schedule", courses, "multistep", "the learning rate's course", robot="constant")
     text = "multistep: epochs from which it is multiplied by --lr_gamma"
     flag("lr_milestones", natural, [2, 5], text, nargs="*", metavar="E")
     flag("lr_gamma", part, 0.1, "multistep: the factor")
@@ -337,7 +351,7 @@ def add_optimizer_flags(parser):
 
 
 def add_forcing_flags(parser):
-    flag = group(parser, "teacher forcing")
+    flag = group(parser, "teacher forcing", of_training=True)
     flag("tfr", share, 1.0, "probability that the previous frame is the true one")
     text = "epoch where its decay starts"
     flag("tfr_sde", natural, 10, text, robot=0, known_as="tfr_start_decay_epoch")
@@ -350,8 +364,11 @@ def add_forcing_flags(parser):
 
 
 def add_kl_flags(parser):
-    flag = group(parser, "KL annealing")
-    text = "Cyclical, Monotonic or None (also No, Without, W/O, Constant: beta = stop)"
+    flag = group(parser, "KL annealing", of_training=True)
+    text = (
+        "Cyclical, Monotonic, or None (also No, Without, W/O, Constant): beta is --kl_anneal_stop "
+        "from the start"
+    )
     flag("kl_anneal_type", kl_type, "Cyclical", text, robot="Monotonic", metavar="TYPE")
     if parser.lab == "robot":
         text = "the same as --kl_anneal_type Cyclical"
@@ -384,7 +401,7 @@ def build_parser(script, lab="pose"):
 
 def peek(flag, argv=None):
     """What was typed for this flag, or None: the lab decides which flags there are to parse."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=flag != "lab")  # --l is --lr
     parser.add_argument(f"--{flag}", nargs="?", dest="value")
     return parser.parse_known_args(argv)[0].value
 
@@ -413,9 +430,9 @@ def parse(script, argv=None, lab=None):
 
 def check(parser, args, typed):
     """Refuse what is missing and what contradicts itself."""
-    for flag in ("save_root",) if getattr(args, "preview", False) else ("DR", "save_root"):
-        if not getattr(args, flag):
-            parser.error(f"--{flag} is required")
+    required = ("save_root",) if getattr(args, "preview", False) else ("DR", "save_root")
+    if missing := [f"--{flag}" for flag in required if not getattr(args, flag)]:
+        parser.error(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} required")
     if parser.prog == "Tester.py" and not args.ckpt_path:
         parser.error("--ckpt_path is required: the checkpoint to test")
     if args.test and not args.ckpt_path:
@@ -432,9 +449,18 @@ def check(parser, args, typed):
         check_pose(parser, args)
     elif training:  # at test the checkpoint has its say first
         check_robot(parser, args)
+    if training:
+        check_needs(parser, args, typed)
+
+
+def check_needs(parser, args, typed):
+    """Refuse flags that would do nothing; what the template let pass is only said."""
     for flag, (needed, value) in NEEDS.items():
         if flag in typed and getattr(args, needed) != value:
-            parser.error(f"--{flag} needs --{needed} {value}, not {getattr(args, needed)}")
+            problem = f"--{flag} needs --{needed}" + ("" if value is True else f" {value}")
+            if flag not in TEMPLATE:
+                parser.error(f"{problem}, not {getattr(args, needed)}")
+            print(f"note: {problem}; as it is, it does nothing")
 
 
 def check_pose(parser, args):

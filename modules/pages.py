@@ -12,11 +12,8 @@ from .checkpoint import MAY_CHANGE
 from .files import write_atomically
 from .options import UserError, build_parser
 
-PLACE = MAY_CHANGE - {
-    "num_epoch",
-    "precision",
-    "ckpt_path",
-}  # where a run is does not tell it from others
+# Where a run is, and what it computes on, does not tell it from others; what it computes does.
+PLACE = MAY_CHANGE - {"num_epoch", "precision", "ckpt_path"}
 SHOWN = "plots/curves.png val_strip.png plots/psnr_per_frame.png plots/kl_per_dimension.png".split()
 SHOWN += ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8))]  # these are Tester's
 HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
@@ -82,8 +79,8 @@ def row_of(runs):
     psnr = [[r["val/psnr"] for r in run.epochs if r.get("val/psnr") is not None] for run in runs]
     best, last = [max(p, default=None) for p in psnr], [p[-1] if p else None for p in psnr]
     test, drift = ([run.scores.get(key) for run in runs] for key in ("psnr", "drift"))
-    epochs = sorted({len(run.epochs) for run in runs})
-    return [str(len(runs)), "-".join(map(str, epochs)), *map(spread, (best, last, test, drift))]
+    epochs = "-".join(map(str, sorted({len(run.epochs) for run in runs if run.epochs}))) or "-"
+    return [str(len(runs)), epochs, *map(spread, (best, last, test, drift))]
 
 
 # ---------------------------------------------------------------- html
@@ -131,13 +128,14 @@ def write_run_page(folder):
     """report.html: what Trainer, and Tester if it has been run, left in the folder."""
     run = read_run(folder)
     default = build_parser("Trainer", run.settings.get("lab", "pose")).get_default
-    changed = [k for k, v in run.settings.items() if k not in PLACE and v != default(k)]
+    same = PLACE | {"precision"}  # auto was typed, or nothing
+    changed = [k for k, v in run.settings.items() if k not in same and v != default(k)]
     command = "python Trainer.py --DR DATASET --save_root RUN " + flags(run.settings, changed)
     shown = [folder / name for name in SHOWN if (folder / name).exists()]
     write_page(
         folder / "report.html",
         "A run, and what became of it",
-        f"<p><code>{html.escape(command)}</code></p>",
+        f"<p><code>{html.escape(command)}</code></p>" if run.settings else "",
         table([row_of([run])[1:]], HEAD[1:]),
         *map(picture, shown),
     )

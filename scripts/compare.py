@@ -29,11 +29,14 @@ from modules.report import COPIED, CURVES, plt, save_figure  # noqa: E402
 
 def find_runs(paths):
     """Every run in and below the paths, in the order of names; none that was moved aside."""
-    found = {file.parent for path in paths for file in path.rglob("metrics.csv")}
-    found = [folder for folder in sorted(found) if not folder.name.startswith("before-")]
-    if not found:
-        raise UserError(f"no run (metrics.csv) in or below {', '.join(map(str, paths))}")
-    return [read_run(folder) for folder in found]
+    found = set()
+    for path in paths:
+        here = {file.parent for file in path.rglob("metrics.csv")}
+        here = {folder for folder in here if not folder.name.startswith("before-")}
+        if not here:
+            raise UserError(f"no run (metrics.csv) in or below {path}")
+        found |= here
+    return [read_run(folder) for folder in sorted(found)]
 
 
 def group(runs):
@@ -133,7 +136,7 @@ def draw_all(out, groups):
         draw(out / f"{name}.png", title, unit, groups, attrgetter("epochs"), "epoch", *columns[::2])
         for name, (title, unit, columns) in CURVES.items()
     ]
-    path, title = out / "psnr_per_frame.png", "PSNR of every frame of the last validation"
+    path, title = out / "psnr_per_frame.png", "PSNR of every frame, best weights"
     drawn.append(draw(path, title, "dB", groups, attrgetter("frames"), "frame", "rollout", COPIED))
     return [path for path in drawn if path]
 
@@ -142,11 +145,13 @@ def draw_all(out, groups):
 
 
 def strips(groups):
-    """Every run's last validation, as parts of the page."""
+    """A rollout of every run, as parts of the page."""
     for name, runs in groups.items():
         for one in runs:
             if (strip := one.folder / "val_strip.png").exists():
-                yield pages.heading(f"{name}, seed {one.settings.get('seed')}: the last validation")
+                yield pages.heading(
+                    f"{name}, seed {one.settings.get('seed')}: a rollout of its best weights"
+                )
                 yield pages.picture(strip)
 
 

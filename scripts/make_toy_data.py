@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw a small data set in the folders and names of the course: a dancer or a robot arm.
 
-The dance lab is a dancer with matching poses; the robot lab an arm that pushes things, where row t
+The pose lab is a dancer with matching poses; the robot lab an arm that pushes things, where row t
 of actions.csv is commanded at frame t and shows in frame t + 1, row t of endeffector_positions.csv
 is where the fingertips are in frame t.
 """
@@ -32,7 +32,7 @@ SCENE, TRAIN, VAL, TEST = range(4)  # streams of random numbers that one seed fe
 
 # Flags that belong to one lab only: lowest, highest and default value, help.
 FLAGS = {
-    "dance": {
+    "pose": {
         "train_frames": (2, 100_000, 1260, "length of the training take"),
         "test_clips": (1, 1000, 2, f"test takes of {CLIP} frames"),
         "height": (32, 2048, 128, "width is twice the height"),
@@ -60,7 +60,12 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=about)
     parser.add_argument("out", metavar="OUT", type=Path, help="new or empty folder to fill")
     add = parser.add_argument
-    add("--lab", choices=FLAGS, default="dance", help="what to draw, default dance")
+    add(
+        "--lab",
+        choices=FLAGS,
+        default="pose",
+        help="a dancer (pose, the default) or an arm (robot)",
+    )
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="motion, colours and place")
     cores = min(os.cpu_count() or 1, 64)
     add("--workers", type=whole_number(1, 64), default=cores, help="processes, default all cores")
@@ -83,7 +88,7 @@ def settle_flags(parser, args):
     return args
 
 
-# ---------------------------------------------------------------- the dance lab
+# ---------------------------------------------------------------- the pose lab
 def takes(args):
     """Every take of the data set: (random stream, length, frame folder, pose folder)."""
     yield (TRAIN,), args.train_frames, "train/train_img", "train/train_label"

@@ -5,4 +5,4 @@ DR=${DR:-../dataset}
 RUN=${1:-runs/public_best}
 
 python Trainer.py --DR "$DR" --save_root "$RUN" --num_epoch 300 --batch_size 4 \
-    --lr 1e-4 --lr_schedule cosine --lr_min 1e-6 --tfr 0 --kl_anneal_type None
+    --lr 1e-4 --lr_schedule cosine --lr_min 1e-6 --tfr 0 --kl_anneal_type None "${@:2}"

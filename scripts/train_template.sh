@@ -4,4 +4,4 @@ source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUN=${1:-runs/template}
 
-python Trainer.py --DR "$DR" --save_root "$RUN"
+python Trainer.py --DR "$DR" --save_root "$RUN" "${@:2}"

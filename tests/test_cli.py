@@ -26,7 +26,8 @@ COMMON = {
 }  # fmt: skip
 OWN = {
     "Trainer": {"store_visualization": False},
-    "Tester": {"no_sanity": False, "make_gif": False},
+    # The template's Tester rolled clips out one by one, whatever its --batch_size.
+    "Tester": {"no_sanity": False, "make_gif": False, "batch_size": 64},
 }
 ADDED_BY_FORKS = (
     """seed wandb tensorboard lr_milestones lr_gamma kl_anneal_stop warmup_epochs""".split()
@@ -174,10 +175,11 @@ def test_every_flag_has_a_help_text_and_shows_its_default(call, script):
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_without_flags_the_missing_one_is_named(call, script):
+def test_missing_flags_are_named_in_one_line(call, script):
     done = call(script)
     assert done.code == 2
-    assert "--DR is required" in done.err
+    assert "--DR and --save_root are required" in done.err and done.err.count("\n") == 1
+    assert "error: --save_root is required" in call(script, "--DR", "d").err
 
 
 # ---------------------------------------------------------------- published command lines
@@ -428,3 +430,22 @@ def test_tensorboard_is_sent_every_number_of_every_epoch(call, dataset, tmp_path
     for row in read_csv(run / "metrics.csv"):
         for name in set(row) - {"epoch"}:
             assert sent[name, row["epoch"]] == row[name]
+
+
+def test_a_prefix_of_lr_chooses_no_lab():
+    args, _ = options.parse("Trainer", "--lab robot --DR d --save_root s --l 0.1".split())
+    assert (args.lab, args.lr) == ("robot", 0.1)
+
+
+@pytest.mark.parametrize("line", ["--fast_partial 0.5", "--tfr_mode linear --tfr_d_step 0.1"])
+def test_what_the_template_let_pass_is_only_said(line, capsys):
+    parse("Trainer", line)
+    assert f"note: {line.split()[-2]} needs" in capsys.readouterr().out
+    parse("Tester", line)
+    assert capsys.readouterr().out == ""
+
+
+def test_tester_says_which_flags_change_nothing():
+    text = options.build_parser("Tester").format_help()
+    assert text.count("they change nothing here") == 3
+    assert "change nothing" not in options.build_parser("Trainer").format_help()

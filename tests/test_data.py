@@ -413,6 +413,11 @@ def test_clips_grow_over_the_curriculum_and_still_cover_the_split():
         assert sorted(clips.clips_at(epoch).ravel()) == list(range(48))
 
 
+def test_the_fast_start_is_no_larger_than_the_share_that_is_used():
+    clips = train_clips("--fast_train --fast_partial 0.5 --partial 0.25", calm_dataset(80))
+    assert len(clips.clips_at(0)) == len(clips.clips_at(9)) == 5
+
+
 def test_without_fast_train_every_epoch_is_whole():
     assert len(train_clips("", calm_dataset(40)).clips_at(0)) == 10
 
