@@ -6,7 +6,7 @@ source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUN=${1:-runs/best}
 
-# A GPU trains nets of the course's width; a CPU those of a third.
+# A GPU trains nets as wide as the course's; a CPU those of a third.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     SIZE=(--F_dim 128 --L_dim 64 --N_dim 12 --D_out_dim 192 --num_epoch 300)
 else

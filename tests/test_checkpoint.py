@@ -209,8 +209,8 @@ def test_resume_takes_precedence_over_ckpt_path(train, tmp_path):
     train("other", 1, "--seed 3")
     start = f"--ckpt_path {tmp_path / 'other/last.ckpt'}"
     train("whole", 2, start)
-    train("parts", 1, start)
-    train("parts", 2, start)
+    assert "--ckpt_path is not used" not in train("parts", 1, start).out
+    assert "--ckpt_path is not used" in train("parts", 2, start).out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -676,6 +676,12 @@ def test_a_run_gives_up_after_max_skipped_with_its_last_good_checkpoint(
     fault("every step from the fourth on is NaN", "stops after --max_skipped, checkpoint good")
 
 
+def test_a_run_that_never_had_a_good_step_points_to_no_checkpoint(line, children, tmp_path):
+    done = children.run(*line("plain", tmp_path / "run", "--max_skipped", 3), poison=[1, 2, 3])
+    assert_ended(done, 1)
+    assert "3 steps in a row" in done.err and "ckpt" not in done.err
+
+
 def test_a_few_poisoned_batches_are_skipped_and_counted(line, children, tmp_path, fault):
     run = tmp_path / "run"
     done = children.run(*line("plain", run, "--max_skipped", 3), poison=[2, 4, 5])
