@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -156,6 +157,19 @@ def test_one_run_has_a_page_too(runs, tmp_path):
     done = call(runs / "none", "--out", tmp_path / "page")
     assert done.returncode == 0, done.stderr
     assert "| none | 1 | 3 | 19.00 | 18.00 | 21.50 | -0.25 |" in done.stdout
+
+
+def test_scores_from_before_the_last_weights_are_not_shown(runs):
+    folder = runs / "none"
+    for name in ("strip0.png", "last.ckpt"):
+        (folder / name).write_bytes(b"of the test")
+    for later, shown in ((-9, True), (9, False)):
+        then = (folder / "scores.json").stat().st_mtime + later
+        os.utime(folder / "last.ckpt", (then, then))
+        assert bool(compare.read_run(folder).scores) == shown
+        compare.pages.write_run_page(folder)
+        text = (folder / "report.html").read_text()
+        assert ("21.50" in text) == ("base64" in text) == shown
 
 
 def test_names_are_no_html(tmp_path):
