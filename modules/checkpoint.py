@@ -130,12 +130,17 @@ def check_run(checkpoint, path):
         if not isinstance(value, kind) or (kind is int and value < 0):
             raise UserError(f"{path} is damaged: it holds no {part}")
     rows, epochs = checkpoint["history"], checkpoint["last_epoch"]
-    numbers = [row.get("epoch") for row in rows if isinstance(row, dict)]
+    numbers = [row.get("epoch") for row in rows if is_row(row)]
     if len(rows) != epochs or numbers != [*range(epochs)]:
         raise UserError(f"{path} is damaged: its history is not that of {epochs} epochs")
     best = checkpoint.get("best_score")
     if best is not None and not isinstance(best, (int, float)):
         raise UserError(f"{path} is damaged: its best_score is no number")
+
+
+def is_row(row):
+    plain = (int, float, type(None))
+    return isinstance(row, dict) and all(isinstance(x, plain) for x in row.values())
 
 
 @contextlib.contextmanager

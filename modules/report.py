@@ -33,9 +33,10 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
 
 
 def write_csv(path, rows):
-    """Rows of dicts with the same keys; floats so that reading them back gives the same number."""
-    text = [",".join(rows[0])] if rows else []
-    text += [",".join("" if v is None else repr(v) for v in row.values()) for row in rows]
+    """Rows of dicts; floats so that reading them back gives the same number."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = [",".join(columns)] if rows else []
+    text += [",".join("" if row.get(c) is None else repr(row[c]) for c in columns) for row in rows]
     write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
 
 

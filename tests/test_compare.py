@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from modules import report
+
 SCRIPT = ROOT / "scripts" / "compare.py"
 spec = importlib.util.spec_from_file_location("compare", SCRIPT)
 compare = importlib.util.module_from_spec(spec)
@@ -170,6 +172,13 @@ def test_scores_from_before_the_last_weights_are_not_shown(runs):
         compare.pages.write_run_page(folder)
         text = (folder / "report.html").read_text()
         assert ("21.50" in text) == ("base64" in text) == shown
+
+
+def test_rows_from_before_there_was_a_column_stay_in_theirs(tmp_path):
+    rows = [{"epoch": 0, "a": 1.5}, {"epoch": 1, "a": 0.1, "b": None}, {"b": 1 / 3, "epoch": 2}]
+    report.write_csv(tmp_path / "rows.csv", rows)
+    found = compare.pages.read_csv(tmp_path / "rows.csv")
+    assert found == [{"a": None, "b": None} | row for row in rows]
 
 
 def test_names_are_no_html(tmp_path):

@@ -890,7 +890,7 @@ def test_tester_knows_the_lab_from_the_checkpoint(run_test):
     files = {f"{name}{i}" for i in range(2) for name in ("pred_seq", "strip")}
     files = {f"{name}.gif" if "seq" in name else f"{name}.png" for name in files}
     found = {p.name for p in done.folder.iterdir()}
-    assert found == files | {"scores.json", "psnr_per_frame.png"}
+    assert found == files | {"scores.json", "psnr_per_frame.png", "report.html"}
     assert all(is_picture(p) for p in done.folder.glob("*.png"))
     assert "submission.csv" not in done.out
 
