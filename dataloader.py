@@ -201,7 +201,7 @@ class DanceClips(TrainClips):
     def __init__(self, dataset, args, device):
         super().__init__(dataset, args, device)
         self.takes = find_takes(dataset) if args.jump_start else None
-        self.warp = Warp(args.warp, dataset, device) if args.warp else None
+        self.warp = Warp(args.warp, dataset, device, args.partial) if args.warp else None
 
     def clips_at(self, epoch):
         """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""

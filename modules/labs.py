@@ -33,7 +33,7 @@ class PoseLab:
     def make_model(self, train_set=None):
         model = VAE_Model(self.args)
         if train_set and self.args.scene:
-            model.scene.data.copy_(still_scene(train_set.frames, train_set.conditions))
+            model.scene.data.copy_(still_scene(train_set, self.args.partial))
         return model
 
     def open_train(self):

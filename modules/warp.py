@@ -20,12 +20,13 @@ def some_of(pictures):
     return torch.from_numpy(np.asarray(some)).movedim(-1, 1).float() / 255
 
 
-def still_scene(frames, poses):
-    """uint8 pictures (N, H, W, 3) and their poses -> (3, H, W) in 0..1: what stands still.
+def still_scene(dataset, partial=1.0):
+    """What stands still in a share of the training frames: (3, H, W) in 0..1.
 
     A pixel is the median of the frames whose dancer is not near it; of all where there are none.
     """
-    frames, poses = some_of(frames), some_of(poses)
+    used = slice(max(int(len(dataset.frames) * partial), 1))
+    frames, poses = some_of(dataset.frames[used]), some_of(dataset.conditions[used])
     bare = frames.clone()
     for picture, box in zip(bare, pose_boxes(poses, HIDDEN)):
         if box:
@@ -37,9 +38,9 @@ def still_scene(frames, poses):
 class Warp:
     """Clips of frames and poses (B, T, 3, H, W) -> the same, the dancers of a share warped."""
 
-    def __init__(self, share, dataset, device):
+    def __init__(self, share, dataset, device, partial=1.0):
         ground = ground_of(some_of(dataset.conditions)).median(dim=0).values
-        still = still_scene(dataset.frames, dataset.conditions), ground
+        still = still_scene(dataset, partial), ground
         self.share, self.still = share, [x.to(device) for x in still]
 
     def __call__(self, *clips):

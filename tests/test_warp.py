@@ -56,20 +56,28 @@ def only(monkeypatch):
 def test_the_still_scene_is_seen_behind_a_dancer_who_hardly_ever_moves():
     dataset, scene = dance([(10, 20)] * 80 + [(10, 45)] * 20)
     assert (np.median(dataset.frames, axis=0) != scene).any()  # a median alone shows the dancer
-    found = still_scene(dataset.frames, dataset.conditions)
+    found = still_scene(dataset)
     assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
 
 
 def test_what_is_never_seen_bare_is_what_most_frames_show():
     dataset, scene = dance([(10, 20)] * 5)
-    found = still_scene(dataset.frames, dataset.conditions)
+    found = still_scene(dataset)
     shown = torch.from_numpy(dataset.frames[0]).movedim(-1, 0).float() / 255
     assert torch.equal(found, shown)
 
 
+def test_frames_beyond_the_share_that_is_used_say_nothing_of_the_scene():
+    dataset, scene = dance(anywhere(100))
+    other, _ = dance(anywhere(100), seed=1)
+    dataset.frames[40:] = 255 - other.frames[40:]
+    found = still_scene(dataset, partial=0.4)
+    assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
+
+
 def test_a_few_frames_of_many_tell_what_stands_still():
     dataset, scene = dance(anywhere(1201))
-    found = still_scene(dataset.frames, dataset.conditions)
+    found = still_scene(dataset)
     assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
 
 
