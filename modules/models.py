@@ -17,6 +17,7 @@ from . import modules, unet
 
 NETS = {"course": modules, "unet": unet}
 MASK_BIAS = -1.0  # a new net shows more of the still scene than of what it draws before it
+MASK_FLOOR = 0.05  # a mask that closed in the first steps would never open: nothing would be drawn
 STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
@@ -157,7 +158,8 @@ class VAE_Model(nn.Module):
         frame = self.Generator(self.Decoder_Fusion(*inputs)).float()
         if self.args.scene:
             drawn, mask = frame.split([3, 1], dim=1)
-            return torch.lerp(self.scene, drawn, torch.sigmoid(mask + MASK_BIAS))
+            mask = MASK_FLOOR + (1 - MASK_FLOOR) * torch.sigmoid(mask + MASK_BIAS)
+            return torch.lerp(self.scene, drawn, mask)
         return torch.sigmoid(frame) if self.args.sigmoid else frame
 
     @property

@@ -89,7 +89,7 @@ def paint(model, features, pose, z):
         z = torch.cat([z, model.position_map[None].repeat(len(z), 1, 1, 1)], 1)
     out = model.Generator(model.Decoder_Fusion(features, pose, z))
     if model.args.scene:
-        mask = 1 / (1 + torch.exp(1 - out[:, 3:]))
+        mask = 0.05 + 0.95 / (1 + torch.exp(1 - out[:, 3:]))
         return (1 - mask) * model.scene + mask * out[:, :3]
     return 1 / (1 + torch.exp(-out)) if model.args.sigmoid else out
 
@@ -657,3 +657,14 @@ def test_validation_uses_the_averaged_weights(make_trainer):
             weight.fill_(0.25 if weight.ndim == 1 else 0.0)
     pred = trainer.val_one_step(first, poses)
     assert_close(pred[:, 1:], torch.full_like(pred[:, 1:], 0.25))
+
+
+def test_what_is_drawn_behind_a_closed_mask_still_learns(make_model):
+    model = make_model(scene=True)
+    last = model.Generator[-1]
+    with torch.no_grad():
+        last.bias[3] = -100
+    frames, poses = clips()
+    pred, *_ = model(frames, poses, False)
+    (pred - frames[:, 1:]).square().mean().backward()
+    assert (last.weight.grad[:3].abs().amax(1) > 0).all()
