@@ -185,9 +185,9 @@ class Tester:
                 self.check_submission(clips)
         self.write_scores(predictions)
         written = ["pred_seq*.gif", "strip*.png"]
-        written += ["submission.csv"] if self.args.lab == "pose" else []
+        if self.args.lab == "pose":
+            written += ["submission.csv"] + ["seq*/*.gif"] * self.args.make_gif
         written += ["scores.json", "psnr_per_frame.png"] if self.truth else []
-        written += ["seq*/*.gif"] if getattr(self.args, "make_gif", False) else []
         written += ["report.html"]
         write_run_page(self.folder)
         print(f"{len(predictions)} clips rolled out; written to {self.folder}:")

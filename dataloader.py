@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modules.cache import cached, cached_pictures, decode, unreadable
+from modules.cache import cached, cached_pictures, decode, to_float, unreadable
 from modules.device import fits
 from modules.options import UserError
 from modules.warp import Warp
@@ -434,11 +434,3 @@ class RobotClips(TrainClips):
         if args.random_offset:
             starts = starts + rng.integers(self.dataset.lengths[chosen] - length + 1)
         return starts[:, None] + np.arange(length)
-
-
-# ---------------------------------------------------------------- both
-
-
-def to_float(values):
-    """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
-    return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

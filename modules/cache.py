@@ -160,3 +160,8 @@ def build_cache(target, shape, dtype, stem, fill):
             bad_rows_path(old).unlink(missing_ok=True)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def to_float(values):
+    """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
+    return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

@@ -15,7 +15,7 @@ from .options import UserError, build_parser
 # Where a run is, and what it computes on, does not tell it from others; what it computes does.
 PLACE = MAY_CHANGE - {"num_epoch", "precision", "ckpt_path"}
 SHOWN = "plots/curves.png val_strip.png plots/psnr_per_frame.png plots/kl_per_dimension.png".split()
-TESTED = ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8))]
+SHOWN_OF_TEST = ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8))]
 HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
 img{max-width:100%}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
@@ -139,7 +139,7 @@ def write_run_page(folder):
     changed = [k for k, v in run.settings.items() if k not in same and v != default(k)]
     command = "python Trainer.py --DR DATASET --save_root RUN " + flags(run.settings, changed)
     shown = [folder / name for name in SHOWN if (folder / name).exists()]
-    shown += [folder / name for name in TESTED if tested_since(folder / name)]
+    shown += [folder / name for name in SHOWN_OF_TEST if tested_since(folder / name)]
     write_page(
         folder / "report.html",
         "A run, and what became of it",

@@ -1,9 +1,9 @@
 """Dancers moved, stretched and leaned before a still scene (--warp): poses never danced."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .cache import to_float
 from .metrics import ground_of, pose_boxes
 
 SEEN = 0.1  # what differs so much from the still scene stands before it
@@ -16,8 +16,7 @@ ENOUGH = 500  # frames tell what stands still
 
 def some_of(pictures):
     """(N, H, W, 3) uint8 -> no more than ENOUGH of them (n, 3, H, W) in 0..1."""
-    some = pictures[:: -(-len(pictures) // ENOUGH)]
-    return torch.from_numpy(np.asarray(some)).movedim(-1, 1).float() / 255
+    return to_float(torch.tensor(pictures[:: -(-len(pictures) // ENOUGH)]))
 
 
 def still_scene(dataset, partial=1.0):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a dancer that follows 630 poses: environment, data, training, test.
-#   bash scripts/demo.sh [RUN_FOLDER [Trainer.py's own flags]]      8 minutes of one CPU core, after the installation
+#   bash scripts/demo.sh [RUN_FOLDER [Trainer.py's own flags]]
+# 8 minutes of one CPU core, after the installation.
 source "$(dirname "$0")/setup.sh"
 DATA=${DATA:-data/toy}
 RUN=${1:-runs/demo}
