@@ -57,49 +57,67 @@ class VAE_Model(nn.Module):
         """
         with self.autocast():
             conditions = self.encode_conditions(poses[:, 1:], frames[:, 0])  # (B, T-1, C, h, w)
-            run = self.teacher_forced if teacher_forcing else self.free_running
-            return run(frames, conditions, prior)
+            inputs = frames, conditions, *self.draw_noise(frames)
+            if not teacher_forcing:
+                return self.free_running(prior, *inputs)
+            if frames.device.type != "cpu":
+                return self.teacher_forced(prior, *inputs)
+            # a CPU takes clip by clip: it has nothing to gain from a whole batch, and would copy it
+            clips = zip(*([None] * len(frames) if x is None else x.split(1) for x in inputs))
+            return join([self.teacher_forced(prior, *clip) for clip in clips], dim=0)
 
     def autocast(self):
         """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.args.precision == "bf16")
+        return torch.autocast(
+            next(self.parameters()).device.type,
+            torch.bfloat16,
+            enabled=self.args.precision == "bf16",
+            # weights cast once serve all steps, but not when some of them are without gradients
+            cache_enabled=not self.args.push_forward,
+        )
 
     def encode_conditions(self, poses, given):
         """What is known of every frame ahead: its pose, and with --first_frame the given frame."""
         features = over_time(self.label_transformation, poses)
         if self.args.first_frame:
             seen = self.frame_transformation(given)[:, None].expand(-1, poses.shape[1], -1, -1, -1)
-            features = torch.cat([features, seen], dim=2)
+            features = over_time(lambda *maps: torch.cat(maps, dim=1), features, seen)
         return features
 
-    def teacher_forced(self, frames, conditions, prior):
+    def draw_noise(self, frames):
+        """Standard normal draws for every z, and where asked for for every frame to go on from."""
+        b, t, *_ = frames.shape
+        size = b, t - 1, self.args.N_dim, *self.feature_size
+        z = torch.randn(size, device=frames.device)
+        shaken = self.training and self.args.feedback_noise
+        return z, torch.randn_like(frames[:, 1:]) if shaken else None
+
+    def teacher_forced(self, prior, frames, conditions, noise, shake):
         """Predict every frame from the true one before it: nothing waits for a prediction."""
         truth = self.encode_truth(frames, prior)
-        if truth is None or (self.training and self.args.feedback_noise):
-            previous = self.per_frame(self.encode_previous, frames[:, :-1])
+        if truth is None or shake is not None:
+            previous = self.per_frame(self.encode_previous, self.shaken(frames[:, :-1], shake))
         else:  # the same features serve twice
             previous = self.cut(truth[:, :-1])
         seen = previous if truth is None else truth[:, 1:]
-        z, *posterior = self.draw_z(seen, conditions, prior)
+        z, *posterior = self.draw_z(seen, conditions, noise, prior)
         pred = self.per_frame(self.decode, previous, conditions, z)
         return pred, *self.beside_prior(posterior, previous, conditions)
 
-    def free_running(self, frames, conditions, prior):
+    def free_running(self, prior, frames, conditions, noise, shake):
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
         waits = truth is None and not prior  # z is of the prediction before
-        latents = None if waits else self.draw_z(truth, conditions, prior)
+        latents = None if waits else self.draw_z(truth, conditions, noise, prior)
         frame, results, steps = frames[:, :1], [], conditions.shape[1]
         untrained = min(self.args.push_forward, steps - 1)
         for t in range(steps):
             now = slice(t, t + 1)
-            if untrained and t == untrained:  # weights cast to bf16 without gradients so far
-                torch.clear_autocast_cache()
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
+                frame = self.shaken(frame, None if shake is None else shake[:, now])
                 previous = self.per_frame(self.encode_previous, frame)
                 z, *posterior = (
-                    self.draw_z(previous, conditions[:, now], prior)
+                    self.draw_z(previous, conditions[:, now], noise[:, now], prior)
                     if waits
                     else (None if x is None else x[:, now] for x in latents)
                 )
@@ -108,7 +126,7 @@ class VAE_Model(nn.Module):
             results.append((frame, *posterior))
             if self.args.feedback == "frame":
                 frame = frame.detach()
-        return tuple(None if xs[0] is None else torch.cat(xs, 1) for xs in zip(*results))
+        return join(results, dim=1)
 
     def encode_truth(self, frames, prior):
         """Features of true frames for the posterior, where it looks at them."""
@@ -116,12 +134,11 @@ class VAE_Model(nn.Module):
             return None
         return self.per_frame(self.frame_transformation, frames)
 
-    def draw_z(self, features, conditions, prior):
+    def draw_z(self, features, conditions, noise, prior):
         """z, mu and logvar of q(z | features, conditions); with `prior`, z of N(0, I) and Nones."""
         if prior:
-            b, t, _, h, w = conditions.shape
-            return torch.randn(b, t, self.args.N_dim, h, w, device=conditions.device), None, None
-        return self.per_frame(self.Gaussian_Predictor, features, conditions)
+            return noise, None, None
+        return self.per_frame(self.Gaussian_Predictor, features, conditions, noise)
 
     def beside_prior(self, posterior, previous, conditions):
         """mu and logvar of the posterior, as seen from a --learned_prior if there is one."""
@@ -133,16 +150,17 @@ class VAE_Model(nn.Module):
     def per_frame(self, net, *inputs):
         """net on (B, T, ...); a CPU takes so few frames at a time that they stay in its caches."""
         if self.args.recompute and torch.is_grad_enabled():
-            net = functools.partial(checkpoint, net, use_reentrant=False)
+            net = functools.partial(checkpoint, net, use_reentrant=False, preserve_rng_state=False)
         on_cpu = inputs[0].device.type == "cpu"
         return over_time(net, *inputs, at_once=on_cpu and CPU_FRAMES.get(self.args.precision))
 
     # ------------------------------------------------------------ one step
 
+    def shaken(self, frame, shake):
+        return frame if shake is None else frame + self.args.feedback_noise * shake
+
     def encode_previous(self, frame):
-        """Features of the frame to go on from; in training with noise on it, where asked for."""
-        if self.training and self.args.feedback_noise:
-            frame = frame + self.args.feedback_noise * torch.randn_like(frame)
+        """Features of the frame to go on from."""
         if self.args.feedback_clamp:  # the gated blocks square what they are fed, again and again
             frame = frame.clamp(0, 1)
         return self.cut(self.frame_transformation(frame))
@@ -154,7 +172,8 @@ class VAE_Model(nn.Module):
         inputs = [features, condition, z]
         if self.args.position_map:
             inputs.append(self.position_map.expand(len(z), -1, -1, -1))
-        inputs = [x.to(features.dtype) for x in inputs]  # else what z is joined to would be float32
+        # one map in float32, or laid out otherwise, would make all that it is joined to like itself
+        inputs = [x.to(features.dtype, memory_format=torch.channels_last) for x in inputs]
         frame = self.Generator(self.Decoder_Fusion(*inputs)).float()
         if self.args.scene:
             drawn, mask = frame.split([3, 1], dim=1)
@@ -174,8 +193,7 @@ class VAE_Model(nn.Module):
         with self.autocast():
             features, z = self.encode_previous(state), noise
             if net := self.net_of_z:
-                _, mu, logvar = net(features, condition)
-                z = mu + noise * torch.exp(0.5 * logvar)
+                z, *_ = net(features, condition, noise)
             frame = self.decode(features, condition, z)
         return frame, frame
 
@@ -240,17 +258,28 @@ def one_step(model, frames, poses, noise):
     return torch.cat(pieces)
 
 
+def join(results, dim):
+    """Tuples of pieces (or Nones) -> one tuple."""
+    return tuple(None if parts[0] is None else torch.cat(parts, dim) for parts in zip(*results))
+
+
 def over_time(net, *inputs, at_once=None):
     """Apply a net to (B, T, ...) as to one batch of B*T, or to pieces `at_once` long of it."""
     pieces = zip(*(flat(x).split(at_once or len(x) * x.shape[1]) for x in inputs))
     results, batch = [net(*piece) for piece in pieces], len(inputs[0])
     if isinstance(results[0], tuple):
-        return tuple(unflat(torch.cat(parts), batch) for parts in zip(*results))
-    return unflat(torch.cat(results), batch)
+        return tuple(unflat(joined(parts), batch) for parts in zip(*results))
+    return unflat(joined(results), batch)
+
+
+def joined(parts):
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def flat(x):
-    return x.flatten(0, 1)
+    """(B, T, ...) -> (B*T, ...), maps laid out as the nets are: else each net would copy them."""
+    x = x.flatten(0, 1)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def unflat(x, batch):

@@ -76,14 +76,16 @@ class Gaussian_Predictor(nn.Sequential):
             nn.Conv2d(out_chans, 2 * out_chans, 1),
         )
 
-    def forward(self, frame_features, pose_features):
+    def forward(self, frame_features, pose_features, noise=None):
+        """noise: standard normal, (B, N_dim, H, W); drawn here where it is not given."""
         mu, logvar = super().forward(torch.cat([frame_features, pose_features], dim=1)).chunk(2, 1)
         logvar = bound(logvar.float(), LOGVAR_MIN, LOGVAR_MAX)
-        return self.reparameterize(mu.float(), logvar), mu.float(), logvar
+        return self.reparameterize(mu.float(), logvar, noise), mu.float(), logvar
 
     @staticmethod
-    def reparameterize(mu, logvar):
-        return mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+    def reparameterize(mu, logvar, noise=None):
+        noise = torch.randn_like(mu) if noise is None else noise
+        return mu + noise * torch.exp(0.5 * logvar)
 
 
 class Decoder_Fusion(nn.Sequential):

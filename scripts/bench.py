@@ -6,17 +6,21 @@
     python scripts/bench.py --memory             peak memory against clip length, batch and size
     python scripts/bench.py --profile            where the time of a training step goes
 
-Both sides take turns, so that a busy machine slows both; the table holds medians and their ratios.
+Both sides take turns, each in a process of its own as in life, so that a busy machine slows both;
+the table holds medians and their ratios.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step  # noqa: E402
 
 from modules import options  # noqa: E402
-from modules.device import choose_precision  # noqa: E402
+from modules.device import choose_device, choose_precision  # noqa: E402
 from modules.labs import LABS  # noqa: E402
 from modules.models import noise_source, roll_out  # noqa: E402
 from Trainer import Trainer  # noqa: E402
@@ -78,62 +82,131 @@ def seconds(work, device):
     return time.perf_counter() - start
 
 
-def take_turns(works, rounds, device):
-    """{name: work} -> {name: median seconds}, after turns that do not count."""
-    times, warm = {name: [] for name in works}, 5 if device.type == "cuda" else 1
-    for turn in range(rounds + warm):
-        for name, work in works.items():
-            spent = seconds(work, device)
-            if turn >= warm:
-                times[name].append(spent)
+def take_turns(works, rounds, device, reference=None):
+    """{name: work} -> {name: median seconds}, after turns that do not count.
+
+    `reference` makes the works of another process: a function of this file and what it is told.
+    """
+    times, warm = {}, 5 if device.type == "cuda" else 1
+    with Elsewhere(*reference, device) if reference else nullcontext({}) as others:
+        timers = {name: functools.partial(seconds, work, device) for name, work in works.items()}
+        for turn in range(rounds + warm):
+            for name, timer in (others | timers).items():
+                spent = timer()
+                if turn >= warm:
+                    times.setdefault(name, []).append(spent)
     return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+class Elsewhere:
+    """Within it, {name: what times the work of this name in another process}."""
+
+    def __init__(self, make, *told):
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(theirs, make, *told))
+
+    def __enter__(self):
+        self.process.start()
+        return {name: functools.partial(self.time, name) for name in self.pipe.recv()}
+
+    def time(self, name):
+        self.pipe.send(name)
+        return self.pipe.recv()
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.join()
+
+
+def serve(pipe, make, *told):
+    """The other process: makes its works of what it is told and does those that it is asked for."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    works, device = make(*told), told[-1]
+    pipe.send(list(works))
+    while True:
+        pipe.send(seconds(works[pipe.recv()], device))
 
 
 # ---------------------------------------------------------------- what is timed
 
 
 def make_trainer(opts, precision, device, *flags):
-    line = ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
+    line = ["--device", str(device)] if device.type != "cpu" else ["--gpu", "0"]
+    line += ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
     line += ["--compile", opts.compile] + ["--cuda_graphs"] * opts.cuda_graphs
     args, _ = options.parse("Trainer", line)
+    with redirect_stdout(None):
+        choose_device(args)
     picture = torch.zeros(2, 3, *SIZE)
     return Trainer(args, device, None, [(picture, picture)])
 
 
-def make_plain(trainer, device):
+def make_plain(device):
     model = PlainModel().to(device)
-    model.load_state_dict(trainer.model.state_dict())
     return model, torch.optim.Adam(model.parameters(), lr=1e-5)
+
+
+def random_clips(batch, device):
+    return [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
+
+
+def reference_training(batch, forced, device):
+    (model, optim), clips = make_plain(device), random_clips(batch, device)
+    return {"reference": lambda: plain_step(model, optim, *clips, forced)}
+
+
+def reference_rollout(clips, frames, device):
+    model, _ = make_plain(device)
+    calm(model.eval())
+    given, poses = torch.rand(clips, 3, *SIZE), torch.rand(clips, frames, 3, *SIZE)
+    given, poses = given.to(device), poses.to(device)
+    return {"reference": lambda: plain_rollout(model, given, poses, Z)}
+
+
+def calm(model):
+    """Untrained nets would overflow in a long rollout."""
+    torch.nn.init.zeros_(model.Generator[-1].weight)
+
+
+def reference_epoch(folder, batch, device):
+    model, optim = make_plain(device)
+    loader = torch.utils.data.DataLoader(
+        PlainDataset(folder, LENGTH, SIZE), batch, num_workers=min(4, os.cpu_count())
+    )
+
+    def epoch(step):
+        for clips in loader:
+            step(*(x.to(device) for x in clips))
+
+    return {
+        "reference": lambda: epoch(lambda *clips: plain_step(model, optim, *clips, False)),
+        "reference's loading": lambda: epoch(lambda *clips: None),
+    }
 
 
 def time_training(opts, device, precision, batch, forced):
     """Frames trained per second, ours and the reference's (float32 always)."""
     trainer = make_trainer(opts, precision, device)
-    model, optim = make_plain(trainer, device)
-    clips = [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
-    works = {
-        "reference": lambda: plain_step(model, optim, *clips, forced),
-        "ours": lambda: trainer.training_one_step(*clips, forced),
-    }
-    spent = take_turns(works, opts.rounds, device)
+    clips = random_clips(batch, device)
+    works = {"ours": lambda: trainer.training_one_step(*clips, forced)}
+    spent = take_turns(works, opts.rounds, device, (reference_training, batch, forced))
     return {name: batch * (LENGTH - 1) / value for name, value in spent.items()}
 
 
 def time_rollout(opts, device, precision, clips):
     """Frames rolled out per second, both with weights that have just been drawn."""
     trainer = make_trainer(opts, precision, device)
-    torch.nn.init.zeros_(trainer.model.Generator[-1].weight)  # untrained nets would overflow
-    model, _ = make_plain(trainer, device)
-    model.eval()
-    given, poses = torch.rand(clips, 3, *SIZE), torch.rand(clips, opts.frames, 3, *SIZE)
-    given_there, poses_there = given.to(device), poses.to(device)
+    calm(trainer.model)
+    given, poses = torch.rand(clips, 1, 3, *SIZE), torch.rand(clips, opts.frames, 3, *SIZE)
+    given = given.to(device)
 
     def ours():
-        noise = noise_source("sample", 0, range(clips))
-        roll_out(trainer.model, given_there[:, None], poses, noise)
+        roll_out(trainer.model, given, poses, noise_source("sample", 0, range(clips)))
 
-    works = {"reference": lambda: plain_rollout(model, given_there, poses_there, Z), "ours": ours}
-    spent = take_turns(works, 1 if device.type == "cpu" else opts.rounds, device)
+    rounds = 1 if device.type == "cpu" else opts.rounds
+    reference = reference_rollout, clips, opts.frames
+    spent = take_turns({"ours": ours}, rounds, device, reference)
     return {name: clips * (opts.frames - 1) / value for name, value in spent.items()}
 
 
@@ -157,29 +230,20 @@ def time_epoch(opts, device, precision, batch):
         lab = LABS["pose"](trainer.args)
         first = seconds(lab.open_train, device)
         trainer.clips = lab.TrainClips(lab.open_train(), trainer.args, device)
-        model, optim = make_plain(trainer, device)
-        loader = torch.utils.data.DataLoader(
-            PlainDataset(folder, LENGTH, SIZE), batch, num_workers=min(4, os.cpu_count())
-        )
-
-        def plain_epoch(step):
-            for clips in loader:
-                step(*(x.to(device) for x in clips))
 
         def load():
             for _ in trainer.clips.fetch(trainer.clips.batches(0)):
                 pass
 
         works = {
-            "reference": lambda: plain_epoch(lambda *c: plain_step(model, optim, *c, False)),
             "ours": lambda: [
                 trainer.training_one_step(*c, False)
                 for c in trainer.clips.fetch(trainer.clips.batches(0))
             ],
-            "reference's loading": lambda: plain_epoch(lambda *c: None),
             "our loading": load,
         }
-        spent = take_turns(works, 1 if device.type == "cpu" else opts.rounds, device)
+        rounds = 1 if device.type == "cpu" else opts.rounds
+        spent = take_turns(works, rounds, device, (reference_epoch, folder, batch))
     spent["our first epoch decodes"] = first
     spent["our loading's share"] = spent["our loading"] / spent["ours"]
     return spent
@@ -267,7 +331,7 @@ def profile(opts):
     device = torch.device(opts.device)
     precision, batch = choose_precision("auto", device), opts.batches[0]
     trainer = make_trainer(opts, precision, device)
-    clips = [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
+    clips = random_clips(batch, device)
     print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
     numbers = {}
     for forced in (False, True):
