@@ -357,13 +357,15 @@ def profile(opts):
 # ---------------------------------------------------------------- the table
 
 
-def say(what, result):
-    """One line of the table."""
-    ratio = result["ours"] / result["reference"]
-    print(
-        f"{what:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} {ratio:>7.2f}x", flush=True
-    )
-    return result | {"ratio": ratio}
+def say(what, result, peak=None):
+    """One line of the table; of a peak in TFLOP/s also the share that ours reaches."""
+    result["ratio"] = result["ours"] / result["reference"]
+    line = f"{what:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} {result['ratio']:>7.2f}x"
+    if peak:
+        result["share_of_matmul"] = result["ours"] * GFLOP / 1000 / peak
+        line += f" {result['share_of_matmul']:>8.0%}"
+    print(line, flush=True)
+    return result
 
 
 def describe(device):
@@ -377,20 +379,17 @@ def bench(opts):
     best = choose_precision("auto", device)
     numbers = {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
-    print(f"{'frames per second':<44} {'reference':>9} {'ours':>9} {'ratio':>8}")
+    print(f"{'frames per second':<44} {'reference':>9} {'ours':>9} {'ratio':>8} {'of matmul':>9}")
     for precision in dict.fromkeys(("float32", best)):
         peak = numbers[f"peaks {precision}"] = peaks(device, precision)
         for batch in opts.batches:
             for forced in (False, True):
                 name = f"train, {precision}, batch {batch}, tfr {int(forced)}"
-                result = say(name, time_training(opts, device, precision, batch, forced))
-                result["share_of_matmul"] = result["ours"] * GFLOP / 1000 / peak["tflops"]
-                numbers[name] = result
+                result = time_training(opts, device, precision, batch, forced)
+                numbers[name] = say(name, result, peak["tflops"])
     for clips in (1, 5) if device.type == "cuda" else (1,):
         name = f"rollout, {best}, {clips} clips of {opts.frames} frames"
         numbers[name] = say(name, time_rollout(opts, device, best, clips))
-    for name in [n for n in numbers if "share_of_matmul" in (numbers[n] or ())]:
-        print(f"{name:<44} {numbers[name]['share_of_matmul']:>9.0%} of the matrix product's speed")
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device) / 2**30
         numbers["peak memory, GiB"] = memory
