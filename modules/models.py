@@ -8,6 +8,8 @@ A rollout is handed no true future frame, so it cannot leak one.
 """
 
 import functools
+import itertools
+from contextlib import nullcontext
 
 import torch
 import torch.nn as nn
@@ -19,6 +21,7 @@ NETS = {"course": modules, "unet": unet}
 MASK_BIAS = -1.0  # a new net shows more of the still scene than of what it draws before it
 MASK_FLOOR = 0.05  # a mask that closed in the first steps would never open: nothing would be drawn
 STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
+CPU_STEPS = 8  # of a rollout for which a CPU casts its weights once
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
 
@@ -208,9 +211,18 @@ class VAE_Model(nn.Module):
             with self.autocast():
                 conditions = self.encode_conditions(chunk.to(given.device), given[:, -1])
             noise = draw_noise((chunk.shape[1], self.args.N_dim, *self.feature_size))
-            for condition, z in zip(conditions.unbind(1), noise.to(given.device).unbind(1)):
-                frame, state = self.predict_frame(state, condition, z)
-                yield frame
+            steps = zip(conditions.unbind(1), noise.to(given.device).unbind(1))
+            while some := list(itertools.islice(steps, CPU_STEPS)):
+                frames = []
+                with self.weights_cast_once(given.device):
+                    for condition, z in some:
+                        frame, state = self.predict_frame(state, condition, z)
+                        frames.append(frame)
+                yield from frames
+
+    def weights_cast_once(self, device):
+        """For several steps. Not on a GPU: a recording would know the weights of one step only."""
+        return nullcontext() if device.type == "cuda" else self.autocast()
 
 
 def standardise(mu, logvar, mu_p, logvar_p):
