@@ -105,7 +105,7 @@ class VAE_Model(nn.Module):
         seen = previous if truth is None else truth[:, 1:]
         z, *posterior = self.draw_z(seen, conditions, noise, prior)
         pred = self.per_frame(self.decode, previous, conditions, z)
-        return pred, *self.beside_prior(posterior, previous, conditions)
+        return pred, *self.beside_prior(posterior, previous, conditions, noise)
 
     def free_running(self, prior, frames, conditions, noise, shake):
         """Predict step by step, each frame from the last prediction."""
@@ -125,7 +125,8 @@ class VAE_Model(nn.Module):
                     else (None if x is None else x[:, now] for x in latents)
                 )
                 frame = self.per_frame(self.decode, previous, conditions[:, now], z)
-                posterior = self.beside_prior(posterior, previous, conditions[:, now])
+                known = previous, conditions[:, now], noise[:, now]
+                posterior = self.beside_prior(posterior, *known)
             results.append((frame, *posterior))
             if self.args.feedback == "frame":
                 frame = frame.detach()
@@ -143,11 +144,11 @@ class VAE_Model(nn.Module):
             return noise, None, None
         return self.per_frame(self.Gaussian_Predictor, features, conditions, noise)
 
-    def beside_prior(self, posterior, previous, conditions):
+    def beside_prior(self, posterior, *known):
         """mu and logvar of the posterior, as seen from a --learned_prior if there is one."""
         if posterior[0] is None or not self.args.learned_prior:
             return posterior
-        _, *prior = self.per_frame(self.prior, previous, conditions)
+        _, *prior = self.per_frame(self.prior, *known)
         return standardise(*posterior, *prior)
 
     def per_frame(self, net, *inputs):
@@ -272,7 +273,11 @@ def one_step(model, frames, poses, noise):
 
 def join(results, dim):
     """Tuples of pieces (or Nones) -> one tuple."""
-    return tuple(None if parts[0] is None else torch.cat(parts, dim) for parts in zip(*results))
+    return tuple(None if parts[0] is None else joined(parts, dim) for parts in zip(*results))
+
+
+def joined(parts, dim):
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def over_time(net, *inputs, at_once=None):
@@ -280,12 +285,8 @@ def over_time(net, *inputs, at_once=None):
     pieces = zip(*(flat(x).split(at_once or len(x) * x.shape[1]) for x in inputs))
     results, batch = [net(*piece) for piece in pieces], len(inputs[0])
     if isinstance(results[0], tuple):
-        return tuple(unflat(joined(parts), batch) for parts in zip(*results))
-    return unflat(joined(results), batch)
-
-
-def joined(parts):
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return tuple(unflat(x, batch) for x in join(results, dim=0))
+    return unflat(joined(results, dim=0), batch)
 
 
 def flat(x):
