@@ -103,16 +103,23 @@ class Elsewhere:
 
     def __init__(self, make, *told):
         spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=serve, args=(theirs, make, *told))
+        self.pipe, self.theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(self.theirs, make, *told))
 
     def __enter__(self):
         self.process.start()
-        return {name: functools.partial(self.time, name) for name in self.pipe.recv()}
+        self.theirs.close()  # else nobody would notice that the process has ended
+        return {name: functools.partial(self.time, name) for name in self.answer()}
 
     def time(self, name):
         self.pipe.send(name)
-        return self.pipe.recv()
+        return self.answer()
+
+    def answer(self):
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            sys.exit("the plain loop's process ended; what it said stands above")
 
     def __exit__(self, *_):
         self.process.kill()

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, SHORT, TINY, make_dataset, read_csv, train_once
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import bench
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from dataloader import DanceClips, Dataset_Dance
@@ -461,6 +462,14 @@ def test_a_gpu_computes_what_the_cpu_does(tmp_path, monkeypatch, mode, forced):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_bench_does_not_wait_for_a_plain_loop_that_failed():
+    with (
+        pytest.raises(SystemExit, match="plain loop's process ended"),
+        bench.Elsewhere(bench.reference_training, "no number", False, CPU),
+    ):
+        pass
+
+
 def test_the_bench_says_that_there_is_no_gpu():
     command = [sys.executable, ROOT / "scripts/bench.py", "--device", "cuda"]
     done = subprocess.run(command, capture_output=True, text=True)
