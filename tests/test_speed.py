@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ import bench
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from dataloader import DanceClips, Dataset_Dance
-from modules import device, graphs, models, options
+from modules import device, graphs, models, optimizer, options
 from modules.models import noise_source, roll_out
 from modules.modules import Gaussian_Predictor
 from modules.options import UserError
@@ -28,8 +29,8 @@ SIZES = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}
 BATCH, LENGTH, SIZE = 3, 5, (12, 16)
 
 
-def make_trainer(tmp_path, *flags, device=CPU):
-    line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *TINY, *flags]
+def make_trainer(tmp_path, *flags, device=CPU, sizes=TINY):
+    line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *sizes, *flags]
     picture = torch.zeros(2, 3, *SIZE)
     args, _ = options.parse("Trainer", list(map(str, line)))
     return Trainer(args, device, None, [(picture, picture)])
@@ -396,6 +397,48 @@ def test_bf16_trains_as_well_as_float32(call, tmp_path):
         assert done.code == 0, done.err
         scores[precision] = read_csv(run / "metrics.csv")[-1]["val/psnr"]
     assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.2)
+
+
+# ---------------------------------------------------------------- in place of a GPU
+
+META = torch.device("meta")  # its tensors hold no numbers: to ask for one, or to mix, raises
+WAYS = (
+    "--ema 0.9",
+    "--posterior previous",
+    "--scene --warp 0.5 --loss calibrated --free_bits 0.1",
+    "--learned_prior --first_frame",
+    "--nets unet --position_map 2 --sigmoid",
+    "--feedback_noise 0.1 --push_forward 2",
+    "--recompute",
+    "--lab robot --vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3",
+)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("line", WAYS)
+def test_steps_and_rollouts_stay_on_their_device_and_ask_it_for_no_number(
+    tmp_path, monkeypatch, line, forced
+):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # unknown there, as is
+    monkeypatch.setattr(optimizer, "FUSED", ())  # a fused step; one that is not may ask
+    monkeypatch.setattr("Trainer.step_if", lambda good, optim: None)
+    robot = "robot" in line
+    trainer = make_trainer(tmp_path, *line.split(), device=META, sizes=() if robot else TINY)
+    size, condition = ((64, 64), (7,)) if robot else (SIZE, (3, *SIZE))
+    frames = torch.rand(BATCH, LENGTH, 3, *size, device=META)
+    conditions = torch.rand(BATCH, LENGTH, *condition, device=META)
+    for _ in range(2):
+        assert trainer.training_one_step(frames, conditions, forced).device == META
+    model = (trainer.ema or trainer.model).eval()
+    given, noise = frames[:, : trainer.lab.given], noise_source("sample", 0, range(BATCH))
+    rolled = list(model.rollout(given, torch.rand(BATCH, LENGTH, *condition), noise))
+    assert len(rolled) == LENGTH and all(frame.device == META for frame in rolled)
+
+
+@pytest.mark.parametrize("mistake", [float, bool, lambda number: number + torch.zeros(3)])
+def test_on_that_device_mistakes_are_noticed(mistake):
+    with pytest.raises(RuntimeError):
+        mistake(torch.ones(3, device=META)[0])
 
 
 # ---------------------------------------------------------------- a GPU, where there is one
