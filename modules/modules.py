@@ -11,7 +11,6 @@ from .layers import DepthConvBlock, ResidualBlock
 
 SCALE = 1  # of a frame to its features
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 10.0
-IDENTITY_SLOPE = 1.0  # the course's nets were built with a slope of True, that is 1: no bend
 
 
 class RGB_Encoder(nn.Sequential):
@@ -45,20 +44,18 @@ class Label_Encoder(nn.Sequential):
             nn.ReflectionPad2d(3),
             nn.Conv2d(in_chans, half, 7),
             nn.BatchNorm2d(half),
-            nn.LeakyReLU(IDENTITY_SLOPE),
+            nn.Identity(),  # the course's bend, built with a slope of True, that is 1: none
             ResidualBlock(half, out_chans),
         )
 
     def forward(self, pose):
-        pad, conv, norm, *rest = self
+        pad, conv, norm, _, block = self
         x = conv(pad(pose))
         if self.per_image and not self.training:
             x = F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
         else:
             x = norm(x)
-        for layer in rest:
-            x = layer(x)
-        return x
+        return block(x)
 
 
 class Gaussian_Predictor(nn.Sequential):
@@ -72,7 +69,7 @@ class Gaussian_Predictor(nn.Sequential):
             ResidualBlock(quarter, half),
             DepthConvBlock(half, half),
             ResidualBlock(half, out_chans),
-            nn.LeakyReLU(IDENTITY_SLOPE),
+            nn.Identity(),  # here too
             nn.Conv2d(out_chans, 2 * out_chans, 1),
         )
 

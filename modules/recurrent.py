@@ -17,7 +17,7 @@ class vgg_block(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_chans, out_chans, 3, padding=1),
             nn.BatchNorm2d(out_chans),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
         )
 
 
@@ -57,7 +57,9 @@ class vgg_decoder(nn.Module):
         super().__init__()
         w = width
         self.head = nn.Sequential(
-            nn.ConvTranspose2d(g_dim, 8 * w, 4), nn.BatchNorm2d(8 * w), nn.LeakyReLU(0.2)
+            nn.ConvTranspose2d(g_dim, 8 * w, 4),
+            nn.BatchNorm2d(8 * w),
+            nn.LeakyReLU(0.2, inplace=True),
         )
         self.stages = nn.ModuleList(  # the input of each is its own half and the skip's
             [

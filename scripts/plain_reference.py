@@ -1,8 +1,7 @@
-"""The course's training and test loops, written plainly and independently of the package's own.
+"""The course's nets, training and test loops, written plainly and independently of the package.
 
-One call per net and frame, float32, every picture decoded from its PNG every epoch. It shares the
-nets' layers with the package and nothing else. `bench.py` measures against it, and the tests check
-that both compute the same numbers.
+One call per net and frame, float32, every picture decoded from its PNG every epoch. `bench.py`
+measures against it, and the tests check that both compute the same numbers.
 """
 
 from pathlib import Path
@@ -13,23 +12,99 @@ import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
 
-from modules import modules as nets
+
+class Residual(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
+        self.skip = nn.Identity() if a == b else nn.Conv2d(a, b, 1)
+
+    def forward(self, x):
+        y = F.leaky_relu(self.conv1(x), 0.01)
+        return F.leaky_relu(self.conv2(y), 0.01) + self.skip(x)
+
+
+class Depth(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(a, a, 1), nn.LeakyReLU(0.01))
+        self.depth_conv = nn.Conv2d(a, a, 3, padding=1, groups=a)
+        self.conv2 = nn.Conv2d(a, b, 1)
+        self.adaptor = nn.Identity() if a == b else nn.Conv2d(a, b, 1)
+
+    def forward(self, x):
+        return self.conv2(self.depth_conv(self.conv1(x))) + self.adaptor(x)
+
+
+class Gated(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.conv, self.conv_out = nn.Conv2d(c, 4 * c, 1), nn.Conv2d(2 * c, c, 1)
+
+    def forward(self, x):
+        a, b = self.conv(x).chunk(2, dim=1)
+        return x + self.conv_out(a * F.leaky_relu(b, 0.1))
+
+
+class DepthBlock(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.block = nn.Sequential(Depth(a, b), Gated(b))
+
+    def forward(self, x):
+        return self.block(x)
+
+
+def pairs(a, *widths):
+    """Residual and depthwise blocks in turn, to each of these widths."""
+    layers = []
+    for b in widths:
+        layers += [Residual(a, b), DepthBlock(b, b)]
+        a = b
+    return layers
 
 
 class PlainModel(nn.Module):
+    """The names and numbers of its layers are those of published checkpoints."""
+
     def __init__(self, F_dim=128, L_dim=32, N_dim=12, D_out_dim=192):
         super().__init__()
-        self.frame_transformation = nets.RGB_Encoder(3, F_dim)
-        self.label_transformation = nets.Label_Encoder(3, L_dim)
-        self.Gaussian_Predictor = nets.Gaussian_Predictor(F_dim + L_dim, N_dim)
-        self.Decoder_Fusion = nets.Decoder_Fusion(F_dim + L_dim + N_dim, D_out_dim)
-        self.Generator = nets.Generator(D_out_dim, 3)
+        f, p, n, d = F_dim, L_dim, N_dim, D_out_dim
+        known = f + p
+        fused = known + n
+        self.frame_transformation = nn.Sequential(
+            *pairs(3, f // 8, f // 4, f // 2), nn.Conv2d(f // 2, f, 3, padding=1)
+        )
+        pad, bend = nn.ReflectionPad2d(3), nn.LeakyReLU(1.0)  # a bend that bends nothing
+        self.label_transformation = nn.Sequential(
+            pad, nn.Conv2d(3, p // 2, 7), nn.BatchNorm2d(p // 2), bend, Residual(p // 2, p)
+        )
+        self.Gaussian_Predictor = nn.Sequential(
+            *pairs(known, n // 4, n // 2), Residual(n // 2, n), bend, nn.Conv2d(n, 2 * n, 1)
+        )
+        self.Decoder_Fusion = nn.Sequential(
+            DepthBlock(fused, fused), Residual(fused, fused // 4),
+            DepthBlock(fused // 4, fused // 2), Residual(fused // 2, fused // 2),
+            DepthBlock(fused // 2, d // 2), nn.Conv2d(d // 2, d, 1),
+        )  # fmt: skip
+        self.Generator = nn.Sequential(
+            DepthBlock(d, d), *pairs(d, d // 2, d // 4, d // 8), nn.Conv2d(d // 8, 3, 1)
+        )
+
+    def posterior(self, features, pose, noise=None):
+        mu, logvar = self.Gaussian_Predictor(torch.cat([features, pose], dim=1)).chunk(2, dim=1)
+        noise = torch.randn_like(mu) if noise is None else noise
+        return mu + noise * torch.exp(0.5 * logvar), mu, logvar
+
+    def draw(self, features, pose, z):
+        return self.Generator(self.Decoder_Fusion(torch.cat([features, pose, z], dim=1)))
 
 
-def plain_step(
-    model, optim, frames, poses, forced, beta=1.0, clip=1.0, detach=False, previous=False
-):
-    """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss of a predicted frame."""
+def plain_step(model, optim, frames, poses, forced, detach=False, previous=False, noise=None):
+    """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss of a predicted frame.
+
+    `noise` (B, T-1, N, H, W) is that of every z; it is drawn where it is not given.
+    """
     loss, frame, steps = 0, frames[:, 0], frames.shape[1] - 1
     for t in range(1, steps + 1):
         if forced:
@@ -39,13 +114,13 @@ def plain_step(
         features = model.frame_transformation(frame)
         pose = model.label_transformation(poses[:, t])
         seen = features if previous else model.frame_transformation(frames[:, t])
-        z, mu, logvar = model.Gaussian_Predictor(seen, pose)
-        frame = model.Generator(model.Decoder_Fusion(features, pose, z))
+        z, mu, logvar = model.posterior(seen, pose, None if noise is None else noise[:, t - 1])
+        frame = model.draw(features, pose, z)
         kl = -0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp()) / len(frames)
-        loss = loss + (F.mse_loss(frame, frames[:, t]) + beta * kl) / steps
+        loss = loss + (F.mse_loss(frame, frames[:, t]) + kl) / steps
     optim.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optim.step()
     return loss.item()
 
@@ -58,7 +133,7 @@ def plain_rollout(model, given, poses, z_dim):
         pose = model.label_transformation(poses[:, t])
         z = torch.randn(len(given), z_dim, *given.shape[-2:], device=given.device)
         features = model.frame_transformation(frames[-1])
-        frames.append(model.Generator(model.Decoder_Fusion(features, pose, z)))
+        frames.append(model.draw(features, pose, z))
     return torch.stack(frames, 1)
 
 
