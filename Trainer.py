@@ -46,6 +46,7 @@ from modules.trackers import open_trackers
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
 REDRAW_SECONDS = 60
+SHOW_SECONDS = 1  # to show the loss the device must be waited for
 Z_CLIPS, Z_FRAMES = 8, 64  # of validation clips, to see what z carries
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
@@ -70,7 +71,8 @@ class Trainer(Resumable):
         self.kl_annealing = kl_annealing(args)
         self.tfr = schedules.tfr_at(0, args)
         self.current_epoch = self.step = 0
-        self.best_score, self.history, self.drawn_at = None, [], time.perf_counter()
+        self.best_score, self.history = None, []
+        self.drawn_at, self.shown_at = time.perf_counter(), 0
         self.steps_done = 0  # of the current epoch
         self.total = torch.zeros(4, device=device)  # of its losses, and how many steps counted
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
@@ -329,7 +331,9 @@ class Trainer(Resumable):
 
     def show(self, bar):
         """What the schedules and the mean loss are, beside the bar's own speed and time left."""
-        if not bar.disable and self.steps_done % 10 == 1:
+        now = time.perf_counter()
+        if not bar.disable and now - self.shown_at > SHOW_SECONDS:
+            self.shown_at = now
             values = {"loss": (self.total[0] / self.total[3]).item()} | self.settings()
             bar.set_description(
                 f"epoch {self.current_epoch}/{self.args.num_epoch - 1}", refresh=False

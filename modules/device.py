@@ -99,16 +99,23 @@ def compile_nets(model, mode, device):
         return
     from torch._dynamo import config as dynamo  # slow to import
 
-    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise UserError(
-            "--compile needs a C++ compiler (g++) on the CPU; install one or leave it out"
-        )
-    if device.type == "cuda" and not importlib.util.find_spec("triton"):
-        raise UserError("--compile needs triton on a GPU; pip install triton, or leave it out")
+    if lacking := what_compiling_lacks(device):
+        raise UserError(f"--compile needs {lacking} on this device; install it or leave it out")
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, MANY_SHAPES)  # the nets share code, so they would share a limit of 8
     for name in model.LARGE_NETS:
         getattr(model, name).compile(dynamic=False)
+
+
+def what_compiling_lacks(device):
+    """What --compile needs and is not there, if anything is."""
+    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        return "a C++ compiler (g++)"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return "the package triton"
+    if device.type == "cuda" and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+        return "a C compiler (gcc)"
+    return None
 
 
 def rng_states(device):

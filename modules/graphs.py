@@ -4,6 +4,9 @@ A GPU that is fed small operations waits for the host, which takes longer to ask
 GPU takes to do it.
 """
 
+import functools
+import gc
+
 import torch
 
 from .options import UserError
@@ -40,20 +43,34 @@ class Recorded:
         """-> what replays it, where its inputs go, and where its results are."""
         graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
         self.memory = self.memory or torch.cuda.graph_pool_handle()
-        try:  # other threads may go on pinning what they read
-            with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
+        how = {"pool": self.memory, "stream": side_stream()}
+        how["capture_error_mode"] = "thread_local"  # other threads may go on pinning what they read
+        gc.collect()  # a recording that is thrown away while another is made would spoil it
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, **how):
                 results = self.function(*places, **settings)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:200]
             raise UserError(
                 f"--cuda_graphs could not record a step ({reason}); leave it out"
             ) from None
+        finally:
+            gc.enable()
         return graph.replay, places, results if isinstance(results, tuple) else (results,)
+
+
+@functools.cache
+def side_stream():
+    """Where steps run before they are recorded, and while: one, as each keeps its own memory."""
+    return torch.cuda.Stream()
 
 
 def aside(function, inputs, settings):
     """Call it on a stream of its own, as what is to be recorded must be first."""
-    stream = torch.cuda.Stream()
+    stream = side_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         results = function(*inputs, **settings)

@@ -1,8 +1,9 @@
 """The convolutional blocks that the pose lab's nets are made of. All keep height and width.
 
-Bends are in place, over a convolution's result that nobody else needs: a tenth of the memory.
+Bends are in place, over a convolution's result that nobody else needs: a fifth of the memory.
 """
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -46,8 +47,13 @@ class ConvFFN(nn.Module):
         self.conv_out = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x):
-        value, gate = self.conv(x).chunk(2, dim=1)
-        return x + self.conv_out(value * F.leaky_relu(gate, 0.1))
+        apart = x.device.type == "cpu" and torch.is_grad_enabled()
+        if apart:  # a CPU is slower at joining two gradients than at two convolutions
+            halves = zip(self.conv.weight.chunk(2), self.conv.bias.chunk(2))
+            value, gate = (F.conv2d(x, *half) for half in halves)
+        else:
+            value, gate = self.conv(x).chunk(2, dim=1)
+        return x + self.conv_out(value * F.leaky_relu(gate, 0.1, inplace=apart))
 
 
 class DepthConvBlock(nn.Module):

@@ -66,8 +66,8 @@ class VAE_Model(nn.Module):
             if frames.device.type != "cpu":
                 return self.teacher_forced(prior, *inputs)
             # a CPU takes clip by clip: it has nothing to gain from a whole batch, and would copy it
-            clips = zip(*([None] * len(frames) if x is None else x.split(1) for x in inputs))
-            return join([self.teacher_forced(prior, *clip) for clip in clips], dim=0)
+            clips = [self.teacher_forced(prior, *clip) for clip in one_by_one(0, *inputs)]
+            return join(clips, dim=0)
 
     def autocast(self):
         """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
@@ -111,22 +111,17 @@ class VAE_Model(nn.Module):
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
         waits = truth is None and not prior  # z is of the prediction before
-        latents = None if waits else self.draw_z(truth, conditions, noise, prior)
+        latents = (None,) * 3 if waits else self.draw_z(truth, conditions, noise, prior)
         frame, results, steps = frames[:, :1], [], conditions.shape[1]
         untrained = min(self.args.push_forward, steps - 1)
-        for t in range(steps):
-            now = slice(t, t + 1)
+        inputs = one_by_one(1, conditions, noise, shake, *latents)
+        for t, (condition, draw, shock, z, *posterior) in enumerate(inputs):
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
-                frame = self.shaken(frame, None if shake is None else shake[:, now])
-                previous = self.per_frame(self.encode_previous, frame)
-                z, *posterior = (
-                    self.draw_z(previous, conditions[:, now], noise[:, now], prior)
-                    if waits
-                    else (None if x is None else x[:, now] for x in latents)
-                )
-                frame = self.per_frame(self.decode, previous, conditions[:, now], z)
-                known = previous, conditions[:, now], noise[:, now]
-                posterior = self.beside_prior(posterior, *known)
+                previous = self.per_frame(self.encode_previous, self.shaken(frame, shock))
+                if waits:
+                    z, *posterior = self.draw_z(previous, condition, draw, prior)
+                frame = self.per_frame(self.decode, previous, condition, z)
+                posterior = self.beside_prior(posterior, previous, condition, draw)
             results.append((frame, *posterior))
             if self.args.feedback == "frame":
                 frame = frame.detach()
@@ -269,6 +264,12 @@ def one_step(model, frames, poses, noise):
         z = noise((len(before), model.args.N_dim, *model.feature_size))[0].to(device)
         pieces.append(model.predict_frame(before.to(device), conditions, z)[0].cpu())
     return torch.cat(pieces)
+
+
+def one_by_one(dim, *inputs):
+    """Tensors (or Nones) -> tuples of their pieces of length one. Its gradient is one join."""
+    count = next(x.shape[dim] for x in inputs if x is not None)
+    return zip(*([None] * count if x is None else x.split(1, dim) for x in inputs))
 
 
 def join(results, dim):

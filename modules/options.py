@@ -65,10 +65,22 @@ def run(main):
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {place}{error.strerror or error}")
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        sys.exit(
+            "error: there is not enough memory: smaller batches, clips, frames or nets need less, "
+            f"and so does training with --recompute. {str(error).partition(chr(10))[0][:200]}"
+        )
     except (Stopped, KeyboardInterrupt) as stop:
         number = getattr(stop, "number", signal.SIGINT)
         print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def ran_out_of_memory(error):
+    """A GPU, a CPU and numpy say so each in its own way."""
+    return "MemoryError" in type(error).__name__ or "DefaultCPUAllocator" in str(error)
 
 
 class LabParser(argparse.ArgumentParser):

@@ -12,7 +12,9 @@ the table holds medians and their ratios.
 
 import argparse
 import functools
+import gc
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -48,9 +50,9 @@ def parse_arguments():
     cuda = torch.cuda.is_available()
     add = parser.add_argument
     add("--device", default="cuda" if cuda else "cpu", help="default: a GPU where there is one")
-    batches = [2, 8, 32, 128] if cuda else [2, 4]
+    batches = [2, 8, 32, 64] if cuda else [2, 4]
     add("--batches", type=int, nargs="*", default=batches, help="clips in a batch")
-    add("--rounds", type=int, default=20 if cuda else 3, help="turns that each side takes")
+    add("--rounds", type=int, default=10 if cuda else 3, help="turns that each side takes")
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 pictures of the epoch that is timed")
     add("--memory", action="store_true", help="measure peak memory instead of time")
@@ -62,6 +64,8 @@ def parse_arguments():
     opts = parser.parse_args()
     if opts.device.startswith("cuda") and not cuda:
         parser.error(f"--device {opts.device}: torch finds no CUDA GPU")
+    if opts.cuda_graphs and (opts.memory or opts.profile):
+        parser.error("--cuda_graphs is timed, but neither --memory nor --profile looks into it")
     torch.backends.cuda.matmul.allow_tf32 = True  # as a GPU's convolutions do: it is their peak
     return opts
 
@@ -75,11 +79,23 @@ def wait(device):
 
 
 def seconds(work, device):
+    """How long the work takes; on a GPU whose memory it does not fit into, for ever."""
     wait(device)
     start = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - start
+    try:
+        work()
+        wait(device)
+        return time.perf_counter() - start
+    except torch.OutOfMemoryError as error:
+        print(str(error).partition(".")[0], file=sys.stderr)
+    return_memory()
+    return math.inf
+
+
+def return_memory():
+    """To the GPU: what an earlier work has left stands in the way of the next, and of others."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def take_turns(works, rounds, device, reference=None):
@@ -92,9 +108,10 @@ def take_turns(works, rounds, device, reference=None):
         timers = {name: functools.partial(seconds, work, device) for name, work in works.items()}
         for turn in range(rounds + warm):
             for name, timer in (others | timers).items():
-                spent = timer()
-                if turn >= warm:
-                    times.setdefault(name, []).append(spent)
+                if times.get(name) != [math.inf]:  # what has not fitted is not tried again
+                    spent = timer()
+                    if turn >= warm or spent == math.inf:
+                        times[name] = [*times.get(name, []), spent]
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
@@ -143,6 +160,7 @@ def make_trainer(opts, precision, device, *flags):
     line += ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
     line += ["--compile", opts.compile] + ["--cuda_graphs"] * opts.cuda_graphs
     args, _ = options.parse("Trainer", line)
+    return_memory()
     with redirect_stdout(None):
         choose_device(args)
     picture = torch.zeros(2, 3, *SIZE)
@@ -211,7 +229,7 @@ def time_rollout(opts, device, precision, clips):
     def ours():
         roll_out(trainer.model, given, poses, noise_source("sample", 0, range(clips)))
 
-    rounds = 1 if device.type == "cpu" else opts.rounds
+    rounds = min(opts.rounds, 3)
     reference = reference_rollout, clips, opts.frames
     spent = take_turns({"ours": ours}, rounds, device, reference)
     return {name: clips * (opts.frames - 1) / value for name, value in spent.items()}
@@ -249,7 +267,7 @@ def time_epoch(opts, device, precision, batch):
             ],
             "our loading": load,
         }
-        rounds = 1 if device.type == "cpu" else opts.rounds
+        rounds = 1 if device.type == "cpu" else min(opts.rounds, 3)
         spent = take_turns(works, rounds, device, (reference_epoch, folder, batch))
     spent["our first epoch decodes"] = first
     spent["our loading's share"] = spent["our loading"] / spent["ours"]
@@ -265,6 +283,8 @@ def peaks(device, precision):
     target = torch.empty_like(source)
     works = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
     spent = take_turns(works, 9, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # these were not its models
     return {
         "tflops": 2 * n**3 / spent["product"] / 1e12,
         "copy_gb_s": 2 * source.numel() / spent["copy"] / 1e9,
@@ -299,10 +319,10 @@ def used(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory_table(opts):
+def memory_table(opts, numbers):
     print(f"{describe(torch.device(opts.device))}, free running, peak GiB of a training step")
     print(f"{'clip':>6} {'batch':>6} {'size':>9} {'plain':>8} {'--recompute':>12}")
-    numbers = []
+    numbers["memory"] = []
     for length, batch, height in ROWS:
         peak = []
         for recompute in (False, True):
@@ -313,8 +333,8 @@ def memory_table(opts):
             peak.append(float(done.stdout.splitlines()[-1]))
         size = f"{height}x{2 * height}"
         print(f"{length:>6} {batch:>6} {size:>9} {peak[0]:>8.2f} {peak[1]:>12.2f}", flush=True)
-        numbers.append({"length": length, "batch": batch, "height": height, "peak": peak})
-    return numbers
+        row = {"length": length, "batch": batch, "height": height, "peak": peak}
+        numbers["memory"].append(row)
 
 
 # ---------------------------------------------------------------- profile
@@ -322,7 +342,6 @@ def memory_table(opts):
 KINDS = {  # in torch's names of operations -> what they are called here
     "convolution_backward": "convolutions, backward",
     "convolution": "convolutions, forward",
-    "cudnn": "convolutions, forward",
     "_adam": "optimizer",
     "_foreach": "optimizer",
     "copy_": "copies",
@@ -333,14 +352,13 @@ KINDS = {  # in torch's names of operations -> what they are called here
 }
 
 
-def profile(opts):
+def profile(opts, numbers):
     """The share of every kind of operation in a free-running and a teacher-forced step."""
     device = torch.device(opts.device)
     precision, batch = choose_precision("auto", device), opts.batches[0]
     trainer = make_trainer(opts, precision, device)
     clips = random_clips(batch, device)
     print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
-    numbers = {}
     for forced in (False, True):
         trainer.training_one_step(*clips, forced)
         with torch.profiler.profile() as watched:
@@ -358,7 +376,6 @@ def profile(opts):
         shares |= {kind: time / total for kind, time in shares.items()}
         line = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares.items()))
         print(f"tfr {int(forced)}: {line}")
-    return numbers
 
 
 # ---------------------------------------------------------------- the table
@@ -366,8 +383,12 @@ def profile(opts):
 
 def say(what, result, peak=None):
     """One line of the table; of a peak in TFLOP/s also the share that ours reaches."""
-    result["ratio"] = result["ours"] / result["reference"]
-    line = f"{what:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} {result['ratio']:>7.2f}x"
+    line = f"{what:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} "
+    if result["reference"]:
+        result["ratio"] = result["ours"] / result["reference"]
+        line += f"{result['ratio']:>7.2f}x"
+    else:
+        line += f"{'no room':>8}"
     if peak:
         result["share_of_matmul"] = result["ours"] * GFLOP / 1000 / peak
         line += f" {result['share_of_matmul']:>8.0%}"
@@ -381,10 +402,10 @@ def describe(device):
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def bench(opts):
+def bench(opts, numbers):
     device = torch.device(opts.device)
     best = choose_precision("auto", device)
-    numbers = {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
     print(f"{'frames per second':<44} {'reference':>9} {'ours':>9} {'ratio':>8} {'of matmul':>9}")
     for precision in dict.fromkeys(("float32", best)):
@@ -400,13 +421,12 @@ def bench(opts):
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device) / 2**30
         numbers["peak memory, GiB"] = memory
-        print(f"{'peak memory':<44} {memory:>9.1f} GiB")
+        print(f"{f'peak memory, {best}':<44} {memory:>9.1f} GiB")
     numbers["epoch"] = time_epoch(opts, device, best, opts.batches[0])
     for name, value in numbers["epoch"].items():
         unit = "%" if "share" in name else "s"
         value *= 100 if unit == "%" else 1
         print(f"epoch of {opts.pictures} pictures, {name:<32} {value:>9.2f} {unit}")
-    return numbers
 
 
 def main():
@@ -415,9 +435,13 @@ def main():
         print(memory_of_one(opts, json.loads(opts.one), torch.device(opts.device)))
         return
     measure = memory_table if opts.memory else profile if opts.profile else bench
-    numbers = measure(opts)
-    Path(opts.out).write_text(json.dumps(numbers, indent=1))
-    print(f"kept in {opts.out}")
+    numbers = {}
+    try:
+        measure(opts, numbers)
+    finally:
+        if numbers:  # what was measured is kept, whatever stopped the rest
+            Path(opts.out).write_text(json.dumps(numbers, indent=1))
+            print(f"kept in {opts.out}")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SHORT, train_once
 from PIL import Image
 
 import dataloader
+import Trainer
 from modules import checkpoint as ckpt
 from modules import options
 
@@ -496,6 +498,31 @@ def test_what_torch_makes_of_a_full_disk_is_named_too(tmp_path):
     with pytest.raises(options.UserError, match=r"x\.ckpt cannot be written"):
         ckpt.write_atomically(tmp_path / "x.ckpt", write)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- memory that does not suffice
+
+
+def full_gpu(size):
+    raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes\nMore lines")
+
+
+@pytest.mark.parametrize("ask", [full_gpu, torch.empty, np.empty], ids=["gpu", "cpu", "numpy"])
+def test_too_little_memory_is_said_in_one_line_and_the_run_goes_on(call, tmp_path, ask):
+    done = train_once(tmp_path)
+    more = "--DR", done.data, "--save_root", done.run, *SHORT, "--num_epoch", "2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer.Trainer, "training_one_step", lambda *_: ask(2**56))
+        failed = call("Trainer", *more)
+    assert_refused(failed, 1, "--recompute", "llocate")
+    assert call("Trainer", *more).code == 0
+
+
+def test_other_errors_of_torch_keep_their_traceback(call, tmp_path, monkeypatch):
+    done = train_once(tmp_path)
+    monkeypatch.setattr(Trainer.Trainer, "validate", lambda _: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        call("Trainer", "--DR", done.data, "--save_root", tmp_path / "other", *SHORT)
 
 
 # ---------------------------------------------------------------- as a shell sees it

@@ -192,10 +192,13 @@ def depth_conv_block_by_hand(w, x):
     ("block", "by_hand"),
     [(ResidualBlock, residual_by_hand), (DepthConvBlock, depth_conv_block_by_hand)],
 )
-def test_blocks_compute_what_is_written_out_by_hand(block, by_hand, out):
+@pytest.mark.parametrize("training", [False, True])
+def test_blocks_compute_what_is_written_out_by_hand(block, by_hand, out, training):
     net = with_random_weights(block(4, out)).double()
     x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
-    torch.testing.assert_close(net(x), by_hand(net.state_dict(), x), rtol=1e-10, atol=1e-10)
+    with torch.set_grad_enabled(training):
+        found = net(x)
+    torch.testing.assert_close(found, by_hand(net.state_dict(), x), rtol=1e-10, atol=1e-10)
 
 
 def label_encoder_by_hand(w, pose, mean, var):

@@ -138,7 +138,7 @@ def test_on_a_cpu_freed_memory_is_kept_for_the_next_step():
         command = [sys.executable, "-c", FREED_AND_TAKEN, how]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         faults[how] = int(done.stdout.split()[-1])
-    assert faults["kept"] < 100 < faults["as it is"]
+    assert faults["kept"] * 100 < faults["as it is"]  # none, or one for a huge page
 
 
 # ---------------------------------------------------------------- pieces, recomputing, compiling
@@ -211,6 +211,10 @@ def test_compile_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         make_trainer(tmp_path, "--compile", "default")
+    for triton, lacking in ((None, "triton"), ("there", "C compiler")):
+        monkeypatch.setattr(device.importlib.util, "find_spec", lambda name, found=triton: found)
+        with pytest.raises(UserError, match=lacking):
+            device.compile_nets(None, "default", GPU)
 
 
 # ---------------------------------------------------------------- CUDA graphs
@@ -477,6 +481,7 @@ def test_a_gpus_recorded_steps_are_those_that_are_not(tmp_path, posterior):
 @pytest.mark.parametrize("mode", ["off", "default"])
 @pytest.mark.parametrize("forced", [False, True])
 def test_a_gpu_computes_what_the_cpu_does(tmp_path, monkeypatch, mode, forced):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(Gaussian_Predictor, "reparameterize", staticmethod(lambda mu, *_: mu))
     here, there = make_trainer(tmp_path), make_trainer(tmp_path, "--compile", mode, device=GPU)
     there.model.load_state_dict(here.model.state_dict())
@@ -490,6 +495,21 @@ def test_a_gpu_computes_what_the_cpu_does(tmp_path, monkeypatch, mode, forced):
 # ---------------------------------------------------------------- the bench itself
 
 
+def test_the_bench_says_what_does_not_fit_and_goes_on(capsys):
+    tried = []
+
+    def too_big():
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    spent = bench.take_turns({"reference": too_big, "ours": lambda: None}, 3, CPU)
+    assert len(tried) == 1 and 0 < spent["ours"] < 1
+    result = bench.say("a row", {name: 30 / value for name, value in spent.items()}, 1)
+    assert result["reference"] == 0 and "ratio" not in result and result["share_of_matmul"] > 0
+    said = capsys.readouterr()
+    assert "no room" in said.out and "CUDA out of memory" in said.err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_bench_does_not_wait_for_a_plain_loop_that_failed():
     with (
@@ -499,6 +519,7 @@ def test_the_bench_does_not_wait_for_a_plain_loop_that_failed():
         pass
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_bench_says_that_there_is_no_gpu():
     command = [sys.executable, ROOT / "scripts/bench.py", "--device", "cuda"]
     done = subprocess.run(command, capture_output=True, text=True)
