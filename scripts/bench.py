@@ -302,7 +302,8 @@ def memory_of_one(opts, row, device):
     """GiB that two training steps need beyond what is there before them."""
     length, batch, height, recompute = row
     precision = choose_precision("auto", device)
-    trainer = make_trainer(opts, precision, device, *["--recompute"] * recompute)
+    flags = ["--frame_H", str(height), "--frame_W", str(2 * height)] + ["--recompute"] * recompute
+    trainer = make_trainer(opts, precision, device, *flags)
     clips = [torch.rand(batch, length, 3, height, 2 * height, device=device) for _ in range(2)]
     before = used(device)
     for _ in range(2):
@@ -329,7 +330,9 @@ def memory_table(opts, numbers):
             row = json.dumps([length, batch, height, recompute])
             command = [sys.executable, __file__, "--device", opts.device, "--one", row]
             command += ["--compile", opts.compile]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                sys.exit(f"the row {row} ended with {done.returncode}")
             peak.append(float(done.stdout.splitlines()[-1]))
         size = f"{height}x{2 * height}"
         print(f"{length:>6} {batch:>6} {size:>9} {peak[0]:>8.2f} {peak[1]:>12.2f}", flush=True)

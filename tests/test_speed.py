@@ -495,6 +495,12 @@ def test_a_gpu_computes_what_the_cpu_does(tmp_path, monkeypatch, mode, forced):
 # ---------------------------------------------------------------- the bench itself
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_bench_measures_the_memory_of_frames_of_other_sizes(recompute):
+    opts = SimpleNamespace(compile="off", cuda_graphs=False)
+    assert bench.memory_of_one(opts, (3, 1, 12, recompute), CPU) >= 0
+
+
 def test_the_bench_says_what_does_not_fit_and_goes_on(capsys):
     tried = []
 
