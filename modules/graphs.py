@@ -43,12 +43,10 @@ class Recorded:
         """-> what replays it, where its inputs go, and where its results are."""
         graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
         self.memory = self.memory or torch.cuda.graph_pool_handle()
-        how = {"pool": self.memory, "stream": side_stream()}
-        how["capture_error_mode"] = "thread_local"  # other threads may go on pinning what they read
         gc.collect()  # a recording that is thrown away while another is made would spoil it
         gc.disable()
-        try:
-            with torch.cuda.graph(graph, **how):
+        try:  # thread_local: other threads may go on pinning what they read
+            with torch.cuda.graph(graph, self.memory, side_stream(), "thread_local"):
                 results = self.function(*places, **settings)
         except torch.OutOfMemoryError:
             raise

@@ -48,7 +48,7 @@ class ConvFFN(nn.Module):
 
     def forward(self, x):
         apart = x.device.type == "cpu" and torch.is_grad_enabled()
-        if apart:  # a CPU is slower at joining two gradients than at two convolutions
+        if apart:  # a CPU is slower at joining the gradients of halves than at two convolutions
             halves = zip(self.conv.weight.chunk(2), self.conv.bias.chunk(2))
             value, gate = (F.conv2d(x, *half) for half in halves)
         else:

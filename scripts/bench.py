@@ -336,8 +336,8 @@ def memory_table(opts, numbers):
             peak.append(float(done.stdout.splitlines()[-1]))
         size = f"{height}x{2 * height}"
         print(f"{length:>6} {batch:>6} {size:>9} {peak[0]:>8.2f} {peak[1]:>12.2f}", flush=True)
-        row = {"length": length, "batch": batch, "height": height, "peak": peak}
-        numbers["memory"].append(row)
+        measured = {"length": length, "batch": batch, "height": height, "peak": peak}
+        numbers["memory"].append(measured)
 
 
 # ---------------------------------------------------------------- profile
