@@ -5,102 +5,111 @@ python Trainer.py --DR DATASET --save_root RUN_FOLDER
 
 import copy
 import json
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from modules import checkpoint as ckpt
-from modules import report, schedules
-from modules.device import choose_device, compile_nets
-from modules.files import move_aside, occupied, run_folder, write_atomically
-from modules.graphs import Recorded, check_graphs, record_rollouts
+from modules.cli.entry import run
+from modules.cli.parser import parse
+from modules.cli.signals import listener
+from modules.config import PoseTraining, RobotTraining
+from modules.errors import UserError
+from modules.files import write_atomically
 from modules.labs import LABS
-from modules.metrics import (
-    Generate_PSNR,
-    calibrated_loss,
-    kl_above,
-    kl_criterion,
-    kl_per_dimension,
-    score_clips,
-)
-from modules.models import VAE_Model, noise_source, roll_out
-from modules.optimizer import (
-    average_if,
+from modules.metrics import Generate_PSNR, score_clips
+from modules.models.loading import adopt_settings, load_weights
+from modules.models.pose import VAE_Model
+from modules.models.rollout import noise_source, roll_out
+from modules.report import figures, pictures, tables, validation
+from modules.report.pages import write_run_page
+from modules.report.trackers import open_trackers
+from modules.runs import checkpoint as ckpt
+from modules.runs.environment import environment
+from modules.runs.folder import move_aside, occupied, run_folder
+from modules.runs.resume import Resumable, run_to_resume, settings_before
+from modules.training import schedules
+from modules.training.device import choose_device, choose_precision, compile_nets
+from modules.training.graphs import Recorded, check_graphs, record_rollouts
+from modules.training.losses import calibrated_loss, kl_above, kl_criterion, kl_per_dimension
+from modules.training.optimizer import (
+    buffer_copies,
     make_optimizer,
-    put_back_unless,
+    restore_buffers_unless,
     set_lr,
-    statistics,
     step_if,
+    update_ema_if,
 )
-from modules.options import INF, UserError, parse, run
-from modules.pages import write_run_page
-from modules.report import COPIED
-from modules.resumable import Resumable, run_to_resume
-from modules.schedules import kl_annealing
-from modules.signals import listener
-from modules.trackers import open_trackers
+from modules.training.schedules import kl_annealing
 
-__all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion"]
+__all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
 REDRAW_SECONDS = 60
-SHOW_SECONDS = 1  # to show the loss the device must be waited for
-Z_CLIPS, Z_FRAMES = 8, 64  # of validation clips, to see what z carries
+SHOW_SECONDS = 1  # reading the loss waits for the device
+LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 VAL_BATCH = 64  # validation clips that are rolled out together
-VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
+VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl")
 
 
 class Trainer(Resumable):
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
-    def __init__(self, args, device, train_set=None, val_set=None):
-        torch.manual_seed(args.seed)
-        self.args, self.device, self.folder = args, device, Path(args.save_root)
-        self.lab = lab = LABS[args.lab](args)
+    def __init__(
+        self,
+        settings: PoseTraining | RobotTraining,
+        device: torch.device,
+        train_set: Any = None,
+        val_set: Any = None,
+    ):
+        torch.manual_seed(settings.seed)
+        self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
+        self.lab = lab = LABS[settings.lab](settings)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
-        self.clips = lab.TrainClips(train_set, args, device) if train_set else None
+        self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
         self.model = lab.make_model(train_set).to(device)
-        if args.cuda_graphs:
-            check_graphs(args, device, training=True)
-        self.optim = make_optimizer(self.model.parameters(), args)
-        self.ema = self.copy_of_model() if args.ema else None
-        self.cold = args.compile != "off"
-        compile_nets(self.model, args.compile, device)
-        self.kl_annealing = kl_annealing(args)
-        self.tfr = schedules.tfr_at(0, args)
+        if settings.cuda_graphs:
+            check_graphs(settings, device, self.model, training=True)
+        self.optim = make_optimizer(self.model.parameters(), settings)
+        self.ema = self.copy_of_model() if settings.ema else None
+        self.to_compile = settings.compile != "off"
+        compile_nets(self.model, settings.compile, device)
+        self.kl_annealing = kl_annealing(settings)
+        self.tfr = schedules.tfr_at(0, settings)
         self.current_epoch = self.step = 0
         self.best_score, self.history = None, []
         self.drawn_at, self.shown_at = time.perf_counter(), 0
         self.steps_done = 0  # of the current epoch
-        self.total = torch.zeros(4, device=device)  # of its losses, and how many steps counted
+        self.total = torch.zeros(4, device=device)  # sums of its losses, and of finite steps
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
         self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
         self.device_step = self.step_on_device
-        if args.cuda_graphs:
+        if settings.cuda_graphs:
             self.device_step = Recorded(self.step_on_device)
             record_rollouts(self.ema or self.model)
 
-    def copy_of_model(self):
-        """For the average of its weights; .to() lays an LSTM's out as cuDNN wants them."""
+    def copy_of_model(self) -> torch.nn.Module:
+        """For the moving average; .to() restores the memory layout of an LSTM's weights."""
         return copy.deepcopy(self.model).requires_grad_(False).to(self.device)
 
     # ------------------------------------------------------------ training
 
-    def training_stage(self):
+    def training_stage(self) -> None:
         """Train up to num_epoch. After every epoch the run folder is complete."""
-        self.trackers = open_trackers(self.args)
-        if self.current_epoch >= self.args.num_epoch:
-            print(f"nothing is left to train: --num_epoch {self.args.num_epoch} is reached")
-        with listener.patiently():  # a signal waits for the step at hand: stop_if_asked
-            while self.current_epoch < self.args.num_epoch:
+        self.trackers = open_trackers(self.settings)
+        if self.current_epoch >= self.settings.num_epoch:
+            print(f"nothing left to train: --num_epoch {self.settings.num_epoch} is reached")
+        with listener.patiently():  # a signal waits for the end of the step: stop_if_asked
+            while self.current_epoch < self.settings.num_epoch:
                 self.train_one_epoch()
                 self.end_epoch(self.validate() if self.validation_is_due() else {})
         self.finish()
 
-    def train_one_epoch(self):
-        """Train what is left of the epoch: all of it, or after a stop within it the rest."""
+    def train_one_epoch(self) -> None:
+        """Train the rest of the epoch: all of it, unless the run was stopped within it."""
         self.start_epoch()
         batches = self.clips.batches(self.current_epoch)
         coins, left = self.coins(len(batches)), batches[self.steps_done :]
@@ -110,138 +119,160 @@ class Trainer(Resumable):
             self.total += self.training_one_step(frames, conditions, bool(coins[self.steps_done]))
             self.steps_done += 1
             self.show(bar)
-            if self.cold:
-                self.say_warm_up(start)
-            if self.args.save_every_steps and self.step % self.args.save_every_steps == 0:
+            if self.to_compile:
+                self.report_compile_time(start)
+            if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 self.save_last()
             self.stop_if_asked()
         self.total.tolist()  # waits for the device
         predicted = sum(clips[:, 1:].numel() for clips in left)
         self.speed = predicted / (time.perf_counter() - start)
 
-    def stop_if_asked(self):
-        """Obey a signal that came during the step or the frame before, with nothing lost."""
+    def stop_if_asked(self) -> None:
+        """Save and stop if a signal arrived during the last step or frame."""
         if listener.asked:
             self.save_last()
             tqdm.write(
                 f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
-                f"{self.steps_done} steps; the same command carries on there"
+                f"{self.steps_done} steps; the same command resumes there"
             )
             listener.check()
 
-    def say_warm_up(self, start):
-        """What the first step of a compiled run took: a short run may not be worth it."""
+    def report_compile_time(self, start: float) -> None:
+        """Print what the first step of a compiled run took."""
         self.total.tolist()  # waits for the device
-        self.cold = False
-        tqdm.write(f"the first step, with compiling: {time.perf_counter() - start:.1f} s")
+        self.to_compile = False
+        tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
 
-    def start_epoch(self):
-        """Set what the epoch's number decides: its learning rate and all its random draws."""
+    def start_epoch(self) -> None:
+        """Seed the epoch's random draws and set its learning rate."""
         if not self.steps_done:
-            torch.manual_seed(1_000_003 * self.args.seed + self.current_epoch)
+            torch.manual_seed(1_000_003 * self.settings.seed + self.current_epoch)
             self.total.zero_()
-        set_lr(self.optim, schedules.lr_at(self.current_epoch, self.args))
+        set_lr(self.optim, schedules.lr_at(self.current_epoch, self.settings))
         self.model.train()
 
-    def coins(self, steps):
-        """True where a step is teacher-forced: one coin for the epoch, or one a batch."""
-        rng = np.random.default_rng([self.args.seed, self.current_epoch, 1])
-        tosses = rng.random(steps if self.args.tfr_coin == "batch" else 1) < self.tfr
-        return np.broadcast_to(tosses, steps)
+    def coins(self, steps: int) -> np.ndarray:
+        """True where a step is teacher-forced: drawn once for the epoch, or per batch."""
+        rng = np.random.default_rng([self.settings.seed, self.current_epoch, 1])
+        draws = rng.random(steps if self.settings.tfr_coin == "batch" else 1) < self.tfr
+        return np.broadcast_to(draws, steps)
 
-    def training_one_step(self, frames, conditions, adapt_TeacherForcing):
+    def training_one_step(
+        self, frames: torch.Tensor, conditions: torch.Tensor, adapt_TeacherForcing: bool
+    ) -> torch.Tensor:
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1), on the device.
 
-        A step whose gradient is not finite leaves everything as it was, and is (0, 0, 0, 0).
+        A step with a non-finite loss or gradient changes nothing and returns (0, 0, 0, 0).
         """
         self.step += 1
         self.beta.fill_(self.kl_annealing.get_beta())
-        # the first steps count for little, so that the start is forgotten
-        self.ema_share.fill_(1 - min(self.args.ema, self.step / (self.step + 10)))
-        pretraining = self.current_epoch < self.args.pretrain_epochs
+        # a shorter average in the first steps, so that the initial weights are forgotten
+        self.ema_share.fill_(1 - min(self.settings.ema, self.step / (self.step + 10)))
+        pretraining = self.current_epoch < self.settings.pretrain_epochs
         result = self.device_step(
             frames, conditions, forced=adapt_TeacherForcing, pretraining=pretraining
         )
-        self.give_up_if_stuck()
+        self.stop_if_stuck()
         return result
 
-    def step_on_device(self, frames, conditions, forced, pretraining):
-        """All of a step that the device does; the host is told nothing but what it may ask for."""
-        before = statistics(self.model)
-        pred, mu, logvar = self.model(frames, conditions, forced, prior=pretraining)
+    def step_on_device(
+        self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, pretraining: bool
+    ) -> torch.Tensor:
+        """The device's part of a step, without any host-device synchronisation."""
+        before = buffer_copies(self.model)
+        loss, mse, kl = self.losses(self.model, frames, conditions, forced, pretraining)
+        self.optim.zero_grad()
+        (loss * self.loss_scale(frames)).backward()
+        clip = self.settings.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        finite = torch.isfinite(loss + norm)
+        self.update(finite, before)
+        return torch.where(finite, torch.stack([loss, mse, kl, finite.float()]), 0).detach()
+
+    def losses(
+        self,
+        model: torch.nn.Module,
+        frames: torch.Tensor,
+        conditions: torch.Tensor,
+        forced: bool,
+        pretraining: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """-> loss, MSE and KL, as means over the predicted frames of clips (B, T, 3, H, W)."""
+        pred, mu, logvar = model(frames, conditions, forced, prior=pretraining)
         mse = F.mse_loss(pred, frames[:, 1:])
         kl = cost = mse.new_zeros(())
         if mu is not None:
             kl = cost = kl_criterion(mu, logvar, batch_size=mu.shape[0] * mu.shape[1])
-            if self.args.free_bits:
-                cost = kl_above(self.args.free_bits, mu, logvar)
-        loss = self.objective(pred, frames[:, 1:], mse, cost)
-        self.optim.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.grad_clip or INF)
-        good = torch.isfinite(loss + norm)
-        self.update(good, before)
-        return torch.where(good, torch.stack([loss, mse, kl, good.float()]), 0).detach()
+            if self.settings.free_bits:
+                cost = kl_above(self.settings.free_bits, mu, logvar)
+        return self.objective(pred, frames[:, 1:], mse, cost), mse, kl
 
-    def objective(self, pred, true, mse, kl):
-        """Reconstruction, as --loss measures it, and beta * KL in the same unit."""
-        if self.args.loss == "mse":
+    def objective(
+        self, pred: torch.Tensor, true: torch.Tensor, mse: torch.Tensor, kl: torch.Tensor
+    ) -> torch.Tensor:
+        """The reconstruction loss of --loss, plus beta * KL in the same unit."""
+        if self.settings.loss == "mse":
             return mse + self.beta * kl
         return calibrated_loss(pred, true) + self.beta * kl * 2 / true[0, 0].numel()
 
+    def loss_scale(self, frames: torch.Tensor) -> int:
+        """The template minimises the sum over a clip's predicted frames: it clips that gradient."""
+        return frames.shape[1] - 1 if self.settings.loss_reduction == "sum" else 1
+
     @torch.no_grad()
-    def update(self, good, before):
-        """Change weights, moments and averages, or where the step is not good put all back."""
-        step_if(good, self.optim)
-        put_back_unless(good, self.model, before)
+    def update(self, finite: torch.Tensor, before: list[torch.Tensor]) -> None:
+        """Update weights, moments and averages; a non-finite step restores the buffers instead."""
+        step_if(finite, self.optim)
+        restore_buffers_unless(finite, self.model, before)
         if self.ema:
-            average_if(good, self.ema, self.model, self.ema_share)
-        self.skipped_in_a_row.add_(1).mul_(~good)
+            update_ema_if(finite, self.ema, self.model, self.ema_share)
+        self.skipped_in_a_row.add_(1).mul_(~finite)
         self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
 
-    def give_up_if_stuck(self):
-        """Stop after --max_skipped bad steps in a row; looked at once in so many steps."""
-        most = self.args.max_skipped
+    def stop_if_stuck(self) -> None:
+        """Stop after --max_skipped non-finite steps in a row; checked once in so many steps."""
+        most = self.settings.max_skipped
         if self.step % most:
             return
         if self.most_in_a_row >= most:
-            last, start = self.folder / "last.ckpt", "Start afresh with"
+            last, advice = self.folder / "last.ckpt", "Start again with"
             if last.exists():
-                start = (
-                    f"The checkpoints in {self.folder} are good. Go on from them in another run: "
-                    f"--ckpt_path {last} with another --save_root,"
+                advice = (
+                    f"The checkpoints in {self.folder} are good. Continue from them in another "
+                    f"run: --ckpt_path {last} with another --save_root,"
                 )
             raise UserError(
-                f"{most} steps in a row had a loss or gradient that is not finite; none of them "
-                f"changed the weights. {start} a lower --lr or --grad_clip, or a "
+                f"{most} consecutive steps had a non-finite loss or gradient; none of them "
+                f"changed the weights. {advice} a lower --lr or --grad_clip, or a "
                 "--kl_anneal_start above 0"
             )
         self.most_in_a_row.zero_()
 
-    def step_schedules(self):
+    def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0
         self.kl_annealing.update()
         self.teacher_forcing_ratio_update()
 
-    def teacher_forcing_ratio_update(self):
-        self.tfr = schedules.tfr_at(self.current_epoch, self.args)
+    def teacher_forcing_ratio_update(self) -> None:
+        self.tfr = schedules.tfr_at(self.current_epoch, self.settings)
 
     # ------------------------------------------------------------ validation
 
-    def validation_is_due(self):
+    def validation_is_due(self) -> bool:
         done = self.current_epoch + 1
-        return done % self.args.val_every == 0 or done == self.args.num_epoch
+        return done % self.settings.val_every == 0 or done == self.settings.num_epoch
 
-    def validate(self):
+    def validate(self) -> dict[str, float | None]:
         """Roll every validation clip out from its given frames -> scores over all of them."""
         pred = self.roll_out_validation()
-        if self.args.store_visualization:
+        if self.settings.store_visualization:
             path = run_folder(self.folder / "visualization") / f"epoch={self.current_epoch}.gif"
             clips = self.first_clip(pred).values()
-            report.write_gif(path, report.side_by_side(*clips), self.lab.frame_ms)
-        return self.score(pred)
+            pictures.write_gif(path, pictures.side_by_side(*clips), self.lab.frame_ms)
+        return self.score(pred) | self.validation_losses()
 
-    def roll_out_validation(self):
+    def roll_out_validation(self) -> torch.Tensor:
         given = self.val_frames[:, : self.lab.given]
         pieces = []
         for first in range(0, len(given), VAL_BATCH):
@@ -249,8 +280,10 @@ class Trainer(Resumable):
             pieces.append(self.val_one_step(given[part], self.val_conditions[part], first))
         return torch.cat(pieces)
 
-    def val_one_step(self, given, conditions, first=0):
-        """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), to the CPU."""
+    def val_one_step(
+        self, given: torch.Tensor, conditions: torch.Tensor, first: int = 0
+    ) -> torch.Tensor:
+        """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), on the CPU."""
 
         def progress(frames):
             bar = tqdm(frames, "validating", conditions.shape[1], disable=None, leave=False)
@@ -259,31 +292,35 @@ class Trainer(Resumable):
                 yield frame
 
         numbers = range(first, first + len(given))
-        noise = noise_source(self.args.z_source, self.args.seed, numbers)
-        model = self.ema or self.model
-        return roll_out(model, given.to(self.device), conditions, noise, progress)
+        noise = noise_source(self.settings.z_source, self.settings.seed, numbers)
+        return roll_out(self.ema or self.model, given, conditions, noise, progress)
 
-    def score(self, pred):
+    def score(self, pred: torch.Tensor) -> dict[str, float]:
         return score_clips([self.lab.score(p, t) for p, t in zip(pred, self.val_frames)])
 
-    def draw_validation(self, pred):
-        """val.gif, its film strip, and the PSNR of every frame: the mean of all clips."""
-        given, psnr, true = self.lab.given, self.lab.frame_psnr, self.val_frames
-        curves = {"rollout": psnr(pred, true), COPIED: psnr(true[:, given - 1 : given], true)}
-        curves = {name: values.mean(0)[given:].tolist() for name, values in curves.items()}
-        clips = self.first_clip(pred)
-        times = self.lab.strip_times(true.shape[1])
-        report.draw_rollout(self.folder, clips, times, self.lab.frame_ms)
-        report.draw_psnr_of_frames(self.folder, curves, given)
+    @torch.no_grad()
+    def validation_losses(self) -> dict[str, float | None]:
+        """The training loss and the KL of teacher-forced validation frames."""
+        self.beta.fill_(self.kl_annealing.get_beta())
+        pretraining = self.current_epoch < self.settings.pretrain_epochs
+        model = (self.ema or self.model).eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.settings.seed)
+            loss, _, kl = self.losses(model, *self.some_of_validation(), True, pretraining)
+        return {"loss": loss.item(), "kl": None if pretraining else kl.item()}
 
-    def first_clip(self, pred):
+    def some_of_validation(self) -> tuple[torch.Tensor, ...]:
+        some = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
+        return tuple(x[some].to(self.device) for x in (self.val_frames, self.val_conditions))
+
+    def first_clip(self, pred: torch.Tensor) -> dict[str, np.ndarray]:
         """{label: uint8 clip} of what is shown of the first validation clip."""
         return self.lab.rows(self.val_conditions[0], pred[0], self.val_frames[0])
 
     # ------------------------------------------------------------ the run folder
 
-    def end_epoch(self, val):
-        """Save the epoch, then write it down: what is written has been saved."""
+    def end_epoch(self, val: dict[str, float | None]) -> None:
+        """Save the epoch, then log it: every row of metrics.csv is in a checkpoint."""
         row = {"epoch": self.current_epoch} | self.train_row()
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
@@ -291,8 +328,8 @@ class Trainer(Resumable):
         self.save_checkpoints(val)
         self.log(row)
 
-    def train_row(self):
-        """What is written of an epoch's training: means over its steps, and its schedules."""
+    def train_row(self) -> dict[str, float]:
+        """The epoch's training: means over its steps, its schedules and its speed."""
         done = self.total[3]
         loss, mse, kl = (self.total[:3] / done.clamp_min(1)).tolist()
         skipped = self.steps_done - int(done)
@@ -301,134 +338,157 @@ class Trainer(Resumable):
                 f"epoch {self.current_epoch}: {skipped} of {self.steps_done} steps skipped, "
                 "not finite"
             )
-        values = {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped} | self.settings()
+        values = {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped} | self.scheduled()
+        values["frames_per_second"] = round(self.speed, 2)
         return {f"train/{name}": value for name, value in values.items()}
 
-    def log(self, row):
+    def log(self, row: dict[str, float | None]) -> None:
         self.write_metrics()
         for tracker in self.trackers:
-            tracker.log(row | {"train/frames_per_second": self.speed})
+            tracker.log(row)
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
         tqdm.write(self.epoch_line(row))
 
-    def write_metrics(self):
-        report.write_csv(self.folder / "metrics.csv", self.history)
+    def write_metrics(self) -> None:
+        tables.write_csv(self.folder / "metrics.csv", self.history)
 
-    def settings(self):
-        """What the schedules say of the current epoch."""
-        lr = schedules.lr_at(self.current_epoch, self.args)
+    def scheduled(self) -> dict[str, float]:
+        """beta, tfr and lr of the current epoch."""
+        lr = schedules.lr_at(self.current_epoch, self.settings)
         return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
 
-    def epoch_line(self, row):
+    def epoch_line(self, row: dict[str, float | None]) -> str:
         names = "loss mse kl beta tfr lr".split()
         values = "  ".join(f"{name} {row[f'train/{name}']:.4g}" for name in names)
-        line = f"epoch {row['epoch']:>3}/{self.args.num_epoch - 1}  {values}"
+        line = f"epoch {row['epoch']:>3}/{self.settings.num_epoch - 1}  {values}"
         line += f"  {self.speed:.0f} frames/s"
         if row["val/psnr"] is not None:
-            line += " | val psnr {:.2f} dB, lowest {:.2f}, given frame repeated {:.2f}, ssim {:.3f}"
-        return line.format(*(row[f"val/{name}"] for name in VAL_SCORES))
+            line += (
+                f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, "
+                f"copy-first-frame {row['val/psnr_given_frame_repeated']:.2f}, "
+                f"ssim {row['val/ssim']:.3f}"
+            )
+        return line
 
-    def show(self, bar):
-        """What the schedules and the mean loss are, beside the bar's own speed and time left."""
+    def show(self, bar: tqdm) -> None:
+        """Add schedules and mean loss to the progress bar."""
         now = time.perf_counter()
         if not bar.disable and now - self.shown_at > SHOW_SECONDS:
             self.shown_at = now
-            values = {"loss": (self.total[0] / self.total[3]).item()} | self.settings()
+            values = {"loss": (self.total[0] / self.total[3]).item()} | self.scheduled()
             bar.set_description(
-                f"epoch {self.current_epoch}/{self.args.num_epoch - 1}", refresh=False
+                f"epoch {self.current_epoch}/{self.settings.num_epoch - 1}", refresh=False
             )
             bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
 
-    def draw_curves(self):
-        report.draw_curves(run_folder(self.folder / "plots"), self.history)
+    def draw_curves(self) -> None:
+        loss = schedules.objective_name(self.settings)
+        figures.draw_curves(run_folder(self.folder / "plots"), self.history, loss)
         self.drawn_at = time.perf_counter()
 
-    def finish(self):
-        """Draw the curves and the best weights' rollout, and say where everything is."""
+    def finish(self) -> None:
+        """Draw the curves and the best weights' rollout, and print where everything is."""
         self.draw_curves()
+        epochs = self.current_epoch
         if self.best_score is not None:
-            best = self.folder / "best_score.ckpt"
-            ckpt.load_weights(self.ema or self.model, ckpt.load(best)["state_dict"], best)
-        if self.args.pretrain_epochs < self.args.num_epoch:  # else no posterior was trained
+            path = self.folder / "best_score.ckpt"
+            best = ckpt.load(path)
+            epochs = best["last_epoch"]
+            load_weights(self.ema or self.model, best["state_dict"], path)
+        if self.settings.pretrain_epochs < epochs:  # else these weights have no posterior
             self.report_z()
         self.report_validation()
         write_run_page(self.folder)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
-    def report_validation(self):
-        """Roll out the weights at hand, draw it, and say what it scores."""
+    def report_validation(self) -> None:
+        """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
-        self.draw_validation(pred)
+        validation.draw(self.folder, self.lab, self.first_clip(pred), pred, self.val_frames)
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
-            f"repeating the given frame scores {scores['psnr_given_frame_repeated']:.2f} dB\n"
+            f"copy-first-frame baseline: {scores['psnr_given_frame_repeated']:.2f} dB\n"
             f"drawn: {self.folder / 'val.gif'}, val_strip.png, plots/psnr_per_frame.png"
         )
 
     @torch.no_grad()
-    def report_z(self):
-        """Say and draw what each dimension of z carries, of frames that the posterior sees."""
-        few = slice(Z_CLIPS), slice(Z_FRAMES)
-        frames, conditions = (
-            x[few].to(self.device) for x in (self.val_frames, self.val_conditions)
-        )
-        _, *posterior = (self.ema or self.model).eval()(frames, conditions, True)
-        kl = kl_per_dimension(*posterior).tolist()
-        report.draw_kl(run_folder(self.folder / "plots") / "kl_per_dimension.png", kl)
-        says = sum(value > 0.1 for value in kl)
-        print(
-            f"z carries {sum(kl):.3g} nats a frame, {says} of its {len(kl)} dimensions above 0.1"
-            + ("" if says else ": it says next to nothing, and rollouts lose nothing without it")
-        )
+    def report_z(self) -> None:
+        """Print and draw the KL of each dimension of z on teacher-forced validation frames."""
+        model = (self.ema or self.model).eval()
+        _, *posterior = model(*self.some_of_validation(), True)
+        validation.report_kl(self.folder, kl_per_dimension(*posterior).tolist())
 
 
-def preview(args):
-    """Print and plot what the schedules will be; train nothing."""
-    rows = schedules.table(args)
-    print(f"{'epoch':>5} {'beta':>10} {'tfr':>10} {'lr':>12}")
-    for row in rows:
-        print(f"{row['epoch']:>5} {row['beta']:>10.6g} {row['tfr']:>10.6g} {row['lr']:>12.6g}")
-    path = run_folder(args.save_root) / "schedules.png"
-    report.draw_schedules(path, rows)
-    print(f"drawn in {path}")
+# ---------------------------------------------------------------- entry points
 
 
-def main():
-    args, typed = parse("Trainer")
-    if args.preview:
-        preview(args)
-    else:
-        train_or_validate(args, typed)
+def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None) -> Trainer:
+    """Train a run, or resume it, and return its Trainer.
 
-
-def train_or_validate(args, typed):
-    device, folder = choose_device(args), run_folder(args.save_root)
-    if args.test:
-        ckpt.adopt_settings(args, typed, ckpt.load(args.ckpt_path))
-    lab = LABS[args.lab](args)
-    train_set = None if args.test else lab.open_train()
-    trainer = Trainer(args, device, train_set, lab.open_val())
-    if args.test:
-        trainer.start_from(args.ckpt_path)
-        trainer.report_validation()
-        return
+    `typed` names the settings that were chosen on purpose; by default those not at their defaults.
+    """
+    if problem := settings.contradiction():
+        raise UserError(problem)
+    if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
+        raise UserError(f"settings without {' and '.join(missing)}")
+    device, folder = choose_device(settings), run_folder(settings.save_root)
+    settings = settings.replace(precision=choose_precision(settings.precision, device))
     with occupied(folder):
-        if found := run_to_resume(args.resume, folder):
+        found = run_to_resume(settings.resume, folder)
+        if found:
+            ckpt.check_run(found[1], found[0])
+            typed = settings.changed() if typed is None else typed
+            settings = settings_before(settings, typed, found[1]["args"])
+        lab = LABS[settings.lab](settings)
+        trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
+        if found:
             trainer.resume(*found)
-            if args.ckpt_path:
-                print("note: --ckpt_path is not used: its weights are where a fresh run starts")
-        elif args.ckpt_path:
-            trainer.start_from(args.ckpt_path)
-        if args.resume == "never" and (aside := move_aside(folder)):
-            print(f"the run that was in {folder} is now in {aside}")
-        text = json.dumps(vars(args), indent=1).encode()
-        write_atomically(folder / "args.json", lambda file: file.write(text))
-        schedules.warn(args)
+            if settings.ckpt_path:
+                print("note: --ckpt_path has no effect: the run is resumed")
+        elif settings.ckpt_path:
+            trainer.start_from(settings.ckpt_path)
+        if settings.resume == "never" and (aside := move_aside(folder)):
+            print(f"the previous run in {folder} is now in {aside}")
+        write_settings(folder, settings)
+        for warning in schedules.warnings(settings):
+            print(warning)
         trainer.training_stage()
+    return trainer
+
+
+def write_settings(folder: Path, settings: PoseTraining | RobotTraining) -> None:
+    """args.json: every setting, and where it runs."""
+    values = settings.as_dict() | {"environment": environment()}
+    text = json.dumps(values, indent=1).encode()
+    write_atomically(folder / "args.json", lambda file: file.write(text))
+
+
+def validate(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
+    """--test: validate a checkpoint."""
+    device = choose_device(settings)
+    run_folder(settings.save_root)
+    settings = settings.replace(precision=choose_precision(settings.precision, device))
+    settings = adopt_settings(settings, typed, ckpt.load(settings.ckpt_path))
+    trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
+    trainer.start_from(settings.ckpt_path)
+    trainer.report_validation()
+
+
+def main() -> None:
+    settings, typed = parse("Trainer")
+    if settings.preview:
+        schedules.preview(settings)
+        path = run_folder(settings.save_root) / "schedules.png"
+        figures.draw_schedules(path, schedules.table(settings))
+        print(f"drawn in {path}")
+    elif settings.test:
+        validate(settings, typed)
+    else:
+        train(settings, typed)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,11 @@
-"""What is minimised and what is reported. Pictures are floats in 0..1, (..., C, H, W)."""
+"""Metrics of predicted frames. Images are floats in 0..1, (..., C, H, W)."""
 
 import torch
 import torch.nn.functional as F
 
-MSE_FLOOR = 1e-5  # a frame that scores 50 dB is not worth more effort
+from .data.poses import pose_boxes
+
 BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
-
-
-def kl_criterion(mu, logvar, batch_size):
-    """KL(N(mu, exp logvar) || N(0, I)), summed over the latent values, per item of the batch."""
-    return kl_values(mu, logvar).sum() / batch_size
-
-
-def kl_values(mu, logvar):
-    mu, logvar = mu.float(), logvar.float()
-    # expm1: near the prior 1 + logvar - exp(logvar) would be lost in rounding
-    return 0.5 * (mu.pow(2) + torch.expm1(logvar) - logvar)
-
-
-def kl_per_dimension(mu, logvar):
-    """(B, T, N, ...) twice -> (N,): the nats a frame that each dimension of z carries."""
-    values = kl_values(mu, logvar).flatten(0, 1)  # (frames, N, ...)
-    return values.mean(0).flatten(1).sum(1) if values.dim() > 2 else values.mean(0)
-
-
-def kl_above(free_bits, mu, logvar):
-    """What the KL costs where a dimension's first `free_bits` nats are free."""
-    return kl_per_dimension(mu, logvar).clamp_min(free_bits).sum()
-
-
-def calibrated_loss(pred, true):
-    """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, but for constants.
-
-    Of a Gaussian whose variance is the best for every frame, which is the frame's own squared
-    error; times 2 / (C H W). Every frame counts alike, as it does in a mean of PSNRs.
-    """
-    mse = (pred - true).pow(2).mean(dim=(-3, -2, -1))
-    return torch.log(mse + MSE_FLOOR).mean()
 
 
 def Generate_PSNR(imgs1, imgs2, data_range=1.0):
@@ -88,13 +57,13 @@ def rounded_psnr(pred, true):
 
 
 def score_clip(pred, true, given=1, frame_psnr=frame_psnr):
-    """(T, C, H, W) twice, the first `given` frames given -> what is reported of a rollout."""
+    """(T, C, H, W) twice, the first `given` frames given -> the scores of a rollout."""
     psnr = frame_psnr(pred, true)[given:]
-    repeated = frame_psnr(true[given - 1 : given], true)[given:]
+    copied = frame_psnr(true[given - 1 : given], true)[given:]
     return {
         "psnr": psnr.mean().item(),
         "psnr_min": psnr.min().item(),
-        "psnr_given_frame_repeated": repeated.mean().item(),
+        "psnr_given_frame_repeated": copied.mean().item(),
         "ssim": mean_ssim(pred[given:], true[given:]),
     }
 
@@ -119,31 +88,11 @@ def drifts(psnr, ends=100):
 
 def pose_box_psnr(pred, true, poses):
     """The mean PSNR inside the box of the pose (and 2 pixels around it), where a pose is to be
-    seen: a still background alone buys nothing here. Without any pose it is that of all pixels.
+    seen: the static background does not count. Without any pose it is that of all pixels.
     """
     clips = zip(pred, true, pose_boxes(poses, margin=2))
     scores = [frame_psnr(p[(..., *box)], t[(..., *box)]) for p, t, box in clips if box]
     return torch.stack(scores).mean().item() if scores else frame_psnr(pred, true).mean().item()
-
-
-def pose_boxes(poses, margin):
-    """Rows and columns (slices) of every pose (T, 3, H, W); None where nothing is drawn."""
-    drawn = ((poses - ground_of(poses)).abs() > 0.1).any(dim=1)  # (T, H, W)
-    return [
-        (span(mask.any(1), margin), span(mask.any(0), margin)) if mask.any() else None
-        for mask in drawn
-    ]
-
-
-def ground_of(poses):
-    """The colour (T, 3, 1, 1) that pose pictures are drawn on: most of their pixels show it."""
-    return poses.flatten(2).median(dim=2).values[..., None, None]
-
-
-def span(marked, margin):
-    """The slice from the first marked place to the last, and `margin` beyond."""
-    places = marked.nonzero()
-    return slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1)
 
 
 AVERAGES = {
@@ -161,6 +110,8 @@ def score_clips(clips):
 
 
 def competition_groups(clips):
-    """The competition's average over its public and its private clips."""
+    """The competition's average over its public and its private clips, where there are five."""
+    if len(clips) < 5:
+        return {}
     groups = {"public (clips 0-2)": clips[:3], "private (clips 3-4)": clips[3:5]}
-    return {name: score_clips(group)["psnr_competition"] for name, group in groups.items() if group}
+    return {name: score_clips(group)["psnr_competition"] for name, group in groups.items()}

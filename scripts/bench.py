@@ -31,10 +31,10 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from modules.device import choose_device, choose_precision  # noqa: E402
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step  # noqa: E402
 
 from modules import options  # noqa: E402
-from modules.device import choose_device, choose_precision  # noqa: E402
 from modules.labs import LABS  # noqa: E402
 from modules.models import noise_source, roll_out  # noqa: E402
 from Trainer import Trainer  # noqa: E402

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from modules import pages  # noqa: E402
-from modules.files import run_folder  # noqa: E402
 from modules.options import UserError, run  # noqa: E402
 from modules.pages import HEAD, PLACE, read_run, row_of  # noqa: E402
+
+from modules import pages  # noqa: E402
+from modules.files import run_folder  # noqa: E402
 from modules.report import COPIED, CURVES, plt, save_figure  # noqa: E402
 
 # ---------------------------------------------------------------- groups

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 # Straight from its folder: the package's own __init__ would load torch, which drawing never needs.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "modules"))
-import toy_dance  # noqa: E402
-import toy_robot  # noqa: E402
+from toy import dance as toy_dance
+from toy import robot as toy_robot
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw, make_dataset
+from modules.options import UserError
 from PIL import Image
 
 import dataloader
 from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips
 from modules import cache, options
-from modules.options import UserError
 
 SIZE = (12, 16)
 REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared/real_dance/clips.npz"

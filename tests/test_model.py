@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from conftest import TINY, draw
+from modules.modules import Gaussian_Predictor
 from torch.distributions import Normal, kl_divergence
 
 import Tester
@@ -15,7 +16,6 @@ from dataloader import Dataset_Dance
 from modules import checkpoint as ckpt
 from modules import options
 from modules.models import VAE_Model, noise_source, roll_out
-from modules.modules import Gaussian_Predictor
 from Trainer import Trainer
 
 torch.set_num_threads(1)  # tiny nets: on busy cores, threads only wait for one another

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
-
 from modules.layers import DepthConvBlock, ResidualBlock
-from modules.metrics import kl_criterion
-from modules.models import VAE_Model
 from modules.modules import Gaussian_Predictor, Label_Encoder, bound
 from modules.options import build_parser
+
+from modules.metrics import kl_criterion
+from modules.models import VAE_Model
 
 torch.set_num_threads(1)  # tiny nets: on busy cores, threads only wait for one another
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from modules.recurrent import vgg_decoder, vgg_encoder
+from modules.recurrent_model import RecurrentVAE, standardise
 from torch.distributions import Normal, kl_divergence
 
 from modules.metrics import kl_criterion
 from modules.models import noise_source
-from modules.recurrent import vgg_decoder, vgg_encoder
-from modules.recurrent_model import RecurrentVAE, standardise
 
 G, Z, RNN, B = 8, 4, 16, 2
 BOTH = [False, True]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import SHORT as POSE
 from conftest import no_plots_in, read_csv
+from modules.recurrent_model import RecurrentVAE
 from PIL import Image, ImageSequence
 from test_checkpoint import assert_same_run, break_off, differences, load
 from torch.distributions import Normal, kl_divergence
@@ -22,7 +23,6 @@ from dataloader import Dataset_Robot, RobotClips
 from modules import cache, options, report, schedules
 from modules.labs import LABS
 from modules.models import noise_source
-from modules.recurrent_model import RecurrentVAE
 
 PAST, FUTURE, EVAL = 2, 3, 6
 SIZES = "--vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3 --n_eval 6"

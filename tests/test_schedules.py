@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import pytest
 import torch
+from modules.schedules import beta_at, kl_annealing, lr_at, tfr_at
 
 from modules import options, schedules
-from modules.schedules import beta_at, kl_annealing, lr_at, tfr_at
 from Trainer import Trainer
 
 frange_cycle_linear = kl_annealing.frange_cycle_linear

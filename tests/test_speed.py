@@ -15,13 +15,13 @@ from conftest import ROOT, SHORT, TINY, make_dataset, read_csv, train_once
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import bench
+from modules.modules import Gaussian_Predictor
+from modules.options import UserError
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from dataloader import DanceClips, Dataset_Dance
 from modules import device, graphs, models, optimizer, options
 from modules.models import noise_source, roll_out
-from modules.modules import Gaussian_Predictor
-from modules.options import UserError
 from Trainer import Trainer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

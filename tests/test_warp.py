@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from modules.warp import Warp, still_scene
 
 from modules import warp
-from modules.warp import Warp, still_scene
 
 SIZE, BODY = (32, 64), (12, 8)  # of a picture, of a dancer
 

@@ -1,0 +1,189 @@
+"""The command line: flags are made from the fields of the settings, prefixes completed by hand.
+
+Both labs share most flags. A flag that only the other lab has is refused.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from ..config import LABS, TEMPLATE, TESTS, TRAINING
+from ..errors import UserError
+from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
+from .checks import check
+
+ABOUT = {
+    "Trainer": "Train a conditional VAE that predicts video.",
+    "Tester": "Roll a checkpoint out over every test clip: gifs, film strips, scores.",
+}
+
+
+def parse(
+    script: str, argv: Sequence[str] | None = None, lab: str | None = None
+) -> tuple[Any, set[str]]:
+    """-> (settings, the names of the flags that were typed). Wrong usage exits with code 2.
+
+    `lab` is for command lines that do not name one.
+    """
+    typed_lab = peek("lab", argv)
+    parser = Parser(script, typed_lab if typed_lab in LABS else lab or "pose")
+    values = parser.read(argv)
+    try:
+        settings = settings_from(parser.settings, values)
+    except UserError as error:
+        parser.error(str(error))
+    check(parser, settings, set(values))
+    return settings, set(values)
+
+
+def peek(flag: str, argv: Sequence[str] | None = None) -> str | None:
+    """The value typed for this flag, or None: the lab decides which flags there are to parse."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=flag != "lab")  # --l is --lr
+    parser.add_argument(f"--{flag}", nargs="?", dest="value")
+    return parser.parse_known_args(argv)[0].value
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of one script and lab; unique prefixes are accepted, except for --lab."""
+
+    def __init__(self, script: str, lab: str):
+        super().__init__(prog=f"{script}.py", description=ABOUT[script], allow_abbrev=False)
+        self.script, self.lab = script, lab
+        self.settings = (TRAINING if script == "Trainer" else TESTS)[lab]
+        self.names = dict(flag_names(script, lab))  # {"--flag": the setting's name}
+        for title, fields in groups(script, lab):
+            group = self.add_argument_group(title)
+            for item in fields:
+                add_flag(group, item, lab)
+
+    def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
+        """-> {setting: value} of what was typed."""
+        argv = [self.complete(word) for word in (sys.argv[1:] if argv is None else argv)]
+        values, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.refuse(unknown)
+        return vars(values)
+
+    def complete(self, word: str) -> str:
+        """A unique prefix of a flag -> the flag. The template's prefixes stay unique."""
+        name, equals, value = word.partition("=")
+        known = self.names.keys() | {"--help", "--"} | foreign_flags(self.script, self.lab)
+        if not name.startswith("--") or name in known:
+            return word
+        negated = name.startswith("--no-")
+        found = {  # two names of one setting are one match
+            setting: flag
+            for flag, setting in self.names.items()
+            if flag.startswith(name) and setting != "lab" and flag.startswith("--no-") == negated
+        }
+        found |= {"help": "--help"} if "--help".startswith(name) else {}
+        template = [flag for setting, flag in found.items() if setting in TEMPLATE]
+        matches = template if len(template) == 1 else list(found.values())
+        if len(matches) > 1:
+            self.error(f"ambiguous option: {name} could match {', '.join(sorted(matches))}")
+        return f"{matches[0]}{equals}{value}" if matches else word
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+    def refuse(self, unknown: list[str]) -> NoReturn:
+        """Say what is wrong with arguments that no flag of this lab takes."""
+        for word in unknown:
+            name = word.split("=")[0]
+            if name in foreign_flags(self.script, self.lab):
+                self.error(f"{name} belongs to --lab {other(self.lab)}, this is --lab {self.lab}")
+        self.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+
+def other(lab: str) -> str:
+    return LABS[1 - LABS.index(lab)]
+
+
+@functools.cache
+def foreign_flags(script: str, lab: str) -> frozenset[str]:
+    """The flags that only the other lab has."""
+    mine, theirs = (dict(flag_names(script, x)) for x in (lab, other(lab)))
+    return frozenset(theirs.keys() - mine.keys())
+
+
+# ---------------------------------------------------------------- flags from fields
+
+
+def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]]]:
+    """Titles and fields of --help's groups: a group is what one settings class adds."""
+    own = (TRAINING if script == "Trainer" else TESTS)[lab]
+    shown = {}
+    for cls in own.__mro__[::-1]:
+        if issubclass(cls, Settings):
+            names = {f.name for f in dataclasses.fields(cls)} - shown.keys()
+            added = [f for f in dataclasses.fields(own) if f.name in names]
+            shown |= {f.name: f for f in added}
+            if added:
+                yield cls.title, added
+    if script == "Tester":
+        rest = [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in shown]
+        yield "training (accepted, without effect here)", rest
+
+
+def flag_names(script: str, lab: str) -> Iterator[tuple[str, str]]:
+    """("--flag", the setting's name) for every name of every flag."""
+    for _, fields in groups(script, lab):
+        for item in fields:
+            for name in names_of(item):
+                yield f"--{name}", item.name
+            if item.metadata["check"] is switch and not item.name.startswith("no_"):
+                yield f"--no-{item.name}", item.name
+    if lab == "robot":
+        yield "--kl_anneal_cyclical", "kl_anneal_type"
+
+
+def names_of(item: dataclasses.Field) -> list[str]:
+    return [item.name] + [item.metadata["alias"]] * bool(item.metadata["alias"])
+
+
+def add_flag(group: Any, item: dataclasses.Field, lab: str) -> None:
+    """One field as a flag. Nothing is set that was not typed: the settings know the defaults."""
+    check, flags = item.metadata["check"], [f"--{name}" for name in names_of(item)]
+    more = {"default": argparse.SUPPRESS, "help": help_text(item)}
+    if check is switch:
+        negatable = not item.name.startswith("no_")
+        more["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
+    elif isinstance(check, Choice) and not item.metadata["metavar"]:
+        more["choices"] = check.words
+    elif isinstance(check, Choice):
+        more |= {"choices": check.words, "metavar": item.metadata["metavar"]}
+    elif isinstance(check, Numbers):
+        more |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
+    else:
+        more |= {"type": argparse_type(check), "metavar": item.metadata["metavar"]}
+    group.add_argument(*flags, **more)
+    if lab == "robot" and item.name == "kl_anneal_type":
+        same = {"action": "store_const", "const": "Cyclical", "dest": item.name}
+        text = "the same as --kl_anneal_type Cyclical"
+        group.add_argument("--kl_anneal_cyclical", default=argparse.SUPPRESS, help=text, **same)
+
+
+def help_text(item: dataclasses.Field) -> str:
+    default = item.default
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    shown = default is not None and (item.metadata["check"] is not switch or default is True)
+    return item.metadata["help"] + (f" ({default})" if shown else "")
+
+
+def argparse_type(check: Any) -> Any:
+    """A check as argparse calls it: what is wrong with a value is shown as it is."""
+
+    def convert(word: str) -> Any:
+        if isinstance(check, Number):
+            check.kind(word)  # no number at all: argparse names the type
+        try:
+            return check(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    convert.__name__ = getattr(getattr(check, "kind", check), "__name__", "value")
+    return convert

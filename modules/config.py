@@ -1,0 +1,489 @@
+"""Settings: frozen dataclasses that hold each setting's type, default, range and help text.
+
+A training run of the pose lab is a `PoseTraining`: it inherits what a run, a data set, a model, an
+optimizer and the schedules are. Functions take the part that they need, so `VAE_Model(PoseModel())`
+works, and so does `VAE_Model(PoseTraining())`. The command line is made from these fields.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .fields import (
+    Choice,
+    Number,
+    Numbers,
+    Settings,
+    above,
+    count,
+    device_name,
+    kl_type,
+    natural,
+    non_negative,
+    part,
+    positive,
+    redefault,
+    setting,
+    share,
+    switch,
+    text,
+)
+
+LABS = ("pose", "robot")
+OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+
+
+# ---------------------------------------------------------------- any run
+
+
+@dataclass(frozen=True)
+class Compute(Settings):
+    title: ClassVar[str] = "device"
+
+    device: str | None = setting(
+        None, device_name, "cpu, cuda, cuda:N or mps; default: a GPU where there is one"
+    )
+    gpu: int = setting(1, natural, "GPUs to use: 1, or 0 for the CPU")
+    precision: str = setting(
+        "auto", Choice(("auto", "float32", "bf16")), "auto: bf16 where the device supports it"
+    )
+    cuda_graphs: bool = setting(
+        False, switch, "capture a step in a CUDA graph and replay it; needs a CUDA GPU"
+    )
+    deterministic: bool = setting(False, switch, "deterministic operations only; slower on a GPU")
+
+    def contradiction(self):
+        if self.gpu > 1:
+            return f"--gpu {self.gpu}: a run uses one GPU; start more runs, with --device cuda:N"
+        if self.gpu == 0 and self.device not in (None, "cpu"):
+            return f"--gpu 0 means the CPU, but --device is {self.device}"
+        return super().contradiction()
+
+
+@dataclass(frozen=True)
+class Run(Compute):
+    title: ClassVar[str] = "run"
+
+    lab: str = setting(
+        "pose", Choice(LABS), "pose: a dancer by poses; robot: a robot arm by actions"
+    )
+    DR: str | None = setting(
+        None, text, "dataset root: the folder with train/, the validation folder and test/", "DIR"
+    )
+    save_root: str | None = setting(None, text, "run folder: all output goes here", "DIR")
+    ckpt_path: str | None = setting(
+        None, text, "Trainer: checkpoint with the initial weights; Tester: checkpoint to test",
+        "FILE",
+    )  # fmt: skip
+    num_epoch: int = setting(70, count, "epochs to train")
+    batch_size: int = setting(2, count, "clips per batch")
+    seed: int = setting(
+        0, Number(int, 0, 2**32 - 1), "same seed, same machine: same bits (GPU: --deterministic)"
+    )
+    num_workers: int = setting(4, natural, "threads that decode images when the cache is built")
+    cache_dir: str | None = setting(
+        None, text, "folder for decoded images; default: DR/.cache", "DIR"
+    )
+    per_save: int = setting(3, count, "save epoch=N.ckpt every so many epochs")
+    test: bool = setting(False, switch, "Trainer: do not train, validate --ckpt_path once")
+    debug: bool = setting(False, switch, "show the traceback of an error")
+
+
+# ---------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class Model(Compute):
+    title: ClassVar[str] = "model"
+
+    z_source: str = setting(
+        "sample", Choice(("sample", "mean")), "z in a rollout: a prior sample, or the prior mean"
+    )
+    learned_prior: bool = setting(False, switch, "learn the prior p(z | past) instead of N(0, I)")
+
+
+@dataclass(frozen=True)
+class PoseModel(Model):
+    title: ClassVar[str] = "model"
+
+    frame_H: int = setting(32, Number(int, 11), "frame height; images are resized to it")
+    frame_W: int = setting(64, Number(int, 11), "frame width; images are resized to it")
+    nets: str = setting(
+        "course", Choice(("course", "unet")),
+        "course: the template's nets, at full resolution; unet: a U-Net at half resolution",
+    )  # fmt: skip
+    F_dim: int = setting(128, Number(int, 8), "channels of frame features")
+    L_dim: int = setting(32, Number(int, 2), "channels of pose features")
+    N_dim: int = setting(12, Number(int, 4), "channels of z")
+    D_out_dim: int = setting(192, Number(int, 8), "channels of fused features")
+    sigmoid: bool = setting(False, switch, "apply a sigmoid to the Generator's output")
+    posterior: str = setting(
+        "current", Choice(("current", "previous")),
+        "frame that the posterior q(z | frame, pose) sees; previous: it is used at test too",
+    )  # fmt: skip
+    position_map: int = setting(
+        0, natural, "channels of a learned positional map for the decoder; 0: none", "C"
+    )
+    scene: bool = setting(
+        False, switch,
+        "composite the output over a learned static background; for a fixed camera",
+    )  # fmt: skip
+    first_frame: bool = setting(
+        False, switch, "condition every step on the clip's first frame as well"
+    )
+    feedback: str = setting(
+        "full", Choice(("full", "frame", "features")),
+        "free-running gradient through time: full, or stopped at the previous frame or features",
+    )  # fmt: skip
+    push_forward: int = setting(
+        0, natural, "free-running: unroll the first N predictions without gradient", "N"
+    )
+    feedback_clamp: bool = setting(
+        True, switch, "clamp previous frames to 0..1 before encoding; the template does not"
+    )
+    recompute: bool = setting(
+        False, switch, "activation checkpointing: less memory, a third slower"
+    )
+    feedback_noise: float = setting(
+        0.0, non_negative, "standard deviation of input noise on the previous frame in training",
+        "S",
+    )  # fmt: skip
+
+    def contradiction(self):
+        if self.feedback == "features" and self.posterior == "previous":
+            return "--feedback features with --posterior previous would never train the encoder"
+        if self.learned_prior and self.posterior == "previous":
+            return "--posterior previous is its own prior at test: leave out --learned_prior"
+        if self.scene and self.sigmoid:
+            return "--scene composites the output without a sigmoid: leave out --sigmoid"
+        if self.nets == "unet" and (self.frame_H % 2 or self.frame_W % 2):
+            size = f"--frame_H {self.frame_H} --frame_W {self.frame_W}"
+            return f"{size}: --nets unet halves them, so both must be even"
+        return super().contradiction()
+
+
+@dataclass(frozen=True)
+class RobotModel(Model):
+    title: ClassVar[str] = "model"
+
+    n_past: int = setting(2, count, "given frames")
+    g_dim: int = setting(128, count, "size of a frame's feature vector")
+    z_dim: int = setting(64, count, "size of z")
+    rnn_size: int = setting(256, count, "hidden size of the LSTMs")
+    predictor_rnn_layers: int = setting(2, count, "LSTM layers of the frame predictor")
+    posterior_rnn_layers: int = setting(1, count, "LSTM layers of the posterior and of the prior")
+    vgg_width: int = setting(64, count, "channels of the first encoder stage", "C")
+    last_frame_skip: bool = setting(
+        False, switch, "skip connections from the previous frame, not from a given one"
+    )
+    skip_from: str = setting(
+        "last", Choice(("last", "second_last")),
+        "given frame that the skip connections come from; second_last: as published code does",
+    )  # fmt: skip
+    condition: str = setting(
+        "current", Choice(("current", "previous", "none")),
+        "action and position that predict frame t: those of t, of t-1, or zeros",
+    )  # fmt: skip
+
+    def contradiction(self):
+        if self.skip_from == "second_last" and self.n_past < 2:
+            return "--skip_from second_last needs --n_past 2 or more"
+        if self.skip_from == "second_last" and self.last_frame_skip:
+            return "--skip_from second_last with --last_frame_skip: leave one of them out"
+        return super().contradiction()
+
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Data(Settings):
+    title: ClassVar[str] = "data"
+
+    random_offset: bool = setting(
+        False, switch, "shift the start of the training clips at random in every epoch"
+    )
+
+
+@dataclass(frozen=True)
+class PoseData(Data):
+    title: ClassVar[str] = "data"
+
+    train_vi_len: int = setting(16, Number(int, 2), "frames per training clip")
+    val_vi_len: int = setting(
+        630, Number(int, 2), "frames per validation clip; Tester: default all frames"
+    )
+    curriculum: int = setting(
+        0, natural, "epochs in which training clips grow from 2 frames to --train_vi_len", "E"
+    )
+    partial: float = setting(1.0, part, "share of the training frames to use")
+    fast_train: bool = setting(False, switch, "use --fast_partial of them in the first epochs")
+    fast_partial: float = setting(0.4, part, "share of the training frames in the fast start")
+    fast_train_epoch: int = setting(5, natural, "epochs of the fast start")
+    shuffle: bool = setting(False, switch, "shuffle the training clips in every epoch")
+    jump_start: float = setting(
+        0.0, share, "share of clips that start from a random frame of the same take", "P"
+    )
+    warp: float = setting(
+        0.0, share,
+        "share of clips with foreground affine augmentation of frames and poses; fixed camera",
+        "P",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RobotData(Data):
+    title: ClassVar[str] = "data"
+
+    n_future: int = setting(10, count, "frames to predict, in training and in the scores")
+    n_eval: int = setting(30, Number(int, 2), "frames per clip at validation and test")
+    epoch_size: int = setting(600, count, "batches per epoch")
+    standardise: bool = setting(
+        False, switch, "standardise actions and positions (zero mean, unit variance)"
+    )
+
+    def contradiction(self):
+        clip = self.n_past + self.n_future
+        if self.n_eval < clip:
+            return f"--n_eval {self.n_eval} is below --n_past + --n_future, {clip}"
+        return super().contradiction()
+
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Loop(Settings):
+    title: ClassVar[str] = "training loop"
+
+    resume: str = setting(
+        "auto", text,
+        "auto: resume the run in --save_root; never: move it aside and start a new run; "
+        "or a checkpoint or run folder to resume",
+        "auto|never|PATH",
+    )  # fmt: skip
+    save_every_steps: int = setting(
+        0, natural, "also save last.ckpt every so many steps; 0: after every epoch only", "N"
+    )
+    keep: int = setting(5, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
+    max_skipped: int = setting(50, count, "stop after so many consecutive non-finite steps")
+    skip_bad_frames: bool = setting(
+        False, switch, "leave out clips with an unreadable image, and print how many"
+    )
+    val_every: int = setting(1, count, "validate every so many epochs, and after the last")
+    store_visualization: bool = setting(False, switch, "keep a gif of every validation")
+    data_on: str = setting(
+        "auto", Choice(("auto", "device", "disk")),
+        "where the training set is; auto: on the device if it fits in half of its free memory",
+    )  # fmt: skip
+    compile: str = setting(
+        "off", Choice(("off", "default")), "default: compile the nets with torch.compile"
+    )
+    preview: bool = setting(False, switch, "print and plot beta, tfr and lr per epoch, then exit")
+    tensorboard: bool = setting(False, switch, "log to TensorBoard (pip install tensorboard)")
+    wandb: bool = setting(False, switch, "log to Weights & Biases (pip install wandb)")
+
+
+@dataclass(frozen=True)
+class Optimization(Settings):
+    title: ClassVar[str] = "loss, optimizer and learning rate"
+
+    loss: str = setting(
+        "mse", Choice(("mse", "calibrated")),
+        "mse, or calibrated: Gaussian likelihood with the optimal variance of each frame",
+    )  # fmt: skip
+    loss_reduction: str = setting(
+        "sum", Choice(("sum", "mean")),
+        "over a clip's predicted frames; sum: as the template, mean: as earlier versions",
+    )  # fmt: skip
+    optim: str = setting("Adam", Choice(OPTIMIZERS), ", ".join(OPTIMIZERS), "NAME")
+    lr: float = setting(0.001, positive, "learning rate")
+    beta1: float = setting(
+        0.9, Number(float, 0, 0.9999), "momentum: first beta of Adam, momentum of SGD and RMSprop"
+    )
+    lr_schedule: str = setting(
+        "multistep", Choice(("multistep", "cosine", "constant")), "learning rate schedule"
+    )
+    lr_milestones: tuple = setting(
+        (2, 5), Numbers(natural), "multistep: epochs at which it is multiplied by --lr_gamma", "E"
+    )
+    lr_gamma: float = setting(0.1, part, "multistep: the factor")
+    lr_min: float = setting(0.0, non_negative, "cosine: learning rate of the last epoch")
+    warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr")
+    grad_clip: float = setting(1.0, non_negative, "maximum norm of the gradient; 0: no clipping")
+    ema: float = setting(
+        0.0, Number(float, 0, 0.99999), "decay of the weights' moving average, used to predict"
+    )
+
+    def contradiction(self):
+        return above(self, "lr_min", "lr") or super().contradiction()
+
+
+@dataclass(frozen=True)
+class TeacherForcing(Settings):
+    title: ClassVar[str] = "teacher forcing"
+
+    tfr: float = setting(1.0, share, "probability that the previous frame is the true one")
+    tfr_sde: int = setting(10, natural, "epoch at which the decay starts")
+    tfr_d_step: float = setting(0.1, share, "step mode: decay per epoch")
+    tfr_mode: str = setting(
+        "step", Choice(("step", "linear")), "steps, or a straight line to the last epoch"
+    )
+    tfr_lower_bound: float = setting(0.0, share, "value at which the decay ends")
+    tfr_coin: str = setting(
+        "epoch", Choice(("epoch", "batch")), "draw teacher forcing once per epoch, or per batch"
+    )
+
+    def contradiction(self):
+        return above(self, "tfr_lower_bound", "tfr") or super().contradiction()
+
+
+@dataclass(frozen=True)
+class KLAnnealing(Settings):
+    title: ClassVar[str] = "KL annealing"
+
+    kl_anneal_type: str = setting(
+        "Cyclical", kl_type,
+        "Cyclical, Monotonic, or None (also No, Without, W/O, Constant): beta is "
+        "--kl_anneal_stop throughout",
+        "TYPE",
+    )  # fmt: skip
+    kl_anneal_cycle: int = setting(10, count, "Cyclical: number of cycles")
+    kl_anneal_ratio: float = setting(
+        1.0, non_negative,
+        "ramp length in cycles; above 1 the ramp does not reach --kl_anneal_stop",
+    )  # fmt: skip
+    kl_anneal_start: float = setting(0.0, non_negative, "beta at the start of a ramp")
+    kl_anneal_stop: float = setting(1.0, non_negative, "beta at the end of a ramp")
+    kl_anneal_floor: float = setting(0.0, non_negative, "lower bound of beta")
+    kl_anneal_from: str = setting(
+        "pretraining", Choice(("pretraining", "start")),
+        "annealing begins at the end of --pretrain_epochs, or at epoch 0",
+    )  # fmt: skip
+    free_bits: float = setting(
+        0.0, non_negative, "nats per dimension of z and frame below which the KL is not penalised"
+    )
+    pretrain_epochs: int = setting(
+        0, natural, "first epochs: train the decoder with prior samples, no KL"
+    )
+
+    def contradiction(self):
+        stop = "kl_anneal_stop"
+        problem = above(self, "kl_anneal_start", stop) or above(self, "kl_anneal_floor", stop)
+        return problem or super().contradiction()
+
+
+@dataclass(frozen=True)
+class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
+    """What every training run has; `PoseTraining` and `RobotTraining` add data and model."""
+
+    title: ClassVar[str] = "training"
+
+
+@dataclass(frozen=True)
+class PoseTraining(PoseData, PoseModel, Training):
+    """A training run of the pose lab."""
+
+    def contradiction(self):
+        if self.learned_prior and self.pretrain_epochs >= self.num_epoch:
+            return f"--pretrain_epochs {self.pretrain_epochs} leaves no epoch to --learned_prior"
+        return super().contradiction()
+
+
+@dataclass(frozen=True)
+class RobotTraining(RobotData, RobotModel, Training):
+    """A training run of the robot lab, with the defaults of its own published code."""
+
+    lab: str = redefault(Training, "lab", "robot")
+    batch_size: int = redefault(Training, "batch_size", 12)
+    num_epoch: int = redefault(Training, "num_epoch", 300, alias="niter")
+    seed: int = redefault(Training, "seed", 1)
+    lr: float = redefault(Training, "lr", 0.002)
+    lr_schedule: str = redefault(Training, "lr_schedule", "constant")
+    loss_reduction: str = redefault(Training, "loss_reduction", "mean")
+    grad_clip: float = redefault(Training, "grad_clip", 0.0)
+    tfr_sde: int = redefault(Training, "tfr_sde", 0, alias="tfr_start_decay_epoch")
+    tfr_d_step: float = redefault(Training, "tfr_d_step", 0.0, alias="tfr_decay_step")
+    tfr_coin: str = redefault(Training, "tfr_coin", "batch")
+    kl_anneal_type: str = redefault(Training, "kl_anneal_type", "Monotonic")
+    kl_anneal_cycle: int = redefault(Training, "kl_anneal_cycle", 3)
+    kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
+
+    def contradiction(self):
+        if self.batch_size < 2 and not self.test:
+            return "--batch_size must be at least 2: BatchNorm sees one frame of each clip"
+        return super().contradiction()
+
+
+# ---------------------------------------------------------------- test
+
+
+@dataclass(frozen=True)
+class Test(Run):
+    title: ClassVar[str] = "test"
+
+    batch_size: int = redefault(Run, "batch_size", 64)
+    n_samples: int = setting(
+        1, count, "futures to sample per clip; reports their mean, best, worst and diversity", "N"
+    )
+    no_sanity: bool = setting(False, switch, "do not read the written files back to check them")
+
+
+@dataclass(frozen=True)
+class PoseTest(PoseData, PoseModel, Test):
+    """A test of the pose lab."""
+
+    title: ClassVar[str] = "test"
+
+    make_gif: bool = setting(False, switch, "also write seq{i}/{pred_seq,pose,ground_truth}.gif")
+    truth: str | None = setting(
+        None, text, "true frames to score with, a folder or a csv; default: DR/test/test_truth",
+        "PATH",
+    )  # fmt: skip
+    pose_norm: str = setting(
+        "auto", Choice(("auto", "batch", "image")),
+        "pose encoder's statistics; auto: per image for template files, learned for ours",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RobotTest(RobotData, RobotModel, Test):
+    """A test of the robot lab."""
+
+    lab: str = redefault(Test, "lab", "robot")
+    seed: int = redefault(Test, "seed", 1)
+    num_epoch: int = redefault(Test, "num_epoch", 300, alias="niter")
+
+
+TRAINING = {"pose": PoseTraining, "robot": RobotTraining}
+TESTS = {"pose": PoseTest, "robot": RobotTest}
+MODELS = {"pose": PoseModel, "robot": RobotModel}
+
+
+# ---------------------------------------------------------------- settings and checkpoints
+
+# The template's flags: a prefix that was unique among these stays unique.
+TEMPLATE = frozenset(
+    """batch_size lr device optim gpu test store_visualization DR save_root num_workers num_epoch
+    per_save partial ckpt_path train_vi_len val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim
+    tfr tfr_sde tfr_d_step fast_train fast_partial fast_train_epoch kl_anneal_type
+    kl_anneal_cycle kl_anneal_ratio no_sanity make_gif""".split()
+)
+# These fix the shapes of the weights, or what they were trained to do.
+SIZES = frozenset(
+    """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers
+    predictor_rnn_layers learned_prior nets scene first_frame posterior""".split()
+)
+# A checkpoint's own values of these are used at test, so that Tester.py needs none repeated.
+STORED = SIZES | frozenset(
+    """frame_H frame_W sigmoid position_map feedback_clamp z_source seed
+    n_past n_future n_eval last_frame_skip skip_from condition""".split()
+)
+# These may differ when a run is resumed; any other makes it a different experiment.
+MAY_CHANGE = frozenset(
+    """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
+    val_every cache_dir store_visualization preview tensorboard wandb debug
+    data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
+    deterministic cuda_graphs""".split()
+)
+# What runs did before the setting existed, where today's default is another.
+BEFORE = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last", "lab": "pose"}

@@ -1,0 +1,167 @@
+"""Pictures decoded once: files -> one memory-mapped array, kept beside the data set.
+
+A cache is named by what it was made from, and is there as a whole or not at all.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..files import UNFINISHED, fcntl, write_atomically
+
+CACHE_VERSION = 1
+UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
+)  # fmt: skip
+
+
+def decode(path, size):
+    """A picture file -> uint8 (H, W, 3), resized as PIL's bilinear does."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path} cannot be read as a picture ({error}); replace it, or leave its clip out "
+            "with Trainer.py --skip_bad_frames"
+        ) from None
+
+
+def decode_all(files, size, workers, out, name, skip):
+    """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock).
+
+    -> the rows of pictures that cannot be read: with `skip` they repeat the row before.
+    """
+    bad = []
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        images = pool.map(decode_if_sound if skip else decode, files, [size] * len(files))
+        try:
+            for i, image in enumerate(tqdm(images, f"reading {name}", len(files), disable=None)):
+                bad += [i] if image is None else []
+                out[i] = out[i - 1] if image is None else image
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return bad
+
+
+def decode_if_sound(path, size):
+    with contextlib.suppress(UserError):
+        return decode(path, size)
+
+
+def fingerprint(files, shape, more):
+    """Changes when a file is added, removed or rewritten, and with all that is asked for."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {shape} {more}".encode())
+    for path in files:
+        stat = path.stat()
+        digest.update(
+            f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode()
+        )
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(path):
+    """One process at a time. It saves work; what makes it safe is the rename at the end."""
+    with open(path, "w") as file:
+        if fcntl:  # without it two runs may both decode; whoever ends last finds the cache there
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cached_pictures(files, size, cache_dir, name, workers, skip=False):
+    """uint8 (N, H, W, 3) of these files; with `skip` some rows may be unreadable()."""
+
+    def fill(array):
+        return decode_all(files, size, workers, array, name, skip)
+
+    array = cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
+    for row in () if skip else unreadable(array):
+        decode(files[row], size)  # says why not
+    return array
+
+
+def unreadable(array):
+    """The rows of a cached array whose pictures could not be read."""
+    path = bad_rows_path(array.filename)
+    return np.array(json.loads(path.read_text()) if path.exists() else [], dtype=int)
+
+
+def bad_rows_path(target):
+    return Path(target).with_suffix(".bad.json")
+
+
+def cached(files, shape, dtype, cache_dir, name, fill, more=""):
+    """What fill(array) makes of the files, memory-mapped; filled only where the cache is stale."""
+    home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
+    stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
+    target = cache_dir / f"{stem}{fingerprint(files, shape, more)}.npy"
+    try:
+        if not target.exists():
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with locked(cache_dir / f"{stem}lock"):
+                if not target.exists():
+                    build_cache(target, shape, dtype, stem, fill)
+        return np.load(target, mmap_mode="c")  # "c": torch warns of arrays that it cannot write to
+    except ValueError as error:
+        raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
+    except OSError as error:
+        raise UserError(
+            f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
+            "name another folder with --cache_dir"
+        ) from None
+
+
+def reserve(path):
+    """Have the disk set all of a file's bytes aside, where it can: others may fill it meanwhile."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+
+
+def build_cache(target, shape, dtype, stem, fill):
+    """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
+    for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
+        left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
+    handle, temporary = tempfile.mkstemp(UNFINISHED, stem, target.parent)
+    os.close(handle)
+    try:
+        size, free = np.prod(shape) * dtype().nbytes, shutil.disk_usage(target.parent).free
+        if size > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
+            raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        reserve(temporary)
+        bad_rows = fill(array)
+        array.flush()
+        if bad_rows:
+            text = json.dumps(bad_rows).encode()
+            write_atomically(bad_rows_path(target), lambda file: file.write(text))
+        else:
+            bad_rows_path(target).unlink(missing_ok=True)
+        os.replace(temporary, target)
+        for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
+            old.unlink(missing_ok=True)
+            bad_rows_path(old).unlink(missing_ok=True)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def to_float(values):
+    """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
+    return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

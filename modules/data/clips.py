@@ -1,0 +1,77 @@
+"""The training split on the device, served in batches of clips."""
+
+import itertools
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .cache import to_float
+
+AHEAD = 2  # batches that are read ahead where they come from the disk
+
+
+class TrainClips:
+    """The training split on the device, and the clips of every epoch as a pure function of it."""
+
+    def __init__(self, dataset, settings, device):
+        self.settings, self.dataset, self.device = settings, dataset, torch.device(device)
+        arrays = dataset.frames, dataset.conditions
+        self.resident = fits(arrays, settings.data_on, self.device)
+        home = self.device if self.resident else "cpu"
+        # frames (N, H, W, 3) uint8; where they are not on a GPU they are the memory-mapped file
+        self.frames, self.conditions = (torch.from_numpy(np.asarray(x)).to(home) for x in arrays)
+
+    def batches(self, epoch):
+        """-> the epoch's batches: frame numbers (B, T) each, where the frames are."""
+        clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
+        return clips.split(self.settings.batch_size)
+
+    def fetch(self, batches):
+        """Yield frames (B, T, 3, H, W) in 0..1 and conditions of every batch, on the device.
+
+        What is not kept there is read while the batch before it is being trained on.
+        """
+        batches = iter(batches)
+        if self.resident:
+            yield from (self.to_device(self.gather(clips)) for clips in batches)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = deque(reader.submit(self.gather, x) for x in itertools.islice(batches, AHEAD))
+            while ahead:
+                arrays = ahead.popleft().result()
+                ahead.extend(reader.submit(self.gather, x) for x in itertools.islice(batches, 1))
+                yield self.to_device(arrays)
+
+    def gather(self, clips):
+        arrays = [x[clips] for x in (self.frames, self.conditions)]
+        pinned = not self.resident and self.device.type == "cuda"
+        return [x.pin_memory() for x in arrays] if pinned else arrays
+
+    def to_device(self, arrays):
+        return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
+
+
+def fits(arrays, where, device):
+    """--data_on -> whether these arrays are to be kept on the device."""
+    if where != "auto" or device.type != "cuda":
+        return where != "disk"
+    return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[0] / 2
+
+
+def sound(clips, bad):
+    """The clips (N, T) of frame numbers that hold none of the bad ones."""
+    good = clips[~np.isin(clips, bad).any(axis=1)]
+    if len(good) == 0:
+        raise UserError("--skip_bad_frames leaves no clip: every one holds a bad picture")
+    return good
+
+
+def say_left_out(folder, bad, clips, good):
+    if len(bad):
+        print(
+            f"{folder}: {len(bad)} pictures cannot be read; "
+            f"{len(clips) - len(good)} of {len(clips)} clips left out"
+        )

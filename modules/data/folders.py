@@ -1,0 +1,71 @@
+"""Folders of PNGs: where a data set is, and its files in numeric order."""
+
+import re
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def candidates(root, val):
+    """root itself and the folders one or two below it, where zips nest what they hold."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(
+            f"--DR {root} is no folder; give the one that holds train/, {val}/ and test/"
+        )
+    yield root
+    for pattern in ("*", "*/*"):
+        yield from sorted(root.glob(pattern))
+
+
+def find_root(root, split):
+    """The folder that holds `split`: root itself, or one or two folders below (the nested zip)."""
+    for folder in candidates(root, "val"):
+        if (folder / split / f"{split}_img").is_dir():
+            return folder
+    raise UserError(
+        f"--DR {root} holds no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
+    )
+
+
+def frame_number(path):
+    """frame000012.png -> 12. Order is numeric, whatever the number of digits."""
+    stem = path.stem.lower().removeprefix("frame")
+    if not stem.isdecimal():
+        raise UserError(f"{path}: a picture must be named frameNNN.png or NNN.png")
+    return int(stem)
+
+
+def list_pictures(folder):
+    """The PNGs of a folder in numeric order."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is missing; every *_img folder needs its *_label folder beside it"
+        )
+    files = [p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.name[0] != "."]
+    if not files:
+        raise UserError(f"{folder} holds no .png picture")
+    return sorted(files, key=frame_number)
+
+
+def list_pairs(images, labels):
+    """Frames and the poses of the same number. A frame without its pose is an error."""
+    frames = list_pictures(images)
+    poses = {frame_number(p): p for p in list_pictures(labels)}
+    for frame in frames:
+        if frame_number(frame) not in poses:
+            raise UserError(f"{frame} has no pose: {labels / frame.name} is missing")
+    return frames, [poses[frame_number(f)] for f in frames]
+
+
+def clip_folders(folder):
+    """The numbered folders of clips, in numeric order, wherever their numbers start."""
+    found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
+    if not found:
+        raise UserError(f"{folder} holds no clip: folders named 0, 1, 2, ... are expected")
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def natural_key(path):
+    """Text and numbers of a name apart, so that 256 comes after 0 and before 1024."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

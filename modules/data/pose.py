@@ -1,0 +1,175 @@
+"""The pose lab's data: frames and pose images of one dancer."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .cache import cached_pictures, decode, to_float, unreadable
+from .clips import TrainClips, say_left_out, sound
+from .folders import clip_folders, find_root, frame_number, list_pairs, list_pictures
+from .warp import Warp
+
+CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
+
+
+class Dataset_Dance(torch.utils.data.Dataset):
+    """Consecutive clips of one split: item i is (frames, poses), each (T, 3, H, W) in 0..1.
+
+    `frames` and `conditions` are the whole split as uint8 arrays (N, H, W, 3) on disk.
+    """
+
+    def __init__(
+        self,
+        root,
+        mode="train",
+        video_len=16,
+        partial=1.0,
+        size=(32, 64),
+        cache_dir=None,
+        workers=4,
+        skip_bad=False,
+    ):
+        base = find_root(root, mode) / mode
+        image_files, pose_files = list_pairs(base / f"{mode}_img", base / f"{mode}_label")
+        cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
+        self.frames, self.conditions = (
+            cached_pictures(files, size, cache, f"{mode}-{name}", workers, skip_bad)
+            for name, files in (("frames", image_files), ("poses", pose_files))
+        )
+        self.numbers = np.array([frame_number(p) for p in image_files])
+        self.video_len, self.partial = video_len, partial
+        count = int(len(self.frames) * partial) // video_len
+        if count == 0:
+            raise UserError(
+                f"{base / f'{mode}_img'} holds {len(self.frames)} frames, used are {partial:.0%}: "
+                f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise the share"
+            )
+        self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))
+        clips = np.arange(count)[:, None] * video_len + np.arange(video_len)
+        self.starts = sound(clips, self.bad)[:, 0]
+        say_left_out(base, self.bad, clips, self.starts)
+
+    def __len__(self):
+        return len(self.starts)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        clip = slice(self.starts[index], self.starts[index] + self.video_len)
+        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
+
+
+class DanceClips(TrainClips):
+    """Consecutive clips that cover the split once an epoch."""
+
+    def __init__(self, dataset, settings, device):
+        super().__init__(dataset, settings, device)
+        self.takes = find_takes(dataset) if settings.jump_start else None
+        self.warp = (
+            Warp(settings.warp, dataset, device, settings.partial) if settings.warp else None
+        )
+
+    def clips_at(self, epoch):
+        """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""
+        settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
+        fast = settings.fast_train and epoch < settings.fast_train_epoch
+        length = self.clip_length(epoch)
+        share = min(settings.partial, settings.fast_partial) if fast else settings.partial
+        usable = int(len(self.frames) * share)
+        if usable < length:
+            raise UserError(
+                f"--fast_partial {settings.fast_partial} leaves {usable} frames, "
+                f"a clip has {length}"
+            )
+        offset = rng.integers(min(length, usable - length + 1)) if settings.random_offset else 0
+        starts = np.arange(offset, usable - length + 1, length)
+        if settings.shuffle:
+            rng.shuffle(starts)
+        clips = sound(starts[:, None] + np.arange(length), self.dataset.bad)
+        return self.jump(clips, usable, rng) if settings.jump_start else clips
+
+    def to_device(self, arrays):
+        clips = super().to_device(arrays)
+        return self.warp(*clips) if self.warp else clips
+
+    def clip_length(self, epoch):
+        """--train_vi_len, or in the first --curriculum epochs what it has grown to."""
+        longest, epochs = self.settings.train_vi_len, self.settings.curriculum
+        return 2 + (longest - 2) * epoch // epochs if epoch < epochs else longest
+
+    def jump(self, clips, usable, rng):
+        """Let some clips start from any usable frame of the take that their second frame is in."""
+        first, last = self.takes[clips[:, 1]].T  # the take is frames first..last
+        anywhere = rng.integers(first, np.minimum(last, usable - 1) + 1)
+        jumps = rng.random(len(clips)) < self.settings.jump_start
+        jumps &= ~np.isin(anywhere, self.dataset.bad)
+        clips[:, 0] = np.where(jumps, anywhere, clips[:, 0])
+        return clips
+
+
+def find_takes(dataset):
+    """(N, 2): ends of each frame's take. Takes change where numbers or pictures jump."""
+    frames = np.asarray(dataset.frames)
+    mse = np.array(
+        [np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(frames[:-1], frames[1:])]
+    )
+    cut = (mse > 255**2 * 10 ** (-CUT_PSNR / 10)) | (np.diff(dataset.numbers) != 1)
+    edges = np.concatenate([[0], np.flatnonzero(cut) + 1, [len(frames)]])
+    return np.repeat(np.stack([edges[:-1], edges[1:] - 1], 1), np.diff(edges), axis=0)
+
+
+def load_test_clips(root, size, cache_dir=None, workers=4):
+    """-> [(first frame (3, H, W), poses (T, 3, H, W))] of every test clip, in 0..1."""
+    base = find_root(root, "test") / "test"
+    cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
+    clips = []
+    for folder in clip_folders(base / "test_img"):
+        given = list_pictures(folder)[0]
+        pose_files = list_pictures(base / "test_label" / folder.name)
+        if len(pose_files) < 2:
+            raise UserError(f"{pose_files[0].parent} holds one pose; a rollout needs at least two")
+        poses = cached_pictures(pose_files, size, cache, f"test{folder.name}-poses", workers)
+        clips.append((to_float(torch.tensor(decode(given, size))), to_float(torch.tensor(poses))))
+    return clips
+
+
+def truth_folder(root):
+    """Where the true frames of the test clips are, if they are there."""
+    path = find_root(root, "test") / "test" / "test_truth"
+    return path if path.is_dir() else None
+
+
+def load_truth(path, size, lengths, cut=None):
+    """True frames (T, 3, H, W) of every test clip, from a folder or a csv like submission.csv."""
+    path = Path(path)
+    if path.is_dir():
+        folders = clip_folders(path) if not any(path.glob("*.png")) else [path]
+        truth = [np.stack([decode(p, size) for p in list_pictures(f)[:cut]]) for f in folders]
+    elif path.is_file():
+        truth = read_csv(path, size, lengths)
+    else:
+        raise UserError(f"--truth {path} is neither a folder of frames nor a csv file")
+    found = [len(t) for t in truth]
+    if found != list(lengths):
+        raise UserError(
+            f"--truth {path} holds clips of {found} frames, but the test clips have {list(lengths)}"
+        )
+    return [to_float(torch.from_numpy(np.ascontiguousarray(t))) for t in truth]
+
+
+def read_csv(path, size, lengths):
+    """Rows of id and C*H*W integers -> one array per clip."""
+    values = 3 * size[0] * size[1]
+    try:
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
+    except ValueError as error:
+        raise UserError(f"--truth {path} is not a csv of numbers ({error})") from None
+    if rows.shape[1] != values + 1 or len(rows) != sum(lengths):
+        raise UserError(
+            f"--truth {path} has {rows.shape[0]} rows of {rows.shape[1]} values; "
+            f"{sum(lengths)} rows of {values + 1} are expected"
+        )
+    frames = rows[:, 1:].clip(0, 255).astype(np.uint8).reshape(-1, 3, *size).transpose(0, 2, 3, 1)
+    return np.split(frames, np.cumsum(lengths)[:-1])

@@ -1,0 +1,134 @@
+"""The robot lab's data: clips of frames with actions and positions."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .cache import cached, cached_pictures, to_float, unreadable
+from .clips import TrainClips, say_left_out, sound
+from .folders import candidates, clip_folders, frame_number, list_pictures, natural_key
+
+ROBOT_SIZE = (64, 64)
+TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a row of each
+
+
+def find_records(root, split):
+    """The record folders of a split, in the order of the numbers in their names."""
+    for folder in candidates(root, "validate"):
+        base = folder / split
+        if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
+            return sorted(records, key=natural_key)
+    raise UserError(
+        f"--DR {root} holds no clips to {split}; expected "
+        f"{Path(root) / split}/traj_0_to_255.tfrecords/0/0.png and so on"
+    )
+
+
+def read_tables(folder, first, out):
+    """Fill out (rows, 7) from the clip's two csv files: row t belongs to frame t.
+
+    Frames counted from 0 may be fewer than the rows; where they start at another number only as
+    many frames as rows are sure to belong together.
+    """
+    column, rows = 0, len(out)
+    for name, width in TABLES.items():
+        table = read_table(folder / name)
+        enough = len(table) >= rows if first == 0 else len(table) == rows
+        if not enough or table.shape[1] != width or not np.isfinite(table).all():
+            raise UserError(
+                f"{folder / name} holds {table.shape[0]} rows of {table.shape[1]} values; one row "
+                f"of {width} finite numbers is expected for each of the clip's {rows} frames"
+                + (f", which start at {first}.png" if first else "")
+            )
+        out[:, column : column + width] = table[:rows]
+        column += width
+
+
+def read_table(path):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy only warns of an empty file
+            return np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+    except (ValueError, UserWarning) as error:
+        raise UserError(f"{path} is not a csv of numbers ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def list_clip(folder, needed, flag):
+    """A clip's pictures and the number of the first: none may be missing."""
+    files = list_pictures(folder)
+    numbers = [frame_number(path) for path in files]
+    if len(files) < needed:
+        raise UserError(f"{folder} holds {len(files)} frames, {needed} are needed ({flag})")
+    gaps = np.flatnonzero(np.diff(numbers) != 1)
+    if len(gaps):
+        raise UserError(f"{folder}: after {files[gaps[0]].name} comes {files[gaps[0] + 1].name}")
+    for path in (folder / name for name in TABLES):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: every clip needs {' and '.join(TABLES)}")
+    return files, numbers[0]
+
+
+class Dataset_Robot(torch.utils.data.Dataset):
+    """The clips of one split: item i is its first frames (T, 3, 64, 64) and conditions (T, 7).
+
+    `frames` and `conditions` are all frames of all clips, one clip after the other, on disk;
+    clip i is rows starts[i] .. starts[i] + lengths[i] - 1.
+    """
+
+    def __init__(self, root, split, video_len, flag, cache_dir=None, workers=4, skip_bad=False):
+        records = find_records(root, split)
+        folders = [clip for record in records for clip in clip_folders(record)]
+        pictures, firsts = zip(*(list_clip(folder, video_len, flag) for folder in folders))
+        tables = [folder / name for folder in folders for name in TABLES]
+        self.video_len = video_len
+        self.lengths = np.array([len(files) for files in pictures])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        base = records[0].parent
+        cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
+        files = [path for clip in pictures for path in clip]
+        name = f"{split}-frames"
+        self.frames = cached_pictures(files, ROBOT_SIZE, cache, name, workers, skip_bad)
+
+        def fill(array):
+            for folder, first, start, rows in zip(folders, firsts, self.starts, self.lengths):
+                read_tables(folder, first, array[start : start + rows])
+
+        shape = (len(files), sum(TABLES.values()))
+        whose = f"{firsts} {self.lengths.tolist()}"  # which rows are whose is not in their files
+        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, whose)
+        self.leave_out(unreadable(self.frames), base)
+
+    def leave_out(self, bad, base):
+        """Forget the clips that hold a bad picture."""
+        clips = np.arange(len(self.starts))
+        kept = sound(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
+        say_left_out(base, bad, clips, kept)
+        self.starts, self.lengths = self.starts[kept], self.lengths[kept]
+
+    def __len__(self):
+        return len(self.starts)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        clip = slice(self.starts[index], self.starts[index] + self.video_len)
+        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
+
+
+class RobotClips(TrainClips):
+    """--epoch_size batches an epoch, of clips drawn at random."""
+
+    def clips_at(self, epoch):
+        """-> frame numbers (clips, T)."""
+        settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
+        length = self.dataset.video_len
+        chosen = rng.integers(len(self.dataset), size=settings.epoch_size * settings.batch_size)
+        starts = self.dataset.starts[chosen]
+        if settings.random_offset:
+            starts = starts + rng.integers(self.dataset.lengths[chosen] - length + 1)
+        return starts[:, None] + np.arange(length)

@@ -1,0 +1,158 @@
+"""Fields of settings: their ranges, and what every settings class can do."""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from .errors import UserError
+
+T = TypeVar("T", bound="Settings")
+KL_TYPES = {"cyclical": "Cyclical", "monotonic": "Monotonic"} | dict.fromkeys(
+    ("none", "no", "without", "w/o", "nokl_annealing", "constant"), "None"
+)
+
+
+# ---------------------------------------------------------------- ranges
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number in low..high, from text or as it is; `above` excludes low itself."""
+
+    kind: type
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __call__(self, value: Any) -> Any:
+        number = self.kind(value)
+        if not isinstance(value, str) and number != value:
+            raise ValueError(f"must be an {self.kind.__name__}, got {value}")
+        in_range = number > self.low if self.above else number >= self.low
+        if not (in_range and number <= self.high and number < math.inf):
+            limit = f" and at most {self.high}" if self.high < math.inf else ""
+            word = "above" if self.above else "at least"
+            raise ValueError(f"must be {word} {self.low}{limit}, got {value}")
+        return number
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A list of numbers."""
+
+    each: Number
+
+    def __call__(self, values: Any) -> tuple:
+        return tuple(map(self.each, values))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: str) -> str:
+        if value not in self.words:
+            raise ValueError(f"must be one of {', '.join(self.words)}, got {value!r}")
+        return value
+
+
+def kl_type(value: str) -> str:
+    """Any spelling of an annealing type that is in use -> Cyclical, Monotonic or None."""
+    if str(value).lower() not in KL_TYPES:
+        raise ValueError(f"{value!r} is none of Cyclical, Monotonic, None")
+    return KL_TYPES[str(value).lower()]
+
+
+def device_name(value: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
+        raise ValueError(f"{value!r} is none of cpu, cuda, cuda:N, mps")
+    return value
+
+
+def text(value: Any) -> str:
+    return os.fspath(value)
+
+
+def switch(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be True or False, got {value!r}")
+    return value
+
+
+count, natural = Number(int, 1), Number(int, 0)
+positive, non_negative = Number(float, 0, above=True), Number(float, 0)
+share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
+
+
+# ---------------------------------------------------------------- fields
+
+
+def setting(default: Any, check: Callable, help: str, metavar: str | None = None, alias: str = ""):
+    """A field; `check` parses text and refuses bad values, `alias` is a second name of the flag."""
+    more = {"check": check, "help": help, "metavar": metavar, "alias": alias}
+    return field(default=default, metadata=more)
+
+
+def redefault(base: type, name: str, default: Any, alias: str = ""):
+    """The field of a base class with another default, and in its lab perhaps a second name."""
+    inherited = base.__dataclass_fields__[name].metadata
+    return field(default=default, metadata={**inherited, "alias": alias})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every value is checked when it is set; copies with changes are made by `replace`."""
+
+    title: ClassVar[str] = ""
+
+    def __post_init__(self):
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value is None and item.default is None:
+                continue
+            try:
+                object.__setattr__(self, item.name, item.metadata["check"](value))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"--{item.name}: {error}") from None
+
+    def contradiction(self) -> str | None:
+        """What in these settings contradicts itself; None: nothing."""
+        return None
+
+    def replace(self: T, **changes: Any) -> T:
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as a checkpoint and args.json hold it."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def changed(self) -> set[str]:
+        """The names of all settings that are not at their defaults."""
+        return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+
+    @classmethod
+    def names(cls) -> set[str]:
+        return {item.name for item in dataclasses.fields(cls)}
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        value = cls.__dataclass_fields__[name].default
+        return list(value) if isinstance(value, tuple) else value
+
+
+def above(settings: Settings, low: str, high: str) -> str | None:
+    """Says that one setting is above another, if it is."""
+    values = getattr(settings, low), getattr(settings, high)
+    return f"--{low} {values[0]} is above --{high} {values[1]}" if values[0] > values[1] else None
+
+
+def settings_from(cls: type[T], values: dict[str, Any]) -> T:
+    """The class with those of the values that are its own."""
+    return cls(**{name: value for name, value in values.items() if name in cls.names()})

@@ -1,0 +1,120 @@
+"""The pose lab: one given frame of a dancer, then a pose image for every frame to predict."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import PoseTest, PoseTraining
+from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
+from ..data.warp import static_background
+from ..metrics import (
+    AVERAGES,
+    competition_groups,
+    course_averages,
+    drifts,
+    frame_psnr,
+    pose_box_psnr,
+    score_clip,
+)
+from ..models.loading import choose_pose_norm
+from ..models.pose import VAE_Model
+from ..models.rollout import noise_source, one_step
+from ..report import pictures
+
+
+class PoseLab:
+    """All that is particular to the pose lab."""
+
+    TrainClips = DanceClips
+    given, frame_ms = 1, 20
+    submits = True  # Tester writes submission.csv
+    frame_psnr = staticmethod(frame_psnr)
+
+    def __init__(self, settings: PoseTraining | PoseTest):
+        self.settings = settings
+        self.size = (settings.frame_H, settings.frame_W)
+
+    # ------------------------------------------------------------ model
+
+    def make_model(self, train_set: Dataset_Dance | None = None) -> VAE_Model:
+        model = VAE_Model(self.settings)
+        if train_set and self.settings.scene:
+            model.scene.data.copy_(static_background(train_set, self.settings.partial))
+        return model
+
+    def prepare_test(self, model: VAE_Model, checkpoint: dict, pose_norm: str = "auto") -> str:
+        """Normalise poses as the checkpoint's author did -> what to print about it."""
+        per_image = choose_pose_norm(model, checkpoint, pose_norm)
+        sigmoid = "on" if self.settings.sigmoid else "off"
+        return f"; pose statistics {'per image' if per_image else 'as learned'}; sigmoid {sigmoid}"
+
+    # ------------------------------------------------------------ data
+
+    def open_train(self) -> Dataset_Dance:
+        return self.open_split("train", self.settings.train_vi_len, self.settings.partial)
+
+    def open_val(self) -> Dataset_Dance:
+        return self.open_split("val", self.settings.val_vi_len)
+
+    def open_split(self, mode: str, length: int, share: float = 1.0) -> Dataset_Dance:
+        settings = self.settings
+        cache = settings.cache_dir, settings.num_workers, settings.skip_bad_frames
+        return Dataset_Dance(settings.DR, mode, length, share, self.size, *cache)
+
+    def open_test(self, typed: set[str]) -> tuple[list, list, list | None]:
+        """-> given frames, conditions and true frames (None where unknown) of every clip."""
+        settings = self.settings
+        length = settings.val_vi_len if "val_vi_len" in typed else None
+        clips = load_test_clips(settings.DR, self.size, settings.cache_dir, settings.num_workers)
+        given, poses = [frame[None] for frame, _ in clips], [p[:length] for _, p in clips]
+        path = settings.truth or truth_folder(settings.DR)
+        lengths = [len(p) for p in poses]
+        return given, poses, path and load_truth(path, self.size, lengths, cut=length)
+
+    # ------------------------------------------------------------ scores
+
+    def score(self, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+        """One clip's rollout (T, 3, H, W) against the truth."""
+        return score_clip(pred, true)
+
+    def score_test(
+        self, pred: torch.Tensor, true: torch.Tensor, poses: torch.Tensor, model: VAE_Model
+    ) -> dict[str, float]:
+        """What Tester adds: the course's averages, the pose box, drift and one-step prediction."""
+        noise = noise_source(self.settings.z_source, self.settings.seed, [0])
+        steps = frame_psnr(one_step(model, true, poses, noise), true[1:])
+        return (
+            self.score(pred, true)
+            | course_averages(pred, true)
+            | {"psnr_pose_box": pose_box_psnr(pred[1:], true[1:], poses[1:])}
+            | drifts(frame_psnr(pred, true)[1:])
+            | {"psnr_one_step": steps.mean().item(), "drift_one_step": drifts(steps)["drift"]}
+        )
+
+    def summarise(self, clips: list[dict], mean: dict[str, Any]) -> dict[str, Any]:
+        """Scores of all test clips -> what else scores.json has."""
+        mean["psnr_competition_groups"] = competition_groups(clips)
+        return {"averages": AVERAGES}
+
+    # ------------------------------------------------------------ images
+
+    def rows(
+        self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor | None = None
+    ) -> dict[str, np.ndarray]:
+        """{label: uint8 clip} of what is shown side by side, from floats (T, 3, H, W)."""
+        clips = {"pose": condition, "prediction": pred, "truth": true}
+        return {name: pictures.to_uint8(clip) for name, clip in clips.items() if clip is not None}
+
+    def gif(self, rows: dict[str, np.ndarray]) -> np.ndarray:
+        """Tester's gif of a clip: the prediction alone, as in the course."""
+        return rows["prediction"]
+
+    def more_gifs(self, i: int, rows: dict[str, np.ndarray]) -> dict[Path, np.ndarray]:
+        """--make_gif: {file: clip} of what else Tester writes of clip i."""
+        names = ("pose", "pred_seq", "ground_truth") if self.settings.make_gif else ()
+        return {Path(f"seq{i}") / f"{name}.gif": clip for name, clip in zip(names, rows.values())}
+
+    def strip_times(self, length: int) -> np.ndarray:
+        return pictures.spread(length, 8)

@@ -1,0 +1,89 @@
+"""The robot lab: a few given frames of a robot arm, then its actions and positions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import RobotTest, RobotTraining
+from ..data.robot import Dataset_Robot, RobotClips
+from ..metrics import channel_psnr, score_clip
+from ..models.robot import RecurrentVAE
+from ..report import pictures
+
+
+class RobotLab:
+    """All that is particular to the robot lab."""
+
+    TrainClips = RobotClips
+    frame_ms = 100
+    submits = False
+    frame_psnr = staticmethod(channel_psnr)
+
+    def __init__(self, settings: RobotTraining | RobotTest):
+        self.settings, self.given = settings, settings.n_past
+        self.scored = settings.n_past + settings.n_future
+
+    # ------------------------------------------------------------ model
+
+    def make_model(self, train_set: Dataset_Robot | None = None) -> RecurrentVAE:
+        model = RecurrentVAE(self.settings)
+        if train_set and self.settings.standardise:
+            model.standardise_conditions(torch.tensor(train_set.conditions))
+        return model
+
+    def prepare_test(self, model: RecurrentVAE, checkpoint: dict, pose_norm: str = "auto") -> str:
+        return ""
+
+    # ------------------------------------------------------------ data
+
+    def open_train(self) -> Dataset_Robot:
+        return self.open_split("train", self.scored, "--n_past + --n_future")
+
+    def open_val(self) -> Dataset_Robot:
+        return self.open_split("validate", self.settings.n_eval, "--n_eval")
+
+    def open_split(self, split: str, length: int, flag: str) -> Dataset_Robot:
+        settings = self.settings
+        skip = getattr(settings, "skip_bad_frames", False)  # Tester leaves nothing out
+        cache = settings.cache_dir, settings.num_workers, skip
+        return Dataset_Robot(settings.DR, split, length, flag, *cache)
+
+    def open_test(self, typed: set[str]) -> tuple[list, tuple, tuple]:
+        """-> given frames, conditions and true frames of every clip."""
+        truth, conditions = zip(*self.open_split("test", self.settings.n_eval, "--n_eval"))
+        return [frames[: self.given] for frames in truth], conditions, truth
+
+    # ------------------------------------------------------------ scores
+
+    def score(self, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+        """The --n_future frames after the given ones, of one clip's rollout (T, 3, H, W)."""
+        frames = slice(self.scored)
+        return score_clip(pred[frames], true[frames], self.given, channel_psnr)
+
+    def score_test(
+        self, pred: torch.Tensor, true: torch.Tensor, conditions: Any, model: RecurrentVAE
+    ) -> dict[str, float]:
+        return self.score(pred, true)
+
+    def summarise(self, clips: list[dict], mean: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    # ------------------------------------------------------------ images
+
+    def rows(
+        self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor
+    ) -> dict[str, np.ndarray]:
+        """{label: uint8 clip}: the prediction has a green border while given, then a red one."""
+        truth = pictures.framed(pictures.to_uint8(true), 0, pictures.GREY)
+        return {"truth": truth, "prediction": pictures.framed(pictures.to_uint8(pred), self.given)}
+
+    def gif(self, rows: dict[str, np.ndarray]) -> np.ndarray:
+        return pictures.side_by_side(*rows.values())
+
+    def more_gifs(self, i: int, rows: dict[str, np.ndarray]) -> dict[Path, np.ndarray]:
+        return {}
+
+    def strip_times(self, length: int) -> range:
+        return range(length)

@@ -1,0 +1,94 @@
+"""A checkpoint -> the settings of its model, and the model itself."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import BEFORE, MODELS, SIZES, STORED
+from ..errors import UserError
+from ..fields import settings_from
+from ..runs import checkpoint as ckpt
+from ..training.device import choose_precision, default_device
+from .pose import VAE_Model
+from .robot import RecurrentVAE
+
+FAMILIES = {"pose": VAE_Model, "robot": RecurrentVAE}
+
+
+def load_model(
+    path: str | Path, device: str | torch.device | None = None, precision: str = "auto"
+) -> VAE_Model | RecurrentVAE:
+    """The model of a checkpoint, ready for rollouts: of this package or the course's template.
+
+    `device` defaults to a GPU where there is one; `precision` is auto, float32 or bf16.
+    """
+    checkpoint, device = ckpt.load(path), torch.device(device or default_device())
+    lab = ckpt.lab_of(checkpoint)
+    values = model_settings(checkpoint, path)
+    settings = settings_from(MODELS[lab], values)
+    model = FAMILIES[lab](settings.replace(precision=choose_precision(precision, device)))
+    load_weights(model, checkpoint["state_dict"], path)
+    if isinstance(model, VAE_Model):
+        choose_pose_norm(model, checkpoint)
+    return model.to(device).eval()
+
+
+def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
+    """The model's settings: stored in our checkpoints, read off the shapes in the template's."""
+    if ckpt.is_ours(checkpoint):
+        stored = BEFORE | checkpoint["args"]
+        return {name: stored[name] for name in STORED if name in stored}
+    weights = checkpoint["state_dict"]
+    try:
+        return {
+            "F_dim": weights["frame_transformation.6.weight"].shape[0],
+            "L_dim": weights["label_transformation.4.conv1.weight"].shape[0],
+            "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
+            "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
+            "feedback_clamp": False,
+        }
+    except (KeyError, IndexError) as error:
+        raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
+
+
+def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
+    """-> settings with the checkpoint's values of all that was not typed; sizes cannot differ."""
+    path, changes = settings.ckpt_path, {}
+    same_lab(settings, checkpoint)
+    for name, value in model_settings(checkpoint, path).items():
+        if name in typed and name in SIZES and getattr(settings, name) != value:
+            raise UserError(
+                f"--{name} {getattr(settings, name)}, but {path} was trained with {value}"
+            )
+        if name not in typed and name in settings.names():
+            changes[name] = value
+    settings = settings.replace(**changes)
+    if problem := settings.contradiction():
+        raise UserError(f"{problem} (with the settings of {path})")
+    return settings
+
+
+def same_lab(settings: Any, checkpoint: dict) -> None:
+    if ckpt.lab_of(checkpoint) != settings.lab:
+        raise UserError(
+            f"{settings.ckpt_path} is of --lab {ckpt.lab_of(checkpoint)}, "
+            f"this is --lab {settings.lab}"
+        )
+
+
+def choose_pose_norm(model: VAE_Model, checkpoint: dict, wanted: str = "auto") -> bool:
+    """Whether pose images are normalised one by one, as the template does at test."""
+    if wanted == "image" and model.settings.nets == "unet":
+        raise UserError("--pose_norm image: a U-Net's pose encoder has no normalisation")
+    per_image = wanted == "image" or (wanted == "auto" and not ckpt.is_ours(checkpoint))
+    model.label_transformation.per_image = per_image
+    return per_image
+
+
+def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise UserError(f"{path} does not fit the model: {reasons[:300]}") from None

@@ -1,0 +1,224 @@
+"""The pose lab's model, and the protocol that all models offer.
+
+Sequences are (B, T, C, H, W) floats in 0..1.
+    forward(frames, poses, teacher_forcing) -> predictions, mu, logvar       training
+    predict_frame(state, condition, noise)  -> frame, state                  one step
+    rollout(given, poses, draw_noise)       -> yields every frame            validation and test
+A rollout is handed no true future frame, so it cannot leak one.
+"""
+
+import functools
+import itertools
+from contextlib import nullcontext
+
+import torch
+import torch.nn as nn
+from torch.utils.checkpoint import checkpoint
+
+from ..nets import course, unet
+from ..nets.gaussian import relative_to_prior
+from ..nets.sequence import join, one_by_one, over_time
+from .rollout import STEPS_AT_ONCE
+
+NETS = {"course": course, "unet": unet}
+MASK_BIAS = -1.0  # an untrained net shows mostly the background
+MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no gradient
+CPU_STEPS = 8  # of a rollout on a CPU: weights are cast to bf16 once for so many steps
+# In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
+CPU_FRAMES = {"float32": 4, "bf16": 16}
+
+
+class VAE_Model(nn.Module):
+    """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose)."""
+
+    STATE_IS_A_FRAME = True  # of a rollout: its step can be captured in a CUDA graph
+    LARGE_NETS = ("frame_transformation", "Gaussian_Predictor", "Decoder_Fusion", "Generator")
+
+    def __init__(self, settings):
+        super().__init__()
+        self.settings = settings
+        nets = NETS[settings.nets]
+        self.frame_transformation = nets.RGB_Encoder(3, settings.F_dim)
+        self.label_transformation = nets.Label_Encoder(3, settings.L_dim)
+        known = settings.F_dim + settings.L_dim + settings.F_dim * settings.first_frame
+        self.Gaussian_Predictor = nets.Gaussian_Predictor(known, settings.N_dim)
+        if settings.learned_prior:
+            self.prior = nets.Gaussian_Predictor(known, settings.N_dim)
+        fused = known + settings.N_dim + settings.position_map
+        self.Decoder_Fusion = nets.Decoder_Fusion(fused, settings.D_out_dim)
+        self.Generator = nets.Generator(settings.D_out_dim, 3 + settings.scene)
+        self.feature_size = settings.frame_H // nets.SCALE, settings.frame_W // nets.SCALE
+        if settings.position_map:  # convolutions do not know their position
+            self.position_map = nn.Parameter(torch.randn(settings.position_map, *self.feature_size))
+        if settings.scene:
+            self.scene = nn.Parameter(torch.full((3, settings.frame_H, settings.frame_W), 0.5))
+        self.to(memory_format=torch.channels_last)  # same numbers, about twice as fast on a CPU
+
+    # ------------------------------------------------------------ training
+
+    def forward(self, frames, poses, teacher_forcing, prior=False):
+        """frames, poses (B, T, 3, H, W) -> predictions of frames 1..T-1, and mu, logvar of their z.
+
+        With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
+        """
+        with self.autocast():
+            conditions = self.encode_conditions(poses[:, 1:], frames[:, 0])  # (B, T-1, C, h, w)
+            inputs = frames, conditions, *self.draw_noise(frames)
+            if not teacher_forcing:
+                return self.free_running(prior, *inputs)
+            if frames.device.type != "cpu":
+                return self.teacher_forced(prior, *inputs)
+            # clip by clip on a CPU: a whole batch is no faster, and would be copied
+            clips = [self.teacher_forced(prior, *clip) for clip in one_by_one(0, *inputs)]
+            return join(clips, dim=0)
+
+    def autocast(self):
+        """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
+        return torch.autocast(
+            next(self.parameters()).device.type,
+            torch.bfloat16,
+            enabled=self.settings.precision == "bf16",
+            # weights cast without gradient must not be reused in a step with gradient
+            cache_enabled=not self.settings.push_forward,
+        )
+
+    def encode_conditions(self, poses, given):
+        """Features of what conditions every frame: its pose, with --first_frame the first frame."""
+        features = over_time(self.label_transformation, poses)
+        if self.settings.first_frame:
+            seen = self.frame_transformation(given)[:, None].expand(-1, poses.shape[1], -1, -1, -1)
+            features = over_time(lambda *maps: torch.cat(maps, dim=1), features, seen)
+        return features
+
+    def draw_noise(self, frames):
+        """Standard normal noise for every z, and with --feedback_noise for every previous frame."""
+        b, t, *_ = frames.shape
+        size = b, t - 1, self.settings.N_dim, *self.feature_size
+        z = torch.randn(size, device=frames.device)
+        noisy = self.training and self.settings.feedback_noise
+        return z, torch.randn_like(frames[:, 1:]) if noisy else None
+
+    def teacher_forced(self, prior, frames, conditions, noise, input_noise):
+        """Predict every frame from the true previous one: no step waits for a prediction."""
+        truth = self.encode_truth(frames, prior)
+        if truth is None or input_noise is not None:
+            previous = self.per_frame(self.encode_previous, self.noisy(frames[:, :-1], input_noise))
+        else:  # the same features serve twice
+            previous = self.cut(truth[:, :-1])
+        seen = previous if truth is None else truth[:, 1:]
+        z, *posterior = self.draw_z(seen, conditions, noise, prior)
+        pred = self.per_frame(self.decode, previous, conditions, z)
+        return pred, *self.relative_to_prior(posterior, previous, conditions, noise)
+
+    def free_running(self, prior, frames, conditions, noise, input_noise):
+        """Predict step by step, each frame from the last prediction."""
+        truth = self.encode_truth(frames[:, 1:], prior)
+        waits = truth is None and not prior  # z depends on the previous prediction
+        latents = (None,) * 3 if waits else self.draw_z(truth, conditions, noise, prior)
+        frame, results, steps = frames[:, :1], [], conditions.shape[1]
+        untrained = min(self.settings.push_forward, steps - 1)
+        inputs = one_by_one(1, conditions, noise, input_noise, *latents)
+        for t, (condition, draw, draw_in, z, *posterior) in enumerate(inputs):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
+                previous = self.per_frame(self.encode_previous, self.noisy(frame, draw_in))
+                if waits:
+                    z, *posterior = self.draw_z(previous, condition, draw, prior)
+                frame = self.per_frame(self.decode, previous, condition, z)
+                posterior = self.relative_to_prior(posterior, previous, condition, draw)
+            results.append((frame, *posterior))
+            if self.settings.feedback == "frame":
+                frame = frame.detach()
+        return join(results, dim=1)
+
+    def encode_truth(self, frames, prior):
+        """Features of true frames, if the posterior sees them."""
+        if prior or self.settings.posterior == "previous":
+            return None
+        return self.per_frame(self.frame_transformation, frames)
+
+    def draw_z(self, features, conditions, noise, prior):
+        """z, mu and logvar of q(z | features, conditions); with `prior`, z of N(0, I) and Nones."""
+        if prior:
+            return noise, None, None
+        return self.per_frame(self.Gaussian_Predictor, features, conditions, noise)
+
+    def relative_to_prior(self, posterior, *known):
+        """mu and logvar of the posterior, relative to the --learned_prior if there is one."""
+        if posterior[0] is None or not self.settings.learned_prior:
+            return posterior
+        _, *prior = self.per_frame(self.prior, *known)
+        return relative_to_prior(*posterior, *prior)
+
+    def per_frame(self, net, *inputs):
+        """net on (B, T, ...); on a CPU in pieces that fit its caches."""
+        if self.settings.recompute and torch.is_grad_enabled():
+            net = functools.partial(checkpoint, net, use_reentrant=False, preserve_rng_state=False)
+        on_cpu = inputs[0].device.type == "cpu"
+        return over_time(net, *inputs, at_once=on_cpu and CPU_FRAMES.get(self.settings.precision))
+
+    # ------------------------------------------------------------ one step
+
+    def noisy(self, frame, noise):
+        return frame if noise is None else frame + self.settings.feedback_noise * noise
+
+    def encode_previous(self, frame):
+        """Features of the previous frame."""
+        if self.settings.feedback_clamp:  # gated blocks are quadratic: they diverge
+            frame = frame.clamp(0, 1)
+        return self.cut(self.frame_transformation(frame))
+
+    def cut(self, features):
+        return features.detach() if self.settings.feedback == "features" else features
+
+    def decode(self, features, condition, z):
+        inputs = [features, condition, z]
+        if self.settings.position_map:
+            inputs.append(self.position_map.expand(len(z), -1, -1, -1))
+        # torch.cat would take over the dtype and the layout of a single different map
+        inputs = [x.to(features.dtype, memory_format=torch.channels_last) for x in inputs]
+        frame = self.Generator(self.Decoder_Fusion(*inputs)).float()
+        if self.settings.scene:
+            foreground, mask = frame.split([3, 1], dim=1)
+            mask = MASK_FLOOR + (1 - MASK_FLOOR) * torch.sigmoid(mask + MASK_BIAS)
+            return torch.lerp(self.scene, foreground, mask)
+        return torch.sigmoid(frame) if self.settings.sigmoid else frame
+
+    @property
+    def net_of_z(self):
+        """The net that predicts z at test; None: z is drawn from N(0, I)."""
+        if self.settings.posterior == "previous":
+            return self.Gaussian_Predictor
+        return self.prior if self.settings.learned_prior else None
+
+    def predict_frame(self, state, condition, noise):
+        """Previous frame, pose features, normal noise (or zeros) -> next frame and state."""
+        with self.autocast():
+            features, z = self.encode_previous(state), noise
+            if net := self.net_of_z:
+                z, *_ = net(features, condition, noise)
+            frame = self.decode(features, condition, z)
+        return frame, frame
+
+    # ------------------------------------------------------------ many steps
+
+    @torch.no_grad()
+    def rollout(self, given, poses, draw_noise):
+        """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W)."""
+        yield from given.unbind(1)
+        state = given[:, -1]
+        for chunk in poses[:, given.shape[1] :].split(STEPS_AT_ONCE, dim=1):
+            with self.autocast():
+                conditions = self.encode_conditions(chunk.to(given.device), given[:, -1])
+            noise = draw_noise((chunk.shape[1], self.settings.N_dim, *self.feature_size))
+            steps = zip(conditions.unbind(1), noise.to(given.device).unbind(1))
+            while some := list(itertools.islice(steps, CPU_STEPS)):
+                frames = []
+                with self.weights_cast_once(given.device):
+                    for condition, z in some:
+                        frame, state = self.predict_frame(state, condition, z)
+                        frames.append(frame)
+                yield from frames
+
+    def weights_cast_once(self, device):
+        """For several steps. Not on a GPU: a CUDA graph would replay the weights of one step."""
+        return nullcontext() if device.type == "cuda" else self.autocast()

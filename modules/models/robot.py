@@ -1,0 +1,178 @@
+"""The robot lab's recurrent nets, wired behind the protocol of modules/models.py.
+
+Sequences are (B, T, ...). `given` are a clip's first frames; row t of the conditions belongs to
+frame t. Frame i is drawn from h(i-1), the vector of the frame before it, a condition and z.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+
+from ..nets.gaussian import relative_to_prior, sample
+from ..nets.sequence import over_time
+from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
+
+CONDITION = 7  # the numbers of a row: 4 of the action, 3 of the arm's position
+
+
+class State(NamedTuple):
+    """What the next t frames are drawn from. Hidden states live here, never on the model."""
+
+    features: torch.Tensor  # (B, t, g): vectors of the frames before them
+    skips: list  # four maps (B, t, C, H, W)
+    predictor: tuple | None = None  # the LSTM's (h, c), (layers, B, rnn_size) each; None: zeros
+    prior: tuple | None = None  # the same of the learned prior
+
+
+class RecurrentVAE(nn.Module):
+    """p(frame | frames before, condition, z), q(z | frames up to it), p(z) fixed or learned."""
+
+    STATE_IS_A_FRAME = False
+    LARGE_NETS = ("encoder", "decoder")
+
+    def __init__(self, settings):
+        super().__init__()
+        self.settings = settings
+        g, z, rnn = settings.g_dim, settings.z_dim, settings.rnn_size
+        self.encoder = vgg_encoder(g, settings.vgg_width)
+        self.decoder = vgg_decoder(g, settings.vgg_width)
+        self.frame_predictor = lstm(g + z + CONDITION, g, rnn, settings.predictor_rnn_layers)
+        self.posterior = gaussian_lstm(g, z, rnn, settings.posterior_rnn_layers)
+        if settings.learned_prior:
+            self.prior = gaussian_lstm(g, z, rnn, settings.posterior_rnn_layers)
+        self.apply(init_weights)
+        self.register_buffer("condition_mean", torch.zeros(CONDITION))
+        self.register_buffer("condition_std", torch.ones(CONDITION))
+        self.to(memory_format=torch.channels_last)  # the same numbers, faster
+
+    # ------------------------------------------------------------ training
+
+    def forward(self, frames, conditions, teacher_forcing, prior=False):
+        """frames (B, T, 3, 64, 64), conditions (B, T, 7) -> predictions of frames 1..T-1, and mu,
+        logvar (B, T-1, z): the posterior's, measured in the prior's own mean and spread, so that
+        their KL to N(0, I) is the KL from posterior to prior, be it fixed or learned.
+
+        With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
+        """
+        rows = self.rows(conditions)
+        # All true frames are one batch: BatchNorm's statistics are over all of them, not per step.
+        features, *skips = self.encode(frames)
+        z, mu, logvar = self.posterior_of_truth(features[:, 1:], prior)
+        known = rows.shape[1] if teacher_forcing else self.settings.n_past
+        state = State(features[:, :known], self.skips_of_truth(skips, known))
+        pred, mu_p, logvar_p = self.predict_all(state, rows, z, known)
+        return pred, *((None, None) if prior else relative_to_prior(mu, logvar, mu_p, logvar_p))
+
+    def standardise_conditions(self, rows):
+        """From now on conditions count in deviations from the mean of these rows (N, 7)."""
+        self.condition_mean.copy_(rows.mean(0))
+        self.condition_std.copy_(rows.std(0).clamp_min(1e-6))
+
+    def rows(self, conditions):
+        """The rows that condition frames 1..T-1: each its own, the one before, or nothing."""
+        conditions = (conditions - self.condition_mean) / self.condition_std
+        if self.settings.condition == "none":
+            conditions = torch.zeros_like(conditions)
+        return conditions[:, :-1] if self.settings.condition == "previous" else conditions[:, 1:]
+
+    def posterior_of_truth(self, features, prior):
+        """z, mu, logvar of frames 1..T-1: they depend on no prediction."""
+        noise = features.new_empty(*features.shape[:2], self.settings.z_dim).normal_()
+        if prior:
+            return noise, None, None
+        mu, logvar, _ = self.posterior(features)
+        return sample(mu, logvar, noise), mu, logvar
+
+    def skips_of_truth(self, skips, steps):
+        """Maps for frames 1..steps: of the frame before, unless flags hold on to the last given."""
+        past = steps if self.settings.last_frame_skip else min(self.settings.n_past, steps)
+        last = (s[:, past - 1 : past].expand(-1, steps - past, -1, -1, -1) for s in skips)
+        return [torch.cat([s[:, :past], held], dim=1) for s, held in zip(skips, last)]
+
+    def predict_all(self, state, rows, z, known):
+        """The first `known` frames in one call, the others one by one, each from the prediction."""
+        ends = [0, *range(known, rows.shape[1] + 1)]
+        results = []
+        for a, b in zip(ends, ends[1:]):
+            if results:
+                state = self.observe(state, results[-1][0][:, -1:])
+            mu_p, logvar_p, state = self.prior_of_next(state)
+            pred, state = self.predict(state, rows[:, a:b], z[:, a:b])
+            results.append((pred, mu_p, logvar_p))
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*results))
+
+    # ------------------------------------------------------------ steps, of (B, t, ...) each
+
+    def autocast(self):
+        """Convolutions in bf16 where --precision says so; LSTMs, z and losses stay float32."""
+        device = self.posterior.embed.weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def encode(self, frames):
+        """-> vectors (B, t, g), and four maps."""
+        with self.autocast():
+            features, *skips = over_time(self.encoder, frames)
+        return features.float(), *skips
+
+    def observe(self, state, frame):
+        """Go on from this frame (B, 1, 3, 64, 64)."""
+        features, *skips = self.encode(frame)
+        if not self.settings.last_frame_skip:
+            skips = [s[:, -1:] for s in state.skips]
+        return state._replace(features=features, skips=skips)
+
+    def prior_of_next(self, state):
+        """-> mu and logvar of the next z, before its frame is seen."""
+        if not self.settings.learned_prior:
+            zeros = state.features.new_zeros(*state.features.shape[:2], self.settings.z_dim)
+            return zeros, zeros, state
+        mu, logvar, hidden = self.prior(state.features, state.prior)
+        return mu, logvar, state._replace(prior=hidden)
+
+    def advance(self, state, rows, z):
+        """-> vectors of the next frames (B, t, g)."""
+        x = torch.cat([rows, state.features, z], dim=-1)
+        vectors, hidden = self.frame_predictor(x, state.predictor)
+        return vectors, state._replace(predictor=hidden)
+
+    def predict(self, state, rows, z):
+        vectors, state = self.advance(state, rows, z)
+        with self.autocast():
+            return over_time(self.decoder, vectors, *state.skips), state
+
+    # ------------------------------------------------------------ a rollout
+
+    def start(self, given, rows, noise):
+        """given (B, P, 3, 64, 64), rows and noise of frames 1..P-1 -> the state after them.
+
+        Each given frame passes through the nets with z of its own posterior.
+        """
+        features, *skips = self.encode(given)
+        state = State(features[:, :-1], skips)
+        if given.shape[1] > 1:
+            mu, logvar, _ = self.posterior(features[:, 1:])
+            _, _, state = self.prior_of_next(state)
+            _, state = self.advance(state, rows, sample(mu, logvar, noise))
+        return state._replace(features=features[:, -1:], skips=[s[:, -1:] for s in skips])
+
+    def predict_frame(self, state, condition, noise):
+        """condition (B, 7), standard normal noise or zeros (B, z) -> the next frame and state."""
+        mu, logvar, state = self.prior_of_next(state)
+        z = sample(mu, logvar, noise[:, None])
+        frame, state = self.predict(state, condition[:, None], z)
+        return frame[:, 0], self.observe(state, frame)
+
+    @torch.no_grad()
+    def rollout(self, given, conditions, draw_noise):
+        """given (B, P, 3, 64, 64), conditions (B, T, 7) -> yields T frames (B, 3, 64, 64)."""
+        yield from given.unbind(1)
+        rows, steps = self.rows(conditions.to(given.device)), given.shape[1] - 1
+        noise = torch.empty(len(given), steps, self.settings.z_dim, device=given.device)
+        for i in range(steps):
+            noise[:, i] = draw_noise((self.settings.z_dim,))
+        state = self.start(given, rows[:, :steps], noise)
+        for row in rows[:, steps:].unbind(1):
+            now = draw_noise((self.settings.z_dim,)).to(given.device)
+            frame, state = self.predict_frame(state, row, now)
+            yield frame

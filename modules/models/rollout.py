@@ -1,0 +1,48 @@
+"""Rollouts of any model: many steps from the given frames, collected on the CPU."""
+
+import torch
+
+STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
+
+
+def noise_source(kind, seed, clips, sample=0):
+    """draw(shape) -> (clips, *shape): one generator per clip, so that batching changes nothing."""
+    if kind == "mean":
+        return lambda shape: torch.zeros(len(clips), *shape)
+    seeds = [seed * 1_000_003 + clip + sample * 500_009 for clip in clips]
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    return lambda shape: torch.stack([torch.randn(shape, generator=s) for s in generators])
+
+
+def roll_out(model, given, conditions, noise=None, progress=iter):
+    """given (B, P, 3, H, W), conditions (B, T, ...) -> all T frames of a rollout, on the CPU.
+
+    `noise` draws z (see noise_source); by default it follows the model's z_source and seed 0.
+    """
+    model.eval()
+    given = given.to(next(model.parameters()).device)
+    noise = noise or noise_source(model.settings.z_source, 0, range(len(given)))
+    out, waiting = torch.empty(*conditions.shape[:2], *given.shape[2:]), []
+    for t, frame in enumerate(progress(model.rollout(given, conditions, noise)), start=1):
+        waiting.append(frame)
+        if len(waiting) == STEPS_AT_ONCE or t == out.shape[1]:  # one copy for many steps
+            out[:, t - len(waiting) : t] = torch.stack(waiting, 1)
+            waiting.clear()
+    return out
+
+
+@torch.no_grad()
+def one_step(model, frames, poses, noise):
+    """Frames 1..T-1 of a clip (T, 3, H, W), each predicted from the true one before it, on the CPU.
+
+    One-step (teacher-forced) prediction, for comparison: a rollout never sees true frames.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    pieces = []
+    for before, pose in zip(frames[:-1].split(STEPS_AT_ONCE), poses[1:].split(STEPS_AT_ONCE)):
+        with model.autocast():
+            conditions = model.encode_conditions(pose[None].to(device), frames[:1].to(device))[0]
+        z = noise((len(before), model.settings.N_dim, *model.feature_size))[0].to(device)
+        pieces.append(model.predict_frame(before.to(device), conditions, z)[0].cpu())
+    return torch.cat(pieces)

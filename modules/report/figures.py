@@ -1,0 +1,113 @@
+"""Plots of metrics."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from ..files import write_atomically
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+COPIED = "copy-first-frame baseline"
+CURVES = {  # file name -> title, unit, columns of metrics.csv
+    "loss": ("Loss", "MSE + beta KL", ["train/loss", "val/loss"]),
+    "mse": ("Training MSE", "MSE", ["train/mse"]),
+    "kl": ("KL divergence", "nats per frame", ["train/kl", "val/kl"]),
+    "beta": ("KL weight", "beta", ["train/beta"]),
+    "tfr": ("Teacher forcing ratio", "tfr", ["train/tfr"]),
+    "lr": ("Learning rate", "lr", ["train/lr"]),
+    "psnr": (
+        "Validation PSNR",
+        "dB",
+        ["val/psnr", "val/psnr_min", "val/psnr_given_frame_repeated"],
+    ),
+    "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
+}
+
+
+LABELS = {
+    "val/psnr": "mean",
+    "val/psnr_min": "lowest frame",
+    "val/psnr_given_frame_repeated": COPIED,
+    "train/loss": "training",
+    "train/kl": "training",
+    "val/loss": "validation",
+    "val/kl": "validation",
+}
+
+
+def save_figure(figure, path):
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    plt.close(figure)
+
+
+def draw_curve(axes, rows, title, unit, columns):
+    for column in columns:
+        points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
+        if points:
+            x, y = zip(*points)
+            baseline = column.endswith("given_frame_repeated")
+            style = (
+                {"color": "0.6", "ls": "--"}
+                if baseline
+                else {"marker": "." if len(x) < 50 else None}
+            )
+            axes.plot(x, y, label=LABELS.get(column, column.replace("/", ", ")), **style)
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    axes.grid(alpha=0.3)
+    if len(columns) > 1:
+        axes.legend(fontsize=8, framealpha=0.6)
+
+
+def draw_curves(folder: Path, rows: list[dict], loss: str = "MSE + beta KL") -> None:
+    """One plot per quantity, and curves.png with all of them. `loss` is what --loss minimises."""
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
+    curves = CURVES | {"loss": (CURVES["loss"][0], loss, CURVES["loss"][2])}
+    drawn = {
+        name: c for name, c in curves.items() if any(row.get(c[2][0]) is not None for row in rows)
+    }
+    overview, grid = plt.subplots(
+        -(-len(drawn) // 4), 4, figsize=(18, 7), layout="constrained", squeeze=False
+    )
+    for cell, (name, curve) in zip(grid.flat, drawn.items()):
+        draw_curve(cell, rows, *curve)
+        single, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        draw_curve(axes, rows, *curve)
+        save_figure(single, folder / f"{name}.png")
+    for cell in list(grid.flat)[len(drawn) :]:
+        cell.axis("off")
+    save_figure(overview, folder / "curves.png")
+
+
+def draw_psnr_per_frame(path, curves, first=1):
+    """{label: PSNR of frames first, first + 1, ...} -> one plot; the baseline is dashed."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for label, psnr in curves.items():
+        style = {"color": "0.6", "ls": "--"} if label.startswith(COPIED) else {}
+        label = f"{label}: mean {np.mean(psnr):.2f} dB"
+        axes.plot(range(first, first + len(psnr)), psnr, lw=1, label=label, **style)
+    axes.set(title="PSNR per frame of the rollout", xlabel="frame", ylabel="PSNR (dB)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_schedules(path, rows):
+    """beta, tfr and lr of every epoch, as training/schedules.py computes them."""
+    figure, grid = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    for axes, name, title in zip(
+        grid, ("beta", "tfr", "lr"), ("KL weight", "Teacher forcing", "Learning rate")
+    ):
+        draw_curve(axes, rows, title, name, [name])
+    save_figure(figure, path)
+
+
+def draw_kl(path, values):
+    """The KL of each dimension of z, in nats per frame."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.bar(range(len(values)), values)
+    axes.set(title="KL per dimension of z", xlabel="dimension of z", ylabel="KL (nats per frame)")
+    save_figure(figure, path)

@@ -1,0 +1,64 @@
+"""Numbers as text: csv files, and Tester's printed table."""
+
+from ..files import write_atomically
+from ..metrics import AVERAGES
+
+
+def write_csv(path, rows):
+    """Rows of dicts; floats so that reading them back gives the same number."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = [",".join(columns)] if rows else []
+    text += [",".join("" if row.get(c) is None else repr(row[c]) for c in columns) for row in rows]
+    write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
+
+
+MANY = 8  # of more clips than this, plot and table show only the mean
+COLUMNS = {  # printed heading -> key of a score
+    "mean": "psnr",
+    "2023 tester": "psnr_2023_tester",
+    "competition": "psnr_competition",
+    "lowest": "psnr_min",
+    "pose box": "psnr_pose_box",
+    "copy first": "psnr_given_frame_repeated",
+    "SSIM": "ssim",
+}
+
+
+def print_scores(scores):
+    columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
+    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>13}" for heading in columns))
+    clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
+    lines = clips if len(clips) <= MANY else {}
+    for name, values in (lines | {"mean": scores["mean"]}).items():
+        print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
+    gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
+    print(f"{gain:+.2f} dB over the copy-first-frame baseline")
+    if "drift" in scores["mean"]:
+        print_drift(lines | {"mean": scores["mean"]})
+    for name, value in scores["mean"].get("psnr_competition_groups", {}).items():
+        print(f"competition, {name}: {value:.3f}")
+    for key in columns.values():
+        if key in scores.get("averages", {}):
+            print(f"  {AVERAGES[key]}")
+    if "futures" in scores:
+        print_futures(scores["futures"])
+
+
+def print_drift(clips):
+    print("drift (dB): the last 100 frames minus the first 100, and the last frame minus frame 30;")
+    print("one-step: the same of one-step predictions, each from the true previous frame")
+    print(f"{'':<10}{'drift':>13}{'one-step':>13}{'since 30':>13}{'PSNR one-step':>15}")
+    for name, values in clips.items():
+        row = [values[key] for key in ("drift", "drift_one_step", "drift_since_frame_30")]
+        row = "".join(f"{value:>+13.3f}" for value in row)
+        print(f"{name:<10}{row}{values['psnr_one_step']:>15.3f}")
+
+
+def print_futures(futures):
+    print(
+        "{n_samples} futures per clip: PSNR mean {psnr_mean:.2f} dB, worst {psnr_worst:.2f}, "
+        "best {psnr_best:.2f} (a diagnostic: picking the best looks at the truth)\n"
+        "diversity: standard deviation of a pixel over the futures, {diversity:.2f} of 255".format(
+            **futures
+        )
+    )

@@ -1,0 +1,142 @@
+"""Which device a run computes on."""
+
+import ctypes
+import functools
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from ..config import Compute
+from ..errors import UserError
+
+MANY_SHAPES = 256  # of what compiled nets are fed, one compilation each
+MANY_PRIMITIVES = "8192"  # convolutions of one shape, ready to run; oneDNN forgets all but 1024
+M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, HUGE_PAGE = -1, -4, 14, 2**21  # of Linux
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_device(settings: Compute) -> torch.device:
+    """--device and --gpu -> torch.device, and a printed line. What is asked for must be there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
+    if name.startswith("cuda") and not cuda:
+        raise UserError(
+            f"--device {name}: torch finds no CUDA GPU; use --device cpu or leave it out"
+        )
+    if name.startswith("cuda") and (torch.device(name).index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0"
+        )
+    if name == "mps" and not mps:
+        raise UserError("--device mps: this torch does not offer it; use --device cpu")
+    device = torch.device(name)
+    if device.index is not None:  # what names no GPU means this one
+        torch.cuda.set_device(device)
+    if settings.deterministic:
+        only_deterministic_operations()
+    if device.type == "cpu":
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", MANY_PRIMITIVES)
+        keep_memory()
+    detail = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} threads"
+    )
+    print(f"device: {name} ({detail}, {choose_precision(settings.precision, device)})")
+    return device
+
+
+def only_deterministic_operations():
+    """--deterministic. What has no such form raises instead of being random."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is first used
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    torch.backends.cudnn.benchmark = False
+
+
+def choose_precision(precision, device):
+    """auto -> bf16 where the device has instructions for it, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has_bf16 = (
+        device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
+    return "bf16" if has_bf16 else "float32"
+
+
+@functools.cache
+def keep_memory():
+    """Have the C library keep what a training step frees for the next one, in huge pages.
+
+    As it is, it gives all back after every step, and gets it again page by page: a tenth of the
+    time. What is reserved here takes no memory before it is used. Elsewhere than on Linux with
+    glibc nothing happens.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, TypeError, ValueError):
+        return
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    if block := libc.malloc(size):
+        start = -(-block // HUGE_PAGE) * HUGE_PAGE
+        libc.madvise(start, size - HUGE_PAGE, MADV_HUGEPAGE)
+        libc.free(block)
+
+
+def compile_nets(model, mode, device):
+    """--compile: replace the model's large nets by compiled ones; their weights stay theirs."""
+    if mode == "off":
+        return
+    from torch._dynamo import config as dynamo  # slow to import
+
+    if lacking := what_compiling_lacks(device):
+        raise UserError(f"--compile needs {lacking} on this device; install it or leave it out")
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+    setattr(dynamo, limit, MANY_SHAPES)  # the nets share code, so they would share a limit of 8
+    for name in model.LARGE_NETS:
+        getattr(model, name).compile(dynamic=False)
+
+
+def what_compiling_lacks(device):
+    """What --compile needs and is not there, if anything is."""
+    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        return "a C++ compiler (g++)"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return "the package triton"
+    if device.type == "cuda" and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+        return "a C compiler (gcc)"
+    return None
+
+
+def rng_states(device):
+    """The state of every generator that training draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_states(states, device):
+    """Take them up; a run that was moved to another kind of device draws other numbers there."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])

@@ -1,0 +1,90 @@
+"""Optimizers, and steps that are taken only if they are `finite`: a truth value on the device.
+
+No host-device synchronisation, except with optimizers that torch has not fused.
+"""
+
+import torch
+
+FUSED = ("Adam", "AdamW", "SGD")  # these skip a step by themselves, on the device
+
+
+def make_optimizer(parameters, settings):
+    """--optim by name; --beta1 is its momentum."""
+    momentum = {"momentum": settings.beta1}
+    more = momentum if settings.optim in ("SGD", "RMSprop") else {"betas": (settings.beta1, 0.999)}
+    more |= {"fused": True} if settings.optim in FUSED else {}
+    weights, lr = list(parameters), settings.lr
+    if settings.cuda_graphs:  # a recording reads the learning rate where it was
+        more, lr = more | {"capturable": True}, torch.tensor(lr, device=weights[0].device)
+    return start_momentum(getattr(torch.optim, settings.optim)(weights, lr=lr, **more))
+
+
+def set_lr(optim, lr):
+    for group in optim.param_groups:
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def start_momentum(optim):
+    """SGD's momentum starts as zeros: torch's own first step, if it is skipped, leaves it as
+    memory that nobody has set, and cannot be the first one of some weights only."""
+    for group in optim.param_groups if isinstance(optim, torch.optim.SGD) else ():
+        for weight in group["params"] if group["momentum"] else ():
+            optim.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+    return optim
+
+
+def load_optimizer(optim, state):
+    """Restore the moments of a checkpoint, if they fit; settings stay those of the flags."""
+    settings = [dict(group) for group in optim.param_groups]
+    expected = moments_of_one(settings[0], type(optim))
+    optim.load_state_dict(state)
+    for group, own in zip(optim.param_groups, settings):
+        group.update(own)
+    for weight, moments in optim.state.items():
+        if moments.keys() != expected.keys():
+            raise ValueError(f"moments are {', '.join(moments)}, not {', '.join(expected)}")
+        for name, moment in moments.items():  # torch's fused step does not check them
+            if moment.shape != (weight.shape if expected[name].dim() else torch.Size()):
+                raise ValueError(f"a moment {name} is of another shape than its weights")
+    start_momentum(optim)
+
+
+def moments_of_one(settings, kind):
+    """The moments that this kind of optimizer keeps of a weight of shape (1,)."""
+    weight = torch.zeros(1, requires_grad=True, device=settings["params"][0].device)
+    weight.grad = torch.zeros_like(weight)
+    probe = kind([settings | {"params": [weight]}])
+    probe.step()
+    return probe.state[weight]
+
+
+def step_if(finite, optim):
+    """An optimizer step; a non-finite one leaves weights and moments as they are."""
+    if type(optim).__name__ in FUSED:
+        optim.found_inf = (~finite).float()
+        optim.step()
+    elif finite:
+        optim.step()
+
+
+def buffer_copies(model):
+    """A copy of what the forward pass itself changes: the running statistics of BatchNorm."""
+    return [buffer.clone() for buffer in model.buffers()]
+
+
+def restore_buffers_unless(finite, model, before):
+    for now, then in zip(model.buffers(), before):
+        now.copy_(torch.where(finite, now, then))
+
+
+def update_ema_if(finite, mean, model, share):
+    """Move the averaged model `mean` towards the model, by this share of the way."""
+    means, values = list(mean.parameters()), list(model.parameters())
+    change = torch._foreach_sub(values, means)
+    torch._foreach_mul_(change, share * finite)
+    torch._foreach_add_(means, change)
+    for mean_buffer, buffer in zip(mean.buffers(), model.buffers()):
+        mean_buffer.copy_(buffer)

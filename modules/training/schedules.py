@@ -1,0 +1,135 @@
+"""beta, tfr and lr of every epoch: pure functions of (epoch, settings).
+
+Epochs count from 0 to num_epoch - 1.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from ..config import Training
+
+
+class kl_annealing:
+    """The weight beta of the KL term, epoch by epoch."""
+
+    def __init__(self, settings, current_epoch=0):
+        self.settings = settings
+        self.current_epoch = current_epoch
+
+    def update(self):
+        self.current_epoch += 1
+
+    def get_beta(self):
+        return beta_at(self.current_epoch, self.settings)
+
+    @staticmethod
+    def frange_cycle_linear(n_iter, start=0.0, stop=1.0, n_cycle=1, ratio=1):
+        """The whole table of n_iter values: n_cycle ramps from start to stop."""
+        return [cycle_linear(i, n_iter, start, stop, n_cycle, ratio) for i in range(n_iter)]
+
+
+def cycle_linear(i, n_iter, start, stop, n_cycle, ratio):
+    """Value i of n_cycle ramps: each rises for `ratio` of its cycle, then stays at stop."""
+    cycle = ((i + 1) * n_cycle - 1) // n_iter  # the current cycle: c * n_iter // n_cycle <= i
+    age = i - cycle * n_iter // n_cycle
+    rise = ratio * n_iter / n_cycle
+    return stop if age >= rise else start + (stop - start) * age / rise
+
+
+def beta_at(epoch, settings):
+    if epoch < settings.pretrain_epochs:
+        return 0.0
+    first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
+    epochs = settings.num_epoch - first
+    if settings.kl_anneal_type == "None":
+        return settings.kl_anneal_stop
+    cycles = 1 if settings.kl_anneal_type == "Monotonic" else min(settings.kl_anneal_cycle, epochs)
+    beta = cycle_linear(
+        min(epoch - first, epochs - 1),
+        epochs,
+        settings.kl_anneal_start,
+        settings.kl_anneal_stop,
+        cycles,
+        settings.kl_anneal_ratio,
+    )
+    return max(beta, settings.kl_anneal_floor)
+
+
+def tfr_at(epoch, settings):
+    """Probability of teacher forcing: --tfr before --tfr_sde, then decaying to its lower bound."""
+    if epoch < settings.tfr_sde:
+        return settings.tfr
+    if settings.tfr_mode == "step":
+        return max(
+            settings.tfr_lower_bound,
+            settings.tfr - settings.tfr_d_step * (epoch - settings.tfr_sde + 1),
+        )
+    return line(
+        epoch, settings.tfr_sde, settings.num_epoch - 1, settings.tfr, settings.tfr_lower_bound
+    )
+
+
+def lr_at(epoch, settings):
+    """Linear warm-up, then --lr_schedule; cosine is at --lr_min in the last epoch."""
+    if epoch < settings.warmup_epochs:
+        return settings.lr * (epoch + 1) / (settings.warmup_epochs + 1)
+    if settings.lr_schedule == "multistep":
+        return settings.lr * settings.lr_gamma ** sum(epoch >= m for m in settings.lr_milestones)
+    if settings.lr_schedule == "cosine":
+        turn = line(epoch, settings.warmup_epochs, settings.num_epoch - 1, 0.0, math.pi)
+        return settings.lr_min + (settings.lr - settings.lr_min) * (1 + math.cos(turn)) / 2
+    return settings.lr
+
+
+def line(x, x0, x1, y0, y1):
+    """The straight line from (x0, y0) to (x1, y1), level outside; y0 if they are one point."""
+    if x1 <= x0:
+        return y0
+    share = min(max((x - x0) / (x1 - x0), 0.0), 1.0)
+    return y0 * (1 - share) + y1 * share
+
+
+def table(settings):
+    """One dict an epoch: what a run with these flags will do."""
+    return [
+        {
+            "epoch": e,
+            "beta": beta_at(e, settings),
+            "tfr": tfr_at(e, settings),
+            "lr": lr_at(e, settings),
+        }
+        for e in range(settings.num_epoch)
+    ]
+
+
+def preview(settings: Training) -> None:
+    """Print beta, tfr and lr of every epoch: equal epochs in one line."""
+    print(f"{'epochs':>9} {'beta':>10} {'tfr':>10} {'lr':>12}")
+    for first, last, row in spans(table(settings)):
+        epochs = str(first) if first == last else f"{first}-{last}"
+        print(f"{epochs:>9} {row['beta']:>10.6g} {row['tfr']:>10.6g} {row['lr']:>12.6g}")
+
+
+def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
+    """Consecutive rows with equal values -> (first epoch, last epoch, row)."""
+    for _, same in itertools.groupby(rows, key=lambda row: (row["beta"], row["tfr"], row["lr"])):
+        first, *_, last = [*same] * 2
+        yield first["epoch"], last["epoch"], first
+
+
+def objective_name(settings: Training) -> str:
+    """What --loss minimises, as a label."""
+    return "MSE + beta KL" if settings.loss == "mse" else "log MSE + beta KL"
+
+
+def warnings(settings: Training) -> Iterator[str]:
+    """What is legal but surprises."""
+    annealed = settings.num_epoch - settings.pretrain_epochs
+    cycles = settings.kl_anneal_cycle
+    if settings.kl_anneal_type == "Cyclical" and 0 < annealed <= cycles:
+        beta = beta_at(settings.num_epoch - 1, settings)
+        yield f"note: {cycles} KL cycles in {annealed} epochs: beta stays {beta:g}"
+    lr = lr_at(settings.num_epoch - 1, settings)
+    if settings.lr_schedule == "multistep" and lr < settings.lr:
+        yield (f"note: lr falls to {lr:.3g} (--lr_milestones); --lr_schedule constant keeps it")
