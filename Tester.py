@@ -82,8 +82,9 @@ class Tester:
         rows = self.lab.rows(self.conditions[i], pred, self.truth and self.truth[i])
         clip = self.lab.gif(rows)
         self.write_gif(self.folder / f"pred_seq{i}.gif", clip)
-        times = self.lab.strip_times(len(clip))
-        pictures.draw_strip(self.folder / f"strip{i}.png", rows, times)
+        if self.settings.plots:
+            times = self.lab.strip_times(len(clip))
+            pictures.draw_strip(self.folder / f"strip{i}.png", rows, times)
         for name, clip in self.lab.more_gifs(i, rows).items():
             run_folder((self.folder / name).parent)
             self.write_gif(self.folder / name, clip)
@@ -116,7 +117,8 @@ class Tester:
             scores["futures"] = self.score_futures(predictions)
         text = json.dumps(scores, indent=1)
         write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
-        self.draw_psnr(predictions)
+        if self.settings.plots:
+            self.draw_psnr(predictions)
         tables.print_scores(scores)
 
     def score_futures(self, predictions: list[torch.Tensor]) -> dict[str, float]:
@@ -178,10 +180,11 @@ class Tester:
             if not self.settings.no_sanity:
                 self.check_submission(clips)
         self.write_scores(predictions)
-        written = ["pred_seq*.gif", "strip*.png"]
+        plots = self.settings.plots
+        written = ["pred_seq*.gif"] + ["strip*.png"] * plots
         written += ["submission.csv"] * self.lab.submits
         written += ["seq*/*.gif"] * getattr(self.settings, "make_gif", False)
-        written += ["scores.json", "psnr_per_frame.png"] if self.truth else []
+        written += ["scores.json"] + ["psnr_per_frame.png"] * plots if self.truth else []
         written += ["report.html"]
         write_run_page(self.folder)
         print(f"{len(predictions)} clips rolled out; written to {self.folder}:")

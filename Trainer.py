@@ -383,6 +383,8 @@ class Trainer(Resumable):
             bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
 
     def draw_curves(self) -> None:
+        if not self.settings.plots:
+            return
         loss = schedules.objective_name(self.settings)
         figures.draw_curves(run_folder(self.folder / "plots"), self.history, loss)
         self.drawn_at = time.perf_counter()
@@ -406,7 +408,8 @@ class Trainer(Resumable):
         """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
-        validation.draw(self.folder, self.lab, self.first_clip(pred), pred, self.val_frames)
+        clip = self.first_clip(pred)
+        validation.draw(self.folder, self.lab, clip, pred, self.val_frames, self.settings.plots)
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
@@ -420,7 +423,8 @@ class Trainer(Resumable):
         """Print and draw the KL of each dimension of z on teacher-forced validation frames."""
         model = (self.ema or self.model).eval()
         _, *posterior = model(*self.some_of_validation(), True)
-        validation.report_kl(self.folder, kl_per_dimension(*posterior).tolist())
+        kl = kl_per_dimension(*posterior).tolist()
+        validation.report_kl(self.folder, kl, self.settings.plots)
 
 
 # ---------------------------------------------------------------- entry points

@@ -85,6 +85,7 @@ class Run(Compute):
     )
     per_save: int = setting(3, count, "save epoch=N.ckpt every so many epochs")
     test: bool = setting(False, switch, "Trainer: do not train, validate --ckpt_path once")
+    plots: bool = setting(True, switch, "draw plots and film strips")
     debug: bool = setting(False, switch, "show the traceback of an error")
 
 
@@ -481,7 +482,7 @@ STORED = SIZES | frozenset(
 # These may differ when a run is resumed; any other makes it a different experiment.
 MAY_CHANGE = frozenset(
     """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
-    val_every cache_dir store_visualization preview tensorboard wandb debug
+    val_every cache_dir store_visualization preview tensorboard wandb debug plots
     data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
     deterministic cuda_graphs""".split()
 )

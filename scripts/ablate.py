@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from modules.options import UserError, parse, run  # noqa: E402
-from modules.pages import PLACE, read_json, spread  # noqa: E402
+from modules.cli.entry import run
+from modules.cli.parser import parse
+from modules.errors import UserError  # noqa: E402
+from modules.report.pages import PLACE, read_json, spread  # noqa: E402
 
 SMALL = "--F_dim 24 --L_dim 8 --N_dim 4 --D_out_dim 40"  # a fifth of the course's width
 UNET = "--nets unet --F_dim 64 --L_dim 64 --N_dim 4 --D_out_dim 64"

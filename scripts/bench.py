@@ -31,12 +31,12 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from modules.device import choose_device, choose_precision  # noqa: E402
+from modules.training.device import choose_device, choose_precision  # noqa: E402
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step  # noqa: E402
 
-from modules import options  # noqa: E402
+from modules.cli.parser import parse  # noqa: E402
 from modules.labs import LABS  # noqa: E402
-from modules.models import noise_source, roll_out  # noqa: E402
+from modules.models.rollout import noise_source, roll_out  # noqa: E402
 from Trainer import Trainer  # noqa: E402
 
 LENGTH, SIZE, Z = 16, (32, 64), 12
@@ -159,7 +159,7 @@ def make_trainer(opts, precision, device, *flags):
     line = ["--device", str(device)] if device.type != "cpu" else ["--gpu", "0"]
     line += ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
     line += ["--compile", opts.compile] + ["--cuda_graphs"] * opts.cuda_graphs
-    args, _ = options.parse("Trainer", line)
+    args, _ = parse("Trainer", line)
     return_memory()
     with redirect_stdout(None):
         choose_device(args)
@@ -252,9 +252,9 @@ def time_epoch(opts, device, precision, batch):
         write_pictures(Path(folder), opts.pictures)
         flags = ["--DR", folder, "--batch_size", str(batch)]
         trainer = make_trainer(opts, precision, device, *flags)
-        lab = LABS["pose"](trainer.args)
+        lab = LABS["pose"](trainer.settings)
         first = seconds(lab.open_train, device)
-        trainer.clips = lab.TrainClips(lab.open_train(), trainer.args, device)
+        trainer.clips = lab.TrainClips(lab.open_train(), trainer.settings, device)
 
         def load():
             for _ in trainer.clips.fetch(trainer.clips.batches(0)):

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from modules.options import UserError, run  # noqa: E402
-from modules.pages import HEAD, PLACE, read_run, row_of  # noqa: E402
-
-from modules import pages  # noqa: E402
-from modules.files import run_folder  # noqa: E402
-from modules.report import COPIED, CURVES, plt, save_figure  # noqa: E402
+from modules.cli.entry import run
+from modules.errors import UserError  # noqa: E402
+from modules.report import pages  # noqa: E402
+from modules.report.figures import COPIED, CURVES, plt, save_figure  # noqa: E402
+from modules.report.pages import HEAD, PLACE, read_run, row_of  # noqa: E402
+from modules.runs.folder import run_folder  # noqa: E402
 
 # ---------------------------------------------------------------- groups
 

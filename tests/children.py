@@ -67,13 +67,13 @@ class Child:
 
 
 def serve():
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     import torch._dynamo  # noqa: F401  an optimizer imports it, which takes longest
-    from conftest import SCRIPTS, no_plots_in
+    from conftest import SCRIPTS
 
     for line in sys.stdin:
         asked = json.loads(line)
-        answer = start(SCRIPTS, no_plots_in, **asked["order"]) if asked["do"] == "start" else None
+        answer = start(SCRIPTS, **asked["order"]) if asked["do"] == "start" else None
         print(json.dumps(answer or wait(asked["pid"])), flush=True)
 
 
@@ -82,7 +82,7 @@ def wait(pid):
     return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
 
 
-def start(scripts, no_plots_in, script, flags, out, plots=False, **faults):
+def start(scripts, script, flags, out, plots=False, **faults):
     if pid := os.fork():
         return pid
     code = 99
@@ -93,8 +93,7 @@ def start(scripts, no_plots_in, script, flags, out, plots=False, **faults):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         Faults(scripts["Trainer"], files[2], **faults)
-        if not plots:
-            no_plots_in(SimpleNamespace(setattr=setattr))
+        flags = flags if plots else [*flags, "--no-plots"]
         code = call(scripts[script].main, [f"{script}.py", *flags])
     except BaseException:
         traceback.print_exc()
@@ -105,11 +104,11 @@ def start(scripts, no_plots_in, script, flags, out, plots=False, **faults):
 
 
 def call(main, argv):
-    from modules import options
+    from modules.cli.entry import run
 
     sys.argv = argv
     try:
-        options.run(main)
+        run(main)
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
@@ -167,7 +166,7 @@ class Faults:
         os.replace, torch.save = watched_replace, watched_save
 
     def watch_training(self, trainer):
-        from modules import cache
+        from modules.data import cache
 
         one_step, roll_out, decode = (
             trainer.Trainer.training_one_step,

@@ -6,9 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY
-
-from modules import options
+from helpers import ROOT, TINY
 
 spec = importlib.util.spec_from_file_location("ablate", ROOT / "scripts" / "ablate.py")
 ablate = importlib.util.module_from_spec(spec)
@@ -17,7 +15,7 @@ spec.loader.exec_module(ablate)
 
 def settings(flags, epochs=10):
     line = ["--DR", "data", "--save_root", "run", *flags.split(), "--num_epoch", str(epochs)]
-    return vars(options.parse("Trainer", line)[0])
+    return vars(parse("Trainer", line)[0])
 
 
 @pytest.mark.parametrize("name", ablate.ARMS)
@@ -37,7 +35,7 @@ def test_leaving_a_means_out_changes_what_it_sets_and_nothing_else(name):
 
 def test_the_courses_nets_stay_as_they_are_where_only_training_is_better():
     plain, better = (settings(ablate.ARMS[name]) for name in list(ablate.COMPARED)[0::2])
-    nets = options.SIZES | {"position_map", "sigmoid"}
+    nets = SIZES | {"position_map", "sigmoid"}
     assert {plain[flag] == better[flag] for flag in nets if flag in plain} == {True}
 
 
@@ -77,7 +75,7 @@ def test_scores_of_another_run_are_refused(dataset, tmp_path):
     folder.mkdir(parents=True)
     flags = f"{ablate.ARMS['best']} --seed 0".split()
     line = ["--DR", str(dataset), "--save_root", str(folder), *flags, "--num_epoch", "5"]
-    args = vars(options.parse("Trainer", line)[0])
+    args = vars(parse("Trainer", line)[0])
     (folder / "args.json").write_text(json.dumps(args))
     scores = {"psnr": 30.0, "psnr_pose_box": 20.0, "drift": 1.0}
     (folder / "scores.json").write_text(json.dumps({"mean": scores}))

@@ -13,13 +13,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHORT, train_once
+from helpers import ROOT, SHORT, train_once
 from PIL import Image
 
 import dataloader
 import Trainer
-from modules import checkpoint as ckpt
-from modules import options
+from modules.runs import checkpoint as ckpt
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -154,7 +153,7 @@ def test_a_picture_cut_off_anywhere_is_named_unless_all_its_pixels_are_there(dat
     try:
         assert (dataloader.decode(path, (12, 16)) == whole).all()
         assert share > 90
-    except options.UserError as error:
+    except UserError as error:
         assert str(path) in str(error)
 
 
@@ -232,7 +231,7 @@ def test_a_test_clip_of_one_pose_is_tested_or_refused_but_no_crash(
 
 
 def numeric_flags():
-    for action in options.build_parser("Trainer")._actions:
+    for action in build_parser("Trainer")._actions:
         if getattr(action.type, "__name__", "") in ("int", "float"):
             yield action.dest
 
@@ -370,7 +369,7 @@ def test_random_bytes_as_pickle_never_crash_the_loader(tmp_path):
 def load_or_refuse(path):
     try:
         ckpt.load(path)
-    except options.UserError as error:
+    except UserError as error:
         assert str(path) in str(error)
 
 
@@ -495,7 +494,7 @@ def test_what_torch_makes_of_a_full_disk_is_named_too(tmp_path):
         with open("/dev/full", "wb") as full:
             torch.save(torch.ones(100_000), full)
 
-    with pytest.raises(options.UserError, match=r"x\.ckpt cannot be written"):
+    with pytest.raises(UserError, match=r"x\.ckpt cannot be written"):
         ckpt.write_atomically(tmp_path / "x.ckpt", write)
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SHORT, make_dataset, read_csv
+from helpers import SHORT, make_dataset, read_csv
 
 import Trainer
 

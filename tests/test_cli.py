@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SHORT, make_dataset, read_csv
+from helpers import SHORT, make_dataset, read_csv
 from PIL import Image
 
-from modules import options, report, schedules
-from Trainer import make_optimizer
+from modules import report, schedules
+from modules.training.optimizer import make_optimizer
 
 # ---------------------------------------------------------------- the contract's table, in literals
 
@@ -44,16 +44,16 @@ def no_plots(monkeypatch):
 
 
 def parse(script, line):
-    return options.parse(script, shlex.split(f"--DR d --save_root s {REQUIRED[script]}{line}"))[0]
+    return parse(script, shlex.split(f"--DR d --save_root s {REQUIRED[script]}{line}"))[0]
 
 
 def flags_of(script):
-    return [a for a in options.build_parser(script)._actions if a.dest != "help"]
+    return [a for a in build_parser(script)._actions if a.dest != "help"]
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_defaults_are_those_of_the_contract(script):
-    found = vars(options.build_parser(script).parse_args([]))
+    found = vars(build_parser(script).parse_args([]))
     expected = COMMON | OWN[script]
     assert {name: found[name] for name in expected} == expected
     assert {name: type(found[name]) for name in expected} == {
@@ -94,7 +94,7 @@ def unique_prefixes(script):
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_prefixes_unique_in_the_template_still_name_their_flag(script):
-    parser = options.build_parser(script)
+    parser = build_parser(script)
     wrong = []
     for prefix, flag in unique_prefixes(script):
         found = parser._get_option_tuples(f"--{prefix}")
@@ -149,7 +149,7 @@ def test_a_flag_typed_twice_counts_as_the_last():
 
 def test_typed_holds_what_was_typed_and_not_the_defaults():
     line = "--DR d --save_root s --lr 0.001 --shuffle --no-sigmoid".split()
-    assert options.parse("Trainer", line)[1] == {"DR", "save_root", "lr", "shuffle", "sigmoid"}
+    assert parse("Trainer", line)[1] == {"DR", "save_root", "lr", "shuffle", "sigmoid"}
 
 
 # ---------------------------------------------------------------- help
@@ -216,7 +216,7 @@ def words(line):
 @pytest.mark.parametrize("line", PUBLISHED)
 def test_published_lines_mean_what_they_say_and_defaults_for_the_rest(line):
     script, flags = words(line)
-    args, typed = options.parse(script, flags)
+    args, typed = parse(script, flags)
     assert typed == set(PUBLISHED[line])
     expected = COMMON | OWN[script] | PUBLISHED[line]
     assert {name: getattr(args, name) for name in expected} == expected
@@ -433,7 +433,7 @@ def test_tensorboard_is_sent_every_number_of_every_epoch(call, dataset, tmp_path
 
 
 def test_a_prefix_of_lr_chooses_no_lab():
-    args, _ = options.parse("Trainer", "--lab robot --DR d --save_root s --l 0.1".split())
+    args, _ = parse("Trainer", "--lab robot --DR d --save_root s --l 0.1".split())
     assert (args.lab, args.lr) == ("robot", 0.1)
 
 
@@ -446,6 +446,6 @@ def test_what_the_template_let_pass_is_only_said(line, capsys):
 
 
 def test_tester_says_which_flags_change_nothing():
-    text = options.build_parser("Tester").format_help()
+    text = build_parser("Tester").format_help()
     assert text.count("they change nothing here") == 3
-    assert "change nothing" not in options.build_parser("Trainer").format_help()
+    assert "change nothing" not in build_parser("Trainer").format_help()

@@ -10,7 +10,7 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from modules import report
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHORT, make_dataset
+from helpers import ROOT, SHORT, make_dataset
 from test_checkpoint import bits, differences, load
 from test_robot import TINY as ROBOT
 from test_robot import make_robot_data
 
 import Trainer
-from modules import checkpoint as ckpt
-from modules import files, options
+from modules import files
+from modules.runs import checkpoint as ckpt
 
 QUICK = "--num_epoch 3 --batch_size 1 --precision float32 --lr_schedule constant --per_save 1"
 POSE = [*SHORT, *QUICK.split()]  # three epochs of three steps, six frames of validation
@@ -439,7 +439,7 @@ def test_every_bit_of_a_files_index_is_seen_or_holds_nothing(tmp_path, fault):
     for bit in range(8 * start, 8 * len(data)):
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
-        with contextlib.suppress(options.UserError):
+        with contextlib.suppress(UserError):
             assert differences(ckpt.load(path), known) == [], bit
         data[bit // 8] ^= 1 << bit % 8
     fault(
@@ -466,7 +466,7 @@ def test_the_newest_that_is_not_damaged_is_used(good, tmp_path):
         assert carried_on_with(folder, known) == name
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) * (i + 1) // 5])
-    with pytest.raises(options.UserError, match=r"last\.ckpt.*--resume never.*--resume PATH"):
+    with pytest.raises(UserError, match=r"last\.ckpt.*--resume never.*--resume PATH"):
         ckpt.newest(folder)
 
 
@@ -610,7 +610,7 @@ def one_trainer(data, tmp_path):
     def make(lab, *more):
         tiny = POSE if lab == "pose" else ROBOT
         flags = ["--DR", data[lab], "--save_root", tmp_path / "run", *tiny, *more]
-        args, _ = options.parse("Trainer", [str(flag) for flag in flags])
+        args, _ = parse("Trainer", [str(flag) for flag in flags])
         lab = Trainer.LABS[lab](args)
         return Trainer.Trainer(args, torch.device("cpu"), lab.open_train(), lab.open_val())
 
@@ -629,7 +629,7 @@ def without_moments_of_zero(moments):
 
 
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("optim", options.OPTIMIZERS)
+@pytest.mark.parametrize("optim", OPTIMIZERS)
 @pytest.mark.parametrize("lab", ["pose", "robot"])
 def test_a_poisoned_batch_leaves_every_tensor_as_it_was(one_trainer, fault, lab, optim, first):
     trainer = one_trainer(lab, "--ema", 0.5, "--optim", optim, "--tfr", 0, "--lr", 1e-3)

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import draw, make_dataset
-from modules.options import UserError
+from helpers import draw, make_dataset
 from PIL import Image
 
 import dataloader
 from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips
-from modules import cache, options
+from modules import cache
+from modules.errors import UserError
 
 SIZE = (12, 16)
 REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared/real_dance/clips.npz"
@@ -338,7 +338,7 @@ def calm_dataset(count, numbers=None):
 
 
 def train_clips(line, dataset):
-    args = options.build_parser("Trainer").parse_args(["--train_vi_len", "4", *line.split()])
+    args = settings_of(["--train_vi_len", "4", *line.split()])
     return DanceClips(dataset, args, "cpu")
 
 
@@ -429,7 +429,7 @@ def test_a_fast_start_too_short_for_a_clip_names_its_flag():
 
 
 def test_batches_are_the_clips_in_order_the_last_one_smaller(dataset):
-    args = options.build_parser("Trainer").parse_args(["--train_vi_len", "5"])
+    args = settings_of(["--train_vi_len", "5"])
     data = open_dance(dataset, length=5)
     clips = DanceClips(data, args, "cpu")
     batches = list(clips.fetch(clips.batches(0)))

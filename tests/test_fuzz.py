@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHORT, make_dataset
+from helpers import SHORT, make_dataset
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,7 +17,7 @@ from test_checkpoint import load
 from test_robot import TINY as ROBOT
 from test_robot import make_robot_data
 
-from modules import cache, options
+from modules import cache
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 TINY = {"pose": SHORT, "robot": ROBOT}
@@ -75,7 +75,7 @@ def own_flags(lab):
     """{flag: its action}, of what may be made up."""
     places = {"DR", "save_root", "ckpt_path", "cache_dir", "help", "lab", "resume"}
     slow = {"compile", "tensorboard", "wandb", "preview", "test", "num_workers"}
-    actions = options.build_parser("Trainer", lab)._actions
+    actions = build_parser("Trainer", lab)._actions
     return {a.option_strings[0]: a for a in actions if a.dest not in places | slow}
 
 
@@ -87,7 +87,7 @@ WORDS = ["", "x", "None", "True", "--", "\u00e9\U0001f57a", "a" * 300, "%s%n", "
 def value_of(action):
     """Text for a flag: what it asks for as often as not."""
     right = sorted(action.choices or [str(action.default)])
-    if action.dest in options.SIZES | set(LONG.split()) or action.nargs:
+    if action.dest in SIZES | set(LONG.split()) or action.nargs:
         right = ["2", "3", "8"]
     right = st.sampled_from(right)
     return st.one_of(right, right, right, st.sampled_from(NUMBERS + WORDS))
@@ -286,7 +286,7 @@ def test_bytes_as_a_picture_are_decoded_or_refused(tmp_path, data):
     path.write_bytes(data)
     try:
         assert cache.decode(path, (12, 16)).shape == (12, 16, 3)
-    except options.UserError as error:
+    except UserError as error:
         assert str(path) in str(error)
 
 

@@ -7,15 +7,15 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, draw
-from modules.modules import Gaussian_Predictor
+from helpers import TINY, draw
 from torch.distributions import Normal, kl_divergence
 
 import Tester
 from dataloader import Dataset_Dance
-from modules import checkpoint as ckpt
-from modules import options
-from modules.models import VAE_Model, noise_source, roll_out
+from modules.models.pose import VAE_Model
+from modules.models.rollout import noise_source, roll_out
+from modules.nets.course import Gaussian_Predictor
+from modules.runs import checkpoint as ckpt
 from Trainer import Trainer
 
 torch.set_num_threads(1)  # tiny nets: on busy cores, threads only wait for one another
@@ -70,28 +70,30 @@ def assert_close(found, wanted, tolerance=1e-5):
 
 
 def encode(model, frame):
-    seen = frame.clamp(0, 1) if model.args.feedback_clamp else frame
+    seen = frame.clamp(0, 1) if model.settings.feedback_clamp else frame
     features = model.frame_transformation(seen)
-    return features.detach() if model.args.feedback == "features" else features
+    return features.detach() if model.settings.feedback == "features" else features
 
 
 def known(model, pose, given):
     """What is known of a frame ahead."""
     pose = model.label_transformation(pose)
     return (
-        torch.cat([pose, model.frame_transformation(given)], 1) if model.args.first_frame else pose
+        torch.cat([pose, model.frame_transformation(given)], 1)
+        if model.settings.first_frame
+        else pose
     )
 
 
 def paint(model, features, pose, z):
     """The next frame from the features of the previous one, a pose and z."""
-    if model.args.position_map:
+    if model.settings.position_map:
         z = torch.cat([z, model.position_map[None].repeat(len(z), 1, 1, 1)], 1)
     out = model.Generator(model.Decoder_Fusion(features, pose, z))
-    if model.args.scene:
+    if model.settings.scene:
         mask = 0.05 + 0.95 / (1 + torch.exp(1 - out[:, 3:]))
         return (1 - mask) * model.scene + mask * out[:, :3]
-    return 1 / (1 + torch.exp(-out)) if model.args.sigmoid else out
+    return 1 / (1 + torch.exp(-out)) if model.settings.sigmoid else out
 
 
 def clip_by_hand(model, frames, poses, forced):
@@ -101,15 +103,15 @@ def clip_by_hand(model, frames, poses, forced):
         previous = frames[:, t - 1] if forced else last
         features, pose = encode(model, previous), known(model, poses[:, t], frames[:, 0])
         looked_at = features
-        if model.args.posterior == "current":
+        if model.settings.posterior == "current":
             looked_at = model.frame_transformation(frames[:, t])
         _, mu, logvar = model.Gaussian_Predictor(looked_at, pose)
         frame = paint(model, features, pose, mu)
-        if model.args.learned_prior:
+        if model.settings.learned_prior:
             _, mu_p, logvar_p = model.prior(features, pose)
             mu, logvar = (mu - mu_p) / (logvar_p / 2).exp(), logvar - logvar_p
         results.append((frame, mu, logvar))
-        last = frame.detach() if model.args.feedback == "frame" else frame
+        last = frame.detach() if model.settings.feedback == "frame" else frame
     return [torch.stack(parts, 1) for parts in zip(*results)]
 
 
@@ -119,8 +121,8 @@ def rollout_by_hand(model, first, poses, noises):
     for t, noise in enumerate(noises, start=1):
         features, pose = encode(model, frames[-1]), known(model, poses[:, t], first)
         z = noise
-        if model.args.posterior == "previous" or model.args.learned_prior:
-            net = model.prior if model.args.posterior == "current" else model.Gaussian_Predictor
+        if model.settings.posterior == "previous" or model.settings.learned_prior:
+            net = model.prior if model.settings.posterior == "current" else model.Gaussian_Predictor
             _, mu, logvar = net(features, pose)
             z = mu + noise * torch.exp(logvar / 2)
         frames.append(paint(model, features, pose, z))
@@ -202,7 +204,7 @@ def test_pushed_forward_predictions_carry_no_gradient(make_model, z_is_mu, given
 
 def is_refused(*flags):
     try:
-        options.parse("Trainer", ["--DR", "data", "--save_root", "run", *flags])
+        parse("Trainer", ["--DR", "data", "--save_root", "run", *flags])
     except SystemExit:
         return True
     return False
@@ -316,7 +318,7 @@ def test_bf16_keeps_frames_and_posteriors_in_float32_and_near(make_model, z_is_m
 
 def rolled(model, frames, poses, **changes):
     """Clips 0, 1, ... rolled out from their first frames."""
-    own = changed(model.args, changes)
+    own = changed(model.settings, changes)
     noise = noise_source(own.z_source, own.seed, range(len(frames)))
     return roll_out(model, frames[:, :1], poses, noise)
 
@@ -450,7 +452,7 @@ def make_tester(make_model, dataset, tmp_path):
     fixed += ["--device", "cpu", "--precision", "float32"]
 
     def make(*flags):
-        args, typed = options.parse("Tester", [str(f) for f in (*fixed, *flags)])
+        args, typed = parse("Tester", [str(f) for f in (*fixed, *flags)])
         return Tester.Tester(args, typed, CPU, ckpt.load(path))
 
     return make
@@ -540,7 +542,7 @@ def test_gradients_do_not_accumulate(make_trainer, z_is_mu):
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
 
 
-@pytest.mark.parametrize("optim", options.OPTIMIZERS)
+@pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_one_step_changes_every_net_and_lowers_the_loss(make_trainer, z_is_mu, optim):
     trainer = make_trainer(optim=optim, lr=1e-3)
     before = copy.deepcopy(trainer.model)

@@ -6,13 +6,13 @@ import importlib
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
-from modules.layers import DepthConvBlock, ResidualBlock
-from modules.modules import Gaussian_Predictor, Label_Encoder, bound
-from modules.options import build_parser
+from helpers import TINY
 
-from modules.metrics import kl_criterion
-from modules.models import VAE_Model
+from modules.models.pose import VAE_Model
+from modules.nets.course import Gaussian_Predictor, Label_Encoder
+from modules.nets.gaussian import bound
+from modules.nets.layers import DepthConvBlock, ResidualBlock
+from modules.training.losses import kl_criterion
 
 torch.set_num_threads(1)  # tiny nets: on busy cores, threads only wait for one another
 
@@ -34,7 +34,7 @@ DEFAULT = []
 
 def make_model(flags):
     torch.manual_seed(0)
-    return VAE_Model(build_parser("Trainer").parse_args([*flags, "--precision", "float32"]))
+    return VAE_Model(settings_of([*flags, "--precision", "float32"]))
 
 
 def with_random_weights(net):
@@ -117,7 +117,7 @@ def expected_entries(F_dim, L_dim, N_dim, D_out_dim):
 @pytest.mark.parametrize("flags", [DEFAULT, TINY, ODD], ids=["default", "tiny", "odd"])
 def test_every_key_and_shape_is_as_the_contract_says(flags):
     model = make_model(flags)
-    dims = {n: getattr(model.args, n) for n in ("F_dim", "L_dim", "N_dim", "D_out_dim")}
+    dims = {n: getattr(model.settings, n) for n in ("F_dim", "L_dim", "N_dim", "D_out_dim")}
     found = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert found == expected_entries(**dims)
     assert list(dict.fromkeys(name.split(".")[0] for name in found)) == list(NETS)
@@ -156,7 +156,7 @@ def test_names_are_importable_from_where_users_know_them(module, name):
 
 @pytest.mark.parametrize(("flags", "h", "w"), [(DEFAULT, 32, 64), (TINY, 11, 13)])
 def test_all_nets_work_at_full_resolution(flags, h, w):
-    model, a = make_model(flags), build_parser("Trainer").parse_args(flags)
+    model, a = make_model(flags), settings_of(flags)
     picture = torch.rand(2, 3, h, w)
     frame, pose = model.frame_transformation(picture), model.label_transformation(picture)
     z, mu, logvar = model.Gaussian_Predictor(frame, pose)

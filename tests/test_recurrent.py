@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from modules.recurrent import vgg_decoder, vgg_encoder
-from modules.recurrent_model import RecurrentVAE, standardise
 from torch.distributions import Normal, kl_divergence
 
-from modules.metrics import kl_criterion
-from modules.models import noise_source
+from modules.models.robot import RecurrentVAE
+from modules.models.rollout import noise_source
+from modules.nets.vgg_lstm import vgg_decoder, vgg_encoder
+from modules.training.losses import kl_criterion
 
 G, Z, RNN, B = 8, 4, 16, 2
 BOTH = [False, True]
@@ -200,7 +200,7 @@ def gaussian(cells, x):
 
 def plain(model, frames, conditions, noise, teacher_forcing, test=False, prior=False):
     """The contract's loop, frame by frame -> predictions, KL terms of every step, skip numbers."""
-    args, h, skips, preds, kls, drawn_from = model.args, {}, {}, {}, [], []
+    args, h, skips, preds, kls, drawn_from = model.settings, {}, {}, {}, [], []
     predictor, posterior = PlainLSTM(model.frame_predictor), PlainLSTM(model.posterior)
     learned = PlainLSTM(model.prior) if args.learned_prior else None
     for i in range(1, args.n_past + args.n_future):
@@ -251,7 +251,7 @@ CASES = [
 @pytest.mark.parametrize("teacher_forcing", BOTH)
 def test_training_pass_is_the_plain_loop(changes, teacher_forcing):
     model = make(**changes)
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     pred, kl, noise = forward(model, frames, conditions, teacher_forcing)
     expected, expected_kl, _ = plain(model, frames, conditions, noise, teacher_forcing)
     torch.testing.assert_close(pred, expected, rtol=1e-5, atol=1e-5)
@@ -264,7 +264,7 @@ def test_training_pass_is_the_plain_loop(changes, teacher_forcing):
 @pytest.mark.parametrize("teacher_forcing", BOTH)
 def test_pass_with_z_from_the_prior(teacher_forcing):
     model = make(learned_prior=True)
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     pred, kl, noise = forward(model, frames, conditions, teacher_forcing, prior=True)
     expected, _, _ = plain(model, frames, conditions, noise, teacher_forcing, prior=True)
     assert kl is None
@@ -274,8 +274,8 @@ def test_pass_with_z_from_the_prior(teacher_forcing):
 @pytest.mark.parametrize("changes", CASES)
 def test_rollout_is_the_plain_loop(changes):
     model = make(**changes)
-    frames, conditions = clips(model.args)
-    past, draws = model.args.n_past, [torch.randn(B, Z) for _ in range(frames.shape[1] - 1)]
+    frames, conditions = clips(model.settings)
+    past, draws = model.settings.n_past, [torch.randn(B, Z) for _ in range(frames.shape[1] - 1)]
     left = iter(draws)
     out = torch.stack([*model.rollout(frames[:, :past], conditions, lambda shape: next(left))], 1)
     expected, _, _ = plain(model, frames, conditions, torch.stack(draws, 1), False, test=True)
@@ -297,7 +297,7 @@ def record(net):
 @pytest.mark.parametrize("past", [1, 2, 4])
 def test_given_frames_are_never_replaced(past):
     model = make(n_past=past)
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     encoded = [call[0] for call in record_run(model.encoder, model, frames, conditions, False)]
     pred, _, _ = forward(model, frames, conditions, False)
     assert torch.equal(encoded[0], frames.flatten(0, 1))  # the true frames, once, in one batch
@@ -318,7 +318,7 @@ def record_run(net, model, *inputs):
 @pytest.mark.parametrize("teacher_forcing", BOTH)
 def test_skips_come_from_the_right_frame(last_frame_skip, teacher_forcing):
     model = make(last_frame_skip=last_frame_skip)
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     calls = record_run(model.decoder, model, frames, conditions, teacher_forcing)
     skip = torch.cat([call[1].unflatten(0, (B, -1)) for call in calls], 1)  # full size: the frame
     pred, _, noise = forward(model, frames, conditions, teacher_forcing)
@@ -330,7 +330,7 @@ def test_skips_come_from_the_right_frame(last_frame_skip, teacher_forcing):
 
 def test_teacher_forcing_is_one_call_of_every_net_in_training():
     model = make(learned_prior=True).train()
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     nets = (model.encoder, model.decoder, model.frame_predictor, model.posterior, model.prior)
     calls = [record(net) for net in nets]
     forward(model, frames, conditions, True)
@@ -341,7 +341,7 @@ def test_teacher_forcing_is_one_call_of_every_net_in_training():
 def test_the_row_that_no_frame_uses(condition, row):
     """The first under `current`, the last under `previous`; every other one matters."""
     model = make(condition=condition)
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     before = forward(model, frames, conditions, False)[0]
     for t in range(5):
         other = conditions.clone()
@@ -356,7 +356,7 @@ def test_the_row_that_no_frame_uses(condition, row):
 @pytest.mark.parametrize("learned_prior", BOTH)
 def test_nothing_leaks_between_calls_or_clips(learned_prior):
     model = make(learned_prior=learned_prior)
-    (frames, conditions), args = clips(model.args, 3), model.args
+    (frames, conditions), args = clips(model.settings, 3), model.settings
     first = forward(model, frames, conditions, False)[0]
     forward(model, 1 - frames[:2], -conditions[:2], True)
     assert torch.equal(first, forward(model, frames, conditions, False)[0])
@@ -375,7 +375,7 @@ def test_nothing_leaks_between_calls_or_clips(learned_prior):
 
 def test_rollout_sees_the_given_frames_and_no_other():
     model = make()
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     assert list(inspect.signature(model.rollout).parameters) == [
         "given",
         "conditions",
@@ -411,7 +411,7 @@ def test_finite_and_differentiable_at_any_log_variance(learned_prior, posterior,
     nets = [(model.posterior, posterior)] + ([(model.prior, prior)] if learned_prior else [])
     for net, bias in nets:
         nn.init.constant_(net.logvar_net.bias, bias)
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     for teacher_forcing in BOTH:
         pred, kl, _ = forward(model, frames, conditions, teacher_forcing)
         (pred.mean() + kl).backward()
@@ -421,26 +421,26 @@ def test_finite_and_differentiable_at_any_log_variance(learned_prior, posterior,
 
 def test_bf16_is_for_the_convolutions_alone():
     model = make(real_nets=True, n_future=1, precision="bf16")
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     maps, vectors = record(model.decoder), record(model.frame_predictor)
     torch.manual_seed(3)
     outputs = model(frames, conditions, False)
     assert maps[0][1].dtype == torch.bfloat16
     assert {x.dtype for x in (*outputs, vectors[0][0])} == {torch.float32}
-    model.args.precision = "float32"
+    model.settings.precision = "float32"
     assert (outputs[0] - forward(model, frames, conditions, False)[0]).abs().mean() < 0.02
 
 
 def test_a_model_without_conditions_does_not_see_them():
     model = make(condition="none")
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     before = forward(model, frames, conditions, False)[0]
     assert torch.equal(before, forward(model, frames, conditions + 1, False)[0])
 
 
 def test_standardised_conditions_are_deviations_from_the_mean_of_the_training_set():
     model, plain_model = make(), make()
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     rows = torch.randn(50, 7) * torch.arange(1.0, 8) + 3
     model.standardise_conditions(rows)
     plain_model.load_state_dict(model.state_dict())
@@ -453,6 +453,6 @@ def test_standardised_conditions_are_deviations_from_the_mean_of_the_training_se
 
 def test_a_condition_that_never_changes_is_harmless():
     model = make()
-    frames, conditions = clips(model.args)
+    frames, conditions = clips(model.settings)
     model.standardise_conditions(torch.full((20, 7), 0.4))
     assert torch.isfinite(forward(model, frames, torch.full_like(conditions, 0.4), False)[0]).all()

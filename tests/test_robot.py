@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT as POSE
-from conftest import no_plots_in, read_csv
-from modules.recurrent_model import RecurrentVAE
+from helpers import SHORT as POSE
+from helpers import no_plots_in, read_csv
 from PIL import Image, ImageSequence
 from test_checkpoint import assert_same_run, break_off, differences, load
 from torch.distributions import Normal, kl_divergence
@@ -20,9 +19,10 @@ from torch.distributions import Normal, kl_divergence
 import Tester
 import Trainer
 from dataloader import Dataset_Robot, RobotClips
-from modules import cache, options, report, schedules
+from modules import cache, report, schedules
 from modules.labs import LABS
-from modules.models import noise_source
+from modules.models.robot import RecurrentVAE
+from modules.models.rollout import noise_source
 
 PAST, FUTURE, EVAL = 2, 3, 6
 SIZES = "--vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3 --n_eval 6"
@@ -373,7 +373,7 @@ def test_all_clips_are_drawn_alike_however_long(uneven):
 
 def parse(line, root="d", script="Trainer", lab="--lab robot"):
     flags = ["--DR", str(root), "--save_root", "s", *REQUIRED[script]]
-    return options.parse(script, [*flags, *shlex.split(lab), *shlex.split(line)])[0]
+    return parse(script, [*flags, *shlex.split(lab), *shlex.split(line)])[0]
 
 
 # The contract's line: flag -> the option it lands on, its default, another value of it.
@@ -439,8 +439,8 @@ def test_both_names_and_their_prefixes_mean_the_epochs(both):
 FOREIGN = [
     (script, lab, flag)
     for script in REQUIRED
-    for lab in options.LABS
-    for flag in sorted(options.foreign_flags(script, lab))
+    for lab in LABS
+    for flag in sorted(foreign_flags(script, lab))
 ]
 MUST_BE_FOREIGN = {
     "pose": "n_past n_future n_eval epoch_size g_dim z_dim rnn_size last_frame_skip niter",
@@ -452,7 +452,7 @@ MUST_BE_FOREIGN = {
 @pytest.mark.parametrize("script", REQUIRED)
 def test_what_only_the_other_lab_has(script, lab):
     words = {f"--{flag}" for flag in MUST_BE_FOREIGN[lab].split()}
-    assert words <= options.foreign_flags(script, lab)
+    assert words <= foreign_flags(script, lab)
 
 
 @pytest.mark.parametrize(("script", "lab", "flag"), FOREIGN)
@@ -575,7 +575,7 @@ def trained(data, tmp_path_factory):
     flags = ["--DR", str(data), "--save_root", str(base / "run"), "--niter", "1", *TINY]
     with pytest.MonkeyPatch.context() as patch:
         no_plots_in(patch)
-        Trainer.train_or_validate(*options.parse("Trainer", [*flags, "--learned_prior"]))
+        Trainer.train_or_validate(*parse("Trainer", [*flags, "--learned_prior"]))
     torch.save(make_loud(load(base / "run")), base / "loud.ckpt")
     return SimpleNamespace(best=base / "run/best_score.ckpt", loud=base / "loud.ckpt")
 
@@ -794,7 +794,7 @@ def test_another_experiment_is_refused_by_its_flag(train, call, data, no_plots, 
 @pytest.fixture
 def trainer(data, trained, tmp_path):
     flags = ["--DR", str(data), "--save_root", str(tmp_path / "leak"), *TINY, "--learned_prior"]
-    args, _ = options.parse("Trainer", flags)
+    args, _ = parse("Trainer", flags)
     lab = LABS["robot"](args)
     trainer = Trainer.Trainer(args, torch.device("cpu"), lab.open_train(), lab.open_val())
     trainer.start_from(trained.loud)
@@ -804,7 +804,7 @@ def trainer(data, trained, tmp_path):
 def make_tester(data, ckpt, folder, *flags):
     places = ["--DR", str(data), "--save_root", str(folder), "--ckpt_path", str(ckpt)]
     places += ["--precision", "float32"]
-    args, typed = options.parse("Tester", [*places, *flags], lab="robot")
+    args, typed = parse("Tester", [*places, *flags], lab="robot")
     return Tester.Tester(args, typed, torch.device("cpu"), torch.load(ckpt, weights_only=True))
 
 

@@ -10,7 +10,7 @@ from base64 import b64decode
 
 import pytest
 import torch
-from conftest import ROOT, SHORT, read_csv
+from helpers import ROOT, SHORT, read_csv
 from PIL import Image
 
 from modules import report

@@ -7,16 +7,16 @@ from fractions import Fraction
 
 import pytest
 import torch
-from modules.schedules import beta_at, kl_annealing, lr_at, tfr_at
 
-from modules import options, schedules
+from modules import schedules
+from modules.training.schedules import beta_at, kl_annealing, lr_at, tfr_at
 from Trainer import Trainer
 
 frange_cycle_linear = kl_annealing.frange_cycle_linear
 
 
 def parse(line):
-    return options.build_parser("Trainer").parse_args(line.split())
+    return settings_of(line.split())
 
 
 def table(column, line):
@@ -246,7 +246,7 @@ def test_annealing_started_at_epoch_k_equals_k_updates(flags):
 
 def test_trainers_updater_follows_the_tfr_table():
     trainer = Trainer.__new__(Trainer)
-    trainer.args, found = parse("--num_epoch 6 --tfr_sde 2 --tfr_d_step 0.4"), []
+    trainer.settings, found = parse("--num_epoch 6 --tfr_sde 2 --tfr_d_step 0.4"), []
     for trainer.current_epoch in range(6):
         trainer.teacher_forcing_ratio_update()
         found.append(trainer.tfr)

@@ -11,17 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHORT, TINY, make_dataset, read_csv, train_once
+from helpers import ROOT, SHORT, TINY, make_dataset, read_csv, train_once
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import bench
-from modules.modules import Gaussian_Predictor
-from modules.options import UserError
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from dataloader import DanceClips, Dataset_Dance
-from modules import device, graphs, models, optimizer, options
-from modules.models import noise_source, roll_out
+from modules import device, graphs, models, optimizer
+from modules.errors import UserError
+from modules.models.rollout import noise_source, roll_out
+from modules.nets.course import Gaussian_Predictor
 from Trainer import Trainer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -32,7 +32,7 @@ BATCH, LENGTH, SIZE = 3, 5, (12, 16)
 def make_trainer(tmp_path, *flags, device=CPU, sizes=TINY):
     line = ["--DR", ".", "--save_root", tmp_path, "--precision", "float32", *sizes, *flags]
     picture = torch.zeros(2, 3, *SIZE)
-    args, _ = options.parse("Trainer", list(map(str, line)))
+    args, _ = parse("Trainer", list(map(str, line)))
     return Trainer(args, device, None, [(picture, picture)])
 
 
@@ -120,8 +120,8 @@ def test_no_convolution_is_handed_a_map_that_it_would_copy(tmp_path, forced, pri
 
 FREED_AND_TAKEN = """
 import resource, sys, torch
-from modules import device, options
-args, _ = options.parse("Trainer", ["--DR", ".", "--save_root", ".", "--gpu", "0"])
+from modules import device
+args, _ = parse("Trainer", ["--DR", ".", "--save_root", ".", "--gpu", "0"])
 if sys.argv[1] == "kept":
     device.choose_device(args)
 for turn in range(2):
@@ -299,14 +299,14 @@ def test_cuda_graphs_are_refused_without_a_gpu(call, tmp_path, script):
 
 @pytest.mark.parametrize("flags", ["--compile default", "--optim SGD", "--recompute"])
 def test_cuda_graphs_say_what_they_do_not_go_with(tmp_path, flags):
-    args, _ = options.parse("Trainer", ["--DR", ".", "--save_root", ".", *SHORT, *flags.split()])
+    args, _ = parse("Trainer", ["--DR", ".", "--save_root", ".", *SHORT, *flags.split()])
     with pytest.raises(UserError, match=flags.split()[-1]):
         graphs.check_graphs(args, torch.device("cuda"), training=True)
 
 
 def test_cuda_graphs_say_that_they_record_no_rollout_of_the_robot_lab():
     line = ["--lab", "robot", "--DR", ".", "--save_root", ".", "--ckpt_path", "."]
-    args, _ = options.parse("Tester", line)
+    args, _ = parse("Tester", line)
     with pytest.raises(UserError, match="robot lab"):
         graphs.check_graphs(args, torch.device("cuda"), training=False)
 
@@ -315,7 +315,7 @@ def test_cuda_graphs_say_that_they_record_no_rollout_of_the_robot_lab():
 
 
 def batches(dataset, *flags):
-    args, _ = options.parse("Trainer", ["--DR", ".", "--save_root", ".", *SHORT, *flags])
+    args, _ = parse("Trainer", ["--DR", ".", "--save_root", ".", *SHORT, *flags])
     clips = DanceClips(dataset, args, CPU)
     return list(clips.fetch(clips.batches(3))), clips
 
@@ -365,7 +365,7 @@ def test_a_rollout_of_any_length_prepares_a_few_steps_at_a_time(tmp_path):
         return torch.zeros(1, *shape)
 
     poses = torch.zeros(1, 1, 3, *SIZE).expand(1, 6300, 3, *SIZE)
-    model = Still(trainer.args).eval()
+    model = Still(trainer.settings).eval()
     frames = sum(1 for _ in model.rollout(torch.zeros(1, 1, 3, *SIZE), poses, draw))
     assert frames == 6300 and max(asked) == models.STEPS_AT_ONCE and sum(asked) == 6299
 
@@ -442,8 +442,8 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
     trainer = make_trainer(tmp_path, "--ema", 0.9, "--warp", 0.5, device=GPU)
     pictures = np.random.default_rng(0).integers(0, 256, (60, *SIZE, 3), dtype=np.uint8)
     dataset = SimpleNamespace(frames=pictures, conditions=pictures, bad=[])
-    trainer.args.train_vi_len, trainer.args.batch_size = LENGTH, BATCH
-    clips = DanceClips(dataset, trainer.args, GPU)
+    trainer.settings.train_vi_len, trainer.settings.batch_size = LENGTH, BATCH
+    clips = DanceClips(dataset, trainer.settings, GPU)
     batches = clips.batches(0)
     for fetched in clips.fetch(batches[:1]):
         trainer.training_one_step(*fetched, forced)

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT, TINY, make_dataset, read_csv, train_once
+from helpers import SHORT, TINY, make_dataset, read_csv, train_once
 from PIL import Image, ImageSequence
 
 import dataloader
 import Tester
 import Trainer
 from modules import report
-from modules.models import VAE_Model, noise_source
+from modules.models.pose import VAE_Model
+from modules.models.rollout import noise_source
 
 SIZE = (12, 16)
 VALUES = 3 * 12 * 16
@@ -445,7 +446,7 @@ def as_its_author_saw(model, given, poses, highest=100.0):
     with torch.no_grad():
         for pose in poses[1:, None]:
             previous = model.frame_transformation(frames[-1].clamp(max=highest))
-            z = torch.zeros(1, model.args.N_dim, *SIZE)
+            z = torch.zeros(1, model.settings.N_dim, *SIZE)
             fused = model.Decoder_Fusion(previous, model.label_transformation(pose), z)
             frames.append(model.Generator(fused))
     return torch.cat(frames).numpy()
@@ -493,7 +494,7 @@ def test_a_bare_state_dict_is_read_like_a_template_file(run_test, template, tmp_
 def test_a_template_file_trained_with_a_sigmoid_is_told_by_the_flag(run_test, template, spied):
     plain = run_test(*PICTURE, ckpt=template.path, name="a")[1]
     bent = run_test(*PICTURE, "--sigmoid", ckpt=template.path, name="b")[1]
-    assert [model.args.sigmoid for model in spied][1]
+    assert [model.settings.sigmoid for model in spied][1]
     assert "sigmoid off" in plain
     assert "sigmoid on" in bent
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from modules.warp import Warp, still_scene
 
-from modules import warp
+from modules.data import warp
+from modules.data.warp import Warp, static_background
 
 SIZE, BODY = (32, 64), (12, 8)  # of a picture, of a dancer
 
@@ -53,16 +53,16 @@ def only(monkeypatch):
 # ---------------------------------------------------------------- what stands still
 
 
-def test_the_still_scene_is_seen_behind_a_dancer_who_hardly_ever_moves():
+def test_the_static_background_is_seen_behind_a_dancer_who_hardly_ever_moves():
     dataset, scene = dance([(10, 20)] * 80 + [(10, 45)] * 20)
     assert (np.median(dataset.frames, axis=0) != scene).any()  # a median alone shows the dancer
-    found = still_scene(dataset)
+    found = static_background(dataset)
     assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
 
 
 def test_what_is_never_seen_bare_is_what_most_frames_show():
     dataset, scene = dance([(10, 20)] * 5)
-    found = still_scene(dataset)
+    found = static_background(dataset)
     shown = torch.from_numpy(dataset.frames[0]).movedim(-1, 0).float() / 255
     assert torch.equal(found, shown)
 
@@ -71,13 +71,13 @@ def test_frames_beyond_the_share_that_is_used_say_nothing_of_the_scene():
     dataset, scene = dance(anywhere(100))
     other, _ = dance(anywhere(100), seed=1)
     dataset.frames[40:] = 255 - other.frames[40:]
-    found = still_scene(dataset, partial=0.4)
+    found = static_background(dataset, partial=0.4)
     assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
 
 
 def test_a_few_frames_of_many_tell_what_stands_still():
     dataset, scene = dance(anywhere(1201))
-    found = still_scene(dataset)
+    found = static_background(dataset)
     assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
 
 
