@@ -405,7 +405,9 @@ class RobotTraining(RobotData, RobotModel, Training):
     tfr_sde: int = redefault(Training, "tfr_sde", 0, alias="tfr_start_decay_epoch")
     tfr_d_step: float = redefault(Training, "tfr_d_step", 0.0, alias="tfr_decay_step")
     tfr_coin: str = redefault(Training, "tfr_coin", "batch")
-    kl_anneal_type: str = redefault(Training, "kl_anneal_type", "Monotonic")
+    kl_anneal_type: str = redefault(
+        Training, "kl_anneal_type", "Monotonic", shortcut=("kl_anneal_cyclical", "Cyclical")
+    )
     kl_anneal_cycle: int = redefault(Training, "kl_anneal_cycle", 3)
     kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
 

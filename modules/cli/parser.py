@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         for title, fields in groups(script, lab):
             group = self.add_argument_group(title)
             for item in fields:
-                add_flag(group, item, lab)
+                add_flag(group, item)
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """-> {setting: value} of what was typed."""
@@ -136,15 +136,15 @@ def flag_names(script: str, lab: str) -> Iterator[tuple[str, str]]:
                 yield f"--{name}", item.name
             if item.metadata["check"] is switch and not item.name.startswith("no_"):
                 yield f"--no-{item.name}", item.name
-    if lab == "robot":
-        yield "--kl_anneal_cyclical", "kl_anneal_type"
+            if item.metadata["shortcut"]:
+                yield f"--{item.metadata['shortcut'][0]}", item.name
 
 
 def names_of(item: dataclasses.Field) -> list[str]:
     return [item.name] + [item.metadata["alias"]] * bool(item.metadata["alias"])
 
 
-def add_flag(group: Any, item: dataclasses.Field, lab: str) -> None:
+def add_flag(group: Any, item: dataclasses.Field) -> None:
     """One field as a flag. Nothing is set that was not typed: the settings know the defaults."""
     check, flags = item.metadata["check"], [f"--{name}" for name in names_of(item)]
     more = {"default": argparse.SUPPRESS, "help": help_text(item)}
@@ -160,10 +160,11 @@ def add_flag(group: Any, item: dataclasses.Field, lab: str) -> None:
     else:
         more |= {"type": argparse_type(check), "metavar": item.metadata["metavar"]}
     group.add_argument(*flags, **more)
-    if lab == "robot" and item.name == "kl_anneal_type":
-        same = {"action": "store_const", "const": "Cyclical", "dest": item.name}
-        text = "the same as --kl_anneal_type Cyclical"
-        group.add_argument("--kl_anneal_cyclical", default=argparse.SUPPRESS, help=text, **same)
+    if item.metadata["shortcut"]:
+        name, value = item.metadata["shortcut"]
+        text = f"the same as --{item.name} {value}"
+        same = {"action": "store_const", "const": value, "dest": item.name}
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **same)
 
 
 def help_text(item: dataclasses.Field) -> str:

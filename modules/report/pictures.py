@@ -2,6 +2,7 @@
 
 import imageio.v3 as iio
 import numpy as np
+import torch
 from PIL import Image, ImageSequence
 
 from ..files import write_atomically
@@ -19,10 +20,11 @@ def to_uint8(frames):
 
 def framed(clip, given, colour=RED, width=2):
     """uint8 (T, H, W, 3) with a border: green around the given frames, `colour` on the others."""
-    out = np.empty((len(clip), clip.shape[1] + 2 * width, clip.shape[2] + 2 * width, 3), np.uint8)
-    out[:given], out[given:] = GREEN, colour
-    out[:, width:-width, width:-width] = clip
-    return out
+    from torchvision.transforms.v2.functional import pad  # slow to import
+
+    clip = torch.from_numpy(clip).movedim(-1, -3)
+    parts = pad(clip[:given], [width], list(GREEN)), pad(clip[given:], [width], list(colour))
+    return torch.cat(parts).movedim(-3, -1).numpy()
 
 
 def write_gif(path, frames, frame_ms):

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UserError
 from ..files import write_atomically
+from . import published
 
 VERSION = 2  # 1 had no random states and no place within an epoch
 
@@ -40,6 +41,8 @@ def load(path):
         raise UserError(f"{path} is damaged or not a checkpoint ({detail})") from None
     if isinstance(checkpoint, dict) and "frame_transformation.0.conv1.weight" in checkpoint:
         checkpoint = {"state_dict": checkpoint}
+    if published.is_published_robot(checkpoint):
+        checkpoint = {"state_dict": published.convert(checkpoint)}
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(
         isinstance(w, torch.Tensor) for w in weights.values()
@@ -154,8 +157,10 @@ def describe_template(path, checkpoint):
 
 
 def lab_of(checkpoint):
-    """Runs before there were two labs, and the template's files, are of the pose lab."""
-    return checkpoint["args"].get("lab", "pose") if is_ours(checkpoint) else "pose"
+    """Stored in ours (runs from before there were two labs: pose); else told by the weights."""
+    if is_ours(checkpoint):
+        return checkpoint["args"].get("lab", "pose")
+    return "robot" if "posterior.mu_net.weight" in checkpoint["state_dict"] else "pose"
 
 
 def lab_of_file(path):
