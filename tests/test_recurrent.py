@@ -253,7 +253,7 @@ CASES = [
 @pytest.mark.parametrize("teacher_forcing", BOTH)
 def test_training_equals_the_plain_loop(changes, teacher_forcing):
     model = make(**changes)
-    frames, conditions = clips(model.settings, future=2)
+    frames, conditions = clips(model.settings, future=FUTURE - ("real_nets" in changes))
     pred, kl, noise = forward(model, frames, conditions, teacher_forcing)
     expected, expected_kl, _ = plain(model, frames, conditions, noise, teacher_forcing)
     torch.testing.assert_close(pred, expected, rtol=1e-5, atol=1e-5)
@@ -276,7 +276,7 @@ def test_z_from_n_0_1_in_pretraining(teacher_forcing):
 @pytest.mark.parametrize("changes", CASES)
 def test_rollout_equals_the_plain_loop(changes):
     model = make(**changes)
-    frames, conditions = clips(model.settings, future=2)
+    frames, conditions = clips(model.settings, future=FUTURE - ("real_nets" in changes))
     past, draws = model.settings.n_past, [torch.randn(B, Z) for _ in range(frames.shape[1] - 1)]
     left = iter(draws)
     out = torch.stack([*model.rollout(frames[:, :past], conditions, lambda shape: next(left))], 1)
