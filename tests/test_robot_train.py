@@ -3,6 +3,7 @@
 import copy
 import html
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from helpers import (
     load,
     read_csv,
     settings_of,
+    train_once,
     without,
 )
 from helpers import SHORT as POSE
@@ -35,6 +37,11 @@ from modules.training import schedules
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return train_robot_once(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def pose_run(tmp_path_factory):
+    return train_once(tmp_path_factory.mktemp("pose")).run
 
 
 @pytest.fixture
@@ -190,14 +197,18 @@ def test_a_robot_run_is_not_resumed_as_a_pose_run(train, call, dataset):
     assert "--lab robot" in done.err
 
 
-def test_a_pose_run_is_not_resumed_as_a_robot_run(call, trained, dataset, tmp_path):
-    places = ["--DR", dataset, "--save_root", tmp_path / "run"]
-    assert call("Trainer", *places, "--num_epoch", 1, *POSE).code == 0
-    before = (tmp_path / "run/last.ckpt").read_bytes()
-    done = train_in(call, trained.data, tmp_path / "run", 2)
+@pytest.mark.parametrize("before_labs", [False, True])
+def test_a_pose_run_is_not_resumed_as_a_robot_run(call, trained, pose_run, tmp_path, before_labs):
+    folder = shutil.copytree(pose_run, tmp_path / "run")
+    state = load(folder)
+    if before_labs:  # the package had one lab, and checkpoints no --lab
+        del state["args"]["lab"]
+        torch.save(state, folder / "last.ckpt")
+    before = (folder / "last.ckpt").read_bytes()
+    done = train_in(call, trained.data, folder, 2)
     assert done.code == 1
     assert "--lab pose" in done.err
-    assert (tmp_path / "run/last.ckpt").read_bytes() == before
+    assert (folder / "last.ckpt").read_bytes() == before
 
 
 @pytest.mark.parametrize("change", ["--n_future 4", "--z_dim 3", "--last_frame_skip"])
@@ -216,19 +227,10 @@ def test_validation_does_not_change_the_training(train):
 
 
 def test_weights_of_the_other_lab_are_refused(call, trained, dataset, tmp_path):
-    done = call(
-        "Trainer",
-        "--DR",
-        dataset,
-        "--save_root",
-        tmp_path / "x",
-        *POSE,
-        "--num_epoch",
-        1,
-        "--ckpt_path",
-        trained.best,
-    )
-    assert "--lab" in done.err
+    places = ["--DR", dataset, "--save_root", tmp_path / "x", "--ckpt_path", trained.best]
+    done = call("Trainer", *places, *POSE, "--num_epoch", 1)
+    assert done.code == 1
+    assert "--lab robot" in done.err
 
 
 def test_weights_trained_without_standardise_are_refused_with_it(call, trained, tmp_path):
@@ -236,18 +238,6 @@ def test_weights_trained_without_standardise_are_refused_with_it(call, trained, 
     done = train_in(call, trained.data, tmp_path / "run", 1, flags)
     assert done.code == 1
     assert "trained without --standardise" in done.err
-
-
-def test_a_pose_run_from_before_there_were_labs_is_not_resumed_as_a_robot_run(
-    call, trained, dataset, tmp_path
-):
-    places = ["--DR", dataset, "--save_root", tmp_path / "run"]
-    call("Trainer", *places, "--num_epoch", 1, *POSE)
-    state = load(tmp_path / "run")
-    del state["args"]["lab"]
-    torch.save(state, tmp_path / "run/last.ckpt")
-    done = train_in(call, trained.data, tmp_path / "run", 2)
-    assert "--lab" in done.err
 
 
 def test_preview_and_training_share_one_table(train):
