@@ -1,5 +1,8 @@
 """Images: gifs and film strips of clips."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import torch

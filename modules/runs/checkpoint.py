@@ -54,7 +54,7 @@ def load(path: str | Path) -> dict:
 
 
 def check_records(file: zipfile.ZipFile) -> None:
-    """Refuse a zip file with a wrong bit. torch checks no checksums, and leaves memory unset where a
+    """Refuse a zip file with a wrong bit. torch checks no checksums, and leaves memory unset if a
     record is marked as a folder; zipfile's own test accepts a record that its index truncates.
     """
     for record in file.infolist():
