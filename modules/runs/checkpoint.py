@@ -99,9 +99,13 @@ def epoch_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: int(path.stem[6:]))
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` epoch=N.ckpt; 0 keeps all."""
-    for path in epoch_files(folder)[:-keep] if keep else ():
+def prune(folder: Path, keep: int, every: int, newest: int) -> None:
+    """Delete all but the newest `keep` epoch=N.ckpt that this run wrote, 0 keeps all.
+
+    It wrote those of every `every`-th epoch up to `newest`.
+    """
+    mine = [p for p in epoch_files(folder) if (n := int(p.stem[6:])) <= newest and n % every == 0]
+    for path in mine[:-keep] if keep else ():
         path.unlink(missing_ok=True)
 
 

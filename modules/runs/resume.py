@@ -37,7 +37,7 @@ class Resumable:
         if done % self.settings.per_save == 0:
             ckpt.save(self.folder / f"epoch={done}.ckpt", state)
         ckpt.save(self.folder / "last.ckpt", state)
-        ckpt.prune(self.folder, self.settings.keep)
+        ckpt.prune(self.folder, self.settings.keep, self.settings.per_save, done)
 
     def save_last(self) -> None:
         ckpt.save(self.folder / "last.ckpt", self.state())
@@ -131,6 +131,8 @@ def run_to_resume(resume: str, folder: Path) -> tuple[Path, dict] | None:
 def settings_before(settings: Training, typed: set[str], stored: dict) -> Training:
     """Settings that are newer than the run to resume, at what the run did before they existed."""
     changes = {k: v for k, v in BEFORE.items() if k not in stored and k not in typed}
+    if "keep" not in typed:  # a newer default must not delete checkpoints
+        changes["keep"] = stored.get("keep", 0)
     return settings.replace(**{k: v for k, v in changes.items() if k in settings.names()})
 
 
