@@ -17,7 +17,7 @@ from modules.options import parse, run  # noqa: E402
 from modules.resumable import run_to_resume  # noqa: E402
 from Trainer import Trainer  # noqa: E402
 
-WARM_UP, SECONDS, FRAMES = 3, 1.0, 32  # steps not counted; time for the rest; of a rollout
+WARM_UP, SECONDS, LONGEST, FRAMES = 3, 1, 4, 32  # steps; time for the rest, for all; rollout
 
 
 def seconds_per_step(trainer):
@@ -26,7 +26,7 @@ def seconds_per_step(trainer):
     for frames, conditions in trainer.clips.fetch(trainer.clips.batches(0)):
         trainer.training_one_step(frames, conditions, trainer.tfr > 0).tolist()  # waits for it
         ends.append(time.perf_counter())
-        if len(ends) > WARM_UP + 1 and ends[-1] - ends[WARM_UP] > SECONDS:
+        if ends[-1] - max(ends[: WARM_UP + 1]) > SECONDS or ends[-1] - ends[0] > LONGEST:
             break
     ends = ends[min(WARM_UP, len(ends) - 2) :]
     return (ends[-1] - ends[0]) / (len(ends) - 1)
