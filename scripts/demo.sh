@@ -14,7 +14,7 @@ if [ "$FULL" ]; then
     RUN=${1:-runs/demo_full}
     RECIPE=(--num_epoch 50 --val_every 10)
 else
-    # Narrow nets and many small steps. At this size a second thread gains a third at best, and on
+    # Narrow nets and many small steps. A second thread makes training at most 1.5 times as fast, and on
     # a busy machine makes a step many times slower.
     RUN=${1:-runs/demo}
     RECIPE=(--F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --num_epoch 8 --val_every 4
