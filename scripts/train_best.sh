@@ -17,8 +17,11 @@ fi
 # net must uncover background. A still scene is learned once, and the net draws before it; half of
 # the dancers are moved, stretched and leaned. Every frame's error counts by its logarithm, as PSNR
 # counts it. z is drawn from the prior throughout, its mean at test.
-python Trainer.py --DR "$DR" --save_root "$RUN" "${SIZE[@]}" \
-    --nets unet --scene --first_frame --loss calibrated --batch_size 16 --train_vi_len 5 \
-    --shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0 \
-    --pretrain_epochs 100000 --z_source mean --optim AdamW --lr 0.002 --lr_schedule cosine \
-    --warmup_epochs 1 --ema 0.995 "${@:2}"
+FLAGS=(--DR "$DR" --save_root "$RUN" "${SIZE[@]}"
+    --nets unet --scene --first_frame --loss calibrated --batch_size 16 --train_vi_len 5
+    --shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0
+    --pretrain_epochs 100000 --z_source mean --optim AdamW --lr 0.002 --lr_schedule cosine
+    --warmup_epochs 1 --ema 0.995 "${@:2}")
+
+python scripts/estimate.py "${FLAGS[@]}"
+python Trainer.py "${FLAGS[@]}"
