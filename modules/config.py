@@ -265,7 +265,7 @@ class Loop(Settings):
     save_every_steps: int = setting(
         0, natural, "also save last.ckpt every so many steps; 0: after every epoch only", "N"
     )
-    keep: int = setting(5, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
+    keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
     max_skipped: int = setting(50, count, "stop after so many consecutive non-finite steps")
     skip_bad_frames: bool = setting(
         False, switch, "leave out clips with an unreadable image, and print how many"

@@ -3,7 +3,7 @@
 #   bash scripts/demo.sh [--full] [RUN_FOLDER [Trainer.py's own flags]]
 #   DATA=folder bash scripts/demo.sh      another place for the drawn data (default data/toy)
 # After the installation it takes about 2 minutes on two CPU cores without bf16; expect 35 dB PSNR
-# on both clips (repeating the given frame: 17.6 dB). With --full it trains wider nets for 50
+# on both clips (copy-first-frame baseline: 17.6 dB). With --full it trains wider nets for 50
 # epochs: about 25 minutes there, 36.3 dB.
 source "$(dirname "$0")/setup.sh"
 FULL=
@@ -24,7 +24,7 @@ fi
 
 [ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA"
 
-DR="$DATA" bash scripts/train_best.sh "$RUN" --keep 1 "${RECIPE[@]}" "${@:2}"
+DR="$DATA" bash scripts/train_best.sh "$RUN" "${RECIPE[@]}" "${@:2}"
 
 python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt"
 echo
