@@ -377,7 +377,7 @@ class KLAnnealing(Settings):
 class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
     """What every training run has; `PoseTraining` and `RobotTraining` add data and model."""
 
-    title: ClassVar[str] = "training"
+    title: ClassVar[str] = "training loop"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Checkpoints of version 0.1.0 (commit fbc87d8), loaded, rolled out and resumed as it did.
 
 `golden/LAB_epoch=1.ckpt` is a run of four epochs after two; `golden/LAB_expected.npz` has the
-rollout of its first test clip, and the curves and weights that version 0.1.0 reached after all four. Other
-machines add in another order, hence the tolerances; on the machine that made them the bits agree.
+rollout of its first test clip, and the curves and weights that version 0.1.0 reached after all
+four. Other machines add in another order, hence the tolerances.
 """
 
 import shutil
