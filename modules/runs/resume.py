@@ -89,7 +89,10 @@ class Resumable:
         self.teacher_forcing_ratio_update()
         if "rng" in state:  # version 1 stopped only between epochs
             self.steps_done = state["steps_done"]
-            self.total.copy_(state["total"])
+            total = state["total"]
+            if len(total) == 4:  # version 0.1.0 did not count the steps with a posterior
+                total = torch.cat([total, total[3:] * (not self.trains_on_prior())])
+            self.total.copy_(total)
             counts = torch.tensor(state["skipped"], dtype=torch.float32, device=self.device)
             self.skipped_in_a_row, self.most_in_a_row = counts.unbind()
             set_rng_states(state["rng"], self.device)
