@@ -144,7 +144,7 @@ def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
     now, stored = settings.as_dict(), BEFORE | stored
     later = {name: settings.default(name) for name in now if name not in stored}
     changed = {k: old for k, old in (stored | later).items() if k in now and now[k] != old}
-    for name, old in changed.items():
+    for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
         if name not in MAY_CHANGE:
             raise UserError(
                 f"{path} was trained with --{name} {old}, now it is {now[name]}: another "
