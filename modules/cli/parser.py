@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..config import LABS, TEMPLATE, TESTS, TRAINING
+from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
 from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
 from .checks import check
@@ -124,7 +124,8 @@ def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]
             if added:
                 yield cls.title, added
     if script == "Tester":
-        rest = [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in shown]
+        known = shown.keys() | Loop.names()  # Tester never had the flags of the training loop
+        rest = [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in known]
         yield "training (accepted, without effect here)", rest
 
 
