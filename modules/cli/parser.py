@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..config import LABS, TEMPLATE, TESTS, TRAINING
+from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
 from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
 from .checks import check
@@ -143,7 +143,8 @@ def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]
             seen |= names
     yield from ((title, fields) for title, fields in found.items() if fields)
     if script == "Tester":
-        rest = [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in seen]
+        rest = dataclasses.fields(TRAINING[lab])  # Tester never had the flags of the training loop
+        rest = [item for item in rest if item.name not in seen | Loop.names()]
         yield "training (accepted, without effect here)", rest
 
 
