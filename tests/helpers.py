@@ -155,7 +155,7 @@ SPEED = "train/frames_per_second"
 
 
 def reproducible(path, free=("save_root",)):
-    """A file of a run without what differs from run to run: speed, environment, `free` settings."""
+    """A run's file without what may differ: speed, environment, the folder's name, `free` flags."""
     if path.suffix == ".ckpt":
         state = load(path.parent, path.name)
         state["args"] = without(state["args"], free)
@@ -166,6 +166,8 @@ def reproducible(path, free=("save_root",)):
         with open(path, newline="") as file:
             head, *rows = csv.reader(file)
         return [[x for name, x in zip(head, row) if name != SPEED] for row in [head, *rows]]
+    if path.name == "report.html":
+        return path.read_text().replace(f">Run {path.parent.name}<", ">Run<")
     return path.read_bytes()
 
 

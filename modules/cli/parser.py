@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..config import LABS, TEMPLATE, TESTS, TRAINING
+from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
 from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
 from .checks import check
@@ -19,6 +19,21 @@ ABOUT = {
     "Trainer": "Train a conditional VAE that predicts video.",
     "Tester": "Roll a checkpoint out over every test clip: gifs, film strips, scores.",
 }
+USAGE = {
+    "Trainer": "[--lab robot] --DR DIR --save_root DIR",
+    "Tester": "--DR DIR --save_root DIR --ckpt_path FILE",
+}
+TITLES = (  # the groups of --help, in order
+    "run",
+    "training loop",
+    "test",
+    "data",
+    "model",
+    "loss, optimizer and learning rate",
+    "teacher forcing",
+    "KL annealing",
+    "device",
+)
 
 
 def parse(
@@ -50,7 +65,12 @@ class Parser(argparse.ArgumentParser):
     """The flags of one script and lab; unique prefixes are accepted, except for --lab."""
 
     def __init__(self, script: str, lab: str):
-        super().__init__(prog=f"{script}.py", description=ABOUT[script], allow_abbrev=False)
+        super().__init__(
+            prog=f"{script}.py",
+            usage=f"python {script}.py {USAGE[script]} [flags]",
+            description=ABOUT[script],
+            allow_abbrev=False,
+        )
         self.script, self.lab = script, lab
         self.settings = (TRAINING if script == "Trainer" else TESTS)[lab]
         self.names = dict(flag_names(script, lab))  # {"--flag": the setting's name}
@@ -115,16 +135,16 @@ def foreign_flags(script: str, lab: str) -> frozenset[str]:
 def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]]]:
     """Titles and fields of --help's groups: a group is what one settings class adds."""
     own = (TRAINING if script == "Trainer" else TESTS)[lab]
-    shown = {}
+    found, seen = {title: [] for title in TITLES}, set()
     for cls in own.__mro__[::-1]:
-        if issubclass(cls, Settings):
-            names = {f.name for f in dataclasses.fields(cls)} - shown.keys()
-            added = [f for f in dataclasses.fields(own) if f.name in names]
-            shown |= {f.name: f for f in added}
-            if added:
-                yield cls.title, added
+        if issubclass(cls, Settings) and cls is not Settings:
+            names = {item.name for item in dataclasses.fields(cls)} - seen
+            found[cls.title] += [f for f in dataclasses.fields(own) if f.name in names]
+            seen |= names
+    yield from ((title, fields) for title, fields in found.items() if fields)
     if script == "Tester":
-        rest = [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in shown]
+        rest = dataclasses.fields(TRAINING[lab])  # Tester never had the flags of the training loop
+        rest = [item for item in rest if item.name not in seen | Loop.names()]
         yield "training (accepted, without effect here)", rest
 
 
