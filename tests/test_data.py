@@ -75,11 +75,35 @@ def test_values_are_floats_in_0_to_1_and_reach_both_ends(tmp_path):
     assert (frames.min().item(), frames.max().item()) == (0, 1)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_decoding_is_pils_bilinear_resize_of_the_rgb_picture(tmp_path, mode):
+def picture_of(mode, height=40, width=90):
+    """Noise, as a picture of this mode of PIL's."""
     rng = np.random.default_rng(0)
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 2**16, (height, width), np.uint16))
+    colours = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+    if mode[-1] == "A":
+        colours.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), np.uint8)))
+    return colours
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+def test_decoding_is_pils_bilinear_resize_of_the_rgb_picture(tmp_path, mode):
     path = tmp_path / "frame0.png"
-    Image.fromarray(rng.integers(0, 256, (40, 90, 3), np.uint8)).convert(mode).save(path)
+    picture_of(mode).save(path)
+    assert np.array_equal(dataloader.decode(path, (32, 64)), resized(path, (32, 64)))
+
+
+@pytest.mark.parametrize("size", [(512, 1024), (32, 64), (12, 200), (7, 5), (1, 1)])
+def test_decoding_is_pils_to_the_bit_larger_or_smaller(tmp_path, size):
+    path = tmp_path / "frame0.png"
+    picture_of("RGB", *size).save(path)
+    assert np.array_equal(dataloader.decode(path, (32, 64)), resized(path, (32, 64)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "TIFF"])
+def test_another_kind_of_picture_named_png_is_read(tmp_path, kind):
+    path = tmp_path / "frame0.png"
+    picture_of("RGB").save(path, kind)
     assert np.array_equal(dataloader.decode(path, (32, 64)), resized(path, (32, 64)))
 
 
