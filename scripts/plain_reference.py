@@ -100,7 +100,9 @@ class PlainModel(nn.Module):
         return self.Generator(self.Decoder_Fusion(torch.cat([features, pose, z], dim=1)))
 
 
-def plain_step(model, optim, frames, poses, forced, detach=False, previous=False, noise=None):
+def plain_step(
+    model, optim, frames, poses, forced, detach=False, previous=False, noise=None, beta=1.0
+):
     """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss per predicted frame.
 
     As in the template, the loss is the sum over the predicted frames, and the norm of its gradient
@@ -118,7 +120,7 @@ def plain_step(model, optim, frames, poses, forced, detach=False, previous=False
         z, mu, logvar = model.posterior(seen, pose, None if noise is None else noise[:, t - 1])
         frame = model.generate(features, pose, z)
         kl = -0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp()) / len(frames)
-        loss = loss + F.mse_loss(frame, frames[:, t]) + kl
+        loss = loss + F.mse_loss(frame, frames[:, t]) + beta * kl
     optim.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
