@@ -83,7 +83,9 @@ class Trainer(Resumable):
         self.best_score, self.history = None, []
         self.drawn_at, self.shown_at = time.perf_counter(), 0
         self.steps_done = 0  # of the current epoch
-        self.total = torch.zeros(4, device=device)  # sums of its losses, and of finite steps
+        self.total = torch.zeros(
+            5, device=device
+        )  # its losses, finite steps, those with a posterior
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
         self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
         self.device_step = self.step_on_device
@@ -161,34 +163,44 @@ class Trainer(Resumable):
     def training_one_step(
         self, frames: torch.Tensor, conditions: torch.Tensor, adapt_TeacherForcing: bool
     ) -> torch.Tensor:
-        """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1), on the device.
+        """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1, 1), on the device.
 
-        A step with a non-finite loss or gradient changes nothing and returns (0, 0, 0, 0).
+        The last is 0 if z was a prior sample. A step with a non-finite loss or gradient changes
+        nothing and returns zeros.
         """
         self.step += 1
         self.beta.fill_(self.kl_annealing.get_beta())
         # a shorter average in the first steps, so that the initial weights are forgotten
         self.ema_share.fill_(1 - min(self.settings.ema, self.step / (self.step + 10)))
-        pretraining = self.current_epoch < self.settings.pretrain_epochs
         result = self.device_step(
-            frames, conditions, forced=adapt_TeacherForcing, pretraining=pretraining
+            frames, conditions, forced=adapt_TeacherForcing, prior=self.trains_on_prior()
         )
         self.stop_if_stuck()
         return result
 
     def step_on_device(
-        self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, pretraining: bool
+        self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, prior: bool
     ) -> torch.Tensor:
         """The device's part of a step, without any host-device synchronisation."""
         before = buffer_copies(self.model)
-        loss, mse, kl = self.losses(self.model, frames, conditions, forced, pretraining)
+        loss, mse, kl = self.losses(self.model, frames, conditions, forced, prior)
         self.optim.zero_grad()
         (loss * self.loss_scale(frames)).backward()
         clip = self.settings.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         finite = torch.isfinite(loss + norm)
         self.update(finite, before)
-        return torch.where(finite, torch.stack([loss, mse, kl, finite.float()]), 0).detach()
+        posterior = finite.float() * (not prior)
+        return torch.where(
+            finite, torch.stack([loss, mse, kl, finite.float(), posterior]), 0
+        ).detach()
+
+    def trains_on_prior(self) -> bool:
+        """Whether z of this step is a prior sample: pre-training, or the hybrid objective."""
+        if self.current_epoch < self.settings.pretrain_epochs:
+            return True
+        draw = np.random.default_rng([self.settings.seed, self.current_epoch, 2, self.steps_done])
+        return draw.random() >= self.settings.posterior_share
 
     def losses(
         self,
@@ -196,10 +208,10 @@ class Trainer(Resumable):
         frames: torch.Tensor,
         conditions: torch.Tensor,
         forced: bool,
-        pretraining: bool,
+        prior: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> loss, MSE and KL, as means over the predicted frames of clips (B, T, 3, H, W)."""
-        pred, mu, logvar = model(frames, conditions, forced, prior=pretraining)
+        pred, mu, logvar = model(frames, conditions, forced, prior=prior)
         mse = F.mse_loss(pred, frames[:, 1:])
         kl = cost = mse.new_zeros(())
         if mu is not None:
@@ -331,7 +343,8 @@ class Trainer(Resumable):
     def train_row(self) -> dict[str, float]:
         """The epoch's training: means over its steps, its schedules and its speed."""
         done = self.total[3]
-        loss, mse, kl = (self.total[:3] / done.clamp_min(1)).tolist()
+        loss, mse = (self.total[:2] / done.clamp_min(1)).tolist()
+        kl = (self.total[2] / self.total[4].clamp_min(1)).item()
         skipped = self.steps_done - int(done)
         if skipped:
             tqdm.write(

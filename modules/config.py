@@ -265,7 +265,7 @@ class Loop(Settings):
     save_every_steps: int = setting(
         0, natural, "also save last.ckpt every so many steps; 0: after every epoch only", "N"
     )
-    keep: int = setting(5, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
+    keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
     max_skipped: int = setting(50, count, "stop after so many consecutive non-finite steps")
     skip_bad_frames: bool = setting(
         False, switch, "leave out clips with an unreadable image, and print how many"
@@ -292,6 +292,11 @@ class Optimization(Settings):
         "mse", Choice(("mse", "calibrated")),
         "mse, or calibrated: Gaussian likelihood with the optimal variance of each frame",
     )  # fmt: skip
+    posterior_share: float = setting(
+        1.0,
+        share,
+        "share of training steps with z from the posterior; the others train on prior samples",
+    )
     loss_reduction: str = setting(
         "sum", Choice(("sum", "mean")),
         "over a clip's predicted frames; sum: as the template, mean: as earlier versions",
@@ -377,7 +382,7 @@ class KLAnnealing(Settings):
 class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
     """What every training run has; `PoseTraining` and `RobotTraining` add data and model."""
 
-    title: ClassVar[str] = "training"
+    title: ClassVar[str] = "training loop"
 
 
 @dataclass(frozen=True)
@@ -385,6 +390,10 @@ class PoseTraining(PoseData, PoseModel, Training):
     """A training run of the pose lab."""
 
     def contradiction(self):
+        if self.learned_prior and self.posterior_share < 1:
+            return (
+                "--posterior_share below 1 trains on samples of N(0, I): leave out --learned_prior"
+            )
         if self.learned_prior and self.pretrain_epochs >= self.num_epoch:
             return f"--pretrain_epochs {self.pretrain_epochs} leaves no epoch to --learned_prior"
         return super().contradiction()
@@ -405,7 +414,9 @@ class RobotTraining(RobotData, RobotModel, Training):
     tfr_sde: int = redefault(Training, "tfr_sde", 0, alias="tfr_start_decay_epoch")
     tfr_d_step: float = redefault(Training, "tfr_d_step", 0.0, alias="tfr_decay_step")
     tfr_coin: str = redefault(Training, "tfr_coin", "batch")
-    kl_anneal_type: str = redefault(Training, "kl_anneal_type", "Monotonic")
+    kl_anneal_type: str = redefault(
+        Training, "kl_anneal_type", "Monotonic", shortcut=("kl_anneal_cyclical", "Cyclical")
+    )
     kl_anneal_cycle: int = redefault(Training, "kl_anneal_cycle", 3)
     kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
 

@@ -93,16 +93,25 @@ share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
 # ---------------------------------------------------------------- fields
 
 
-def setting(default: Any, check: Callable, help: str, metavar: str | None = None, alias: str = ""):
-    """A field; `check` parses text and refuses bad values, `alias` is a second name of the flag."""
-    more = {"check": check, "help": help, "metavar": metavar, "alias": alias}
+def setting(default: Any, check: Callable, help: str, metavar: str | None = None):
+    """A field; `check` parses text and refuses bad values."""
+    more = {"check": check, "help": help, "metavar": metavar, "alias": "", "shortcut": None}
     return field(default=default, metadata=more)
 
 
-def redefault(base: type, name: str, default: Any, alias: str = ""):
-    """The field of a base class with another default, and in its lab perhaps a second name."""
+def redefault(
+    base: type,
+    name: str,
+    default: Any,
+    alias: str = "",
+    shortcut: tuple[str, Any] | None = None,
+):
+    """The field of a base class with another default.
+
+    `alias` is a second name of the flag, `shortcut` a flag without value that sets this value.
+    """
     inherited = base.__dataclass_fields__[name].metadata
-    return field(default=default, metadata={**inherited, "alias": alias})
+    return field(default=default, metadata={**inherited, "alias": alias, "shortcut": shortcut})
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Files that are complete or absent: written beside their place, synced, then renamed."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from .errors import UserError
@@ -17,16 +17,16 @@ UNFINISHED = ".partial"
 def write_atomically(path, write):
     """Call write(file) on a temporary neighbour, sync it and rename it to path."""
     path = Path(path)
+    temporary = temporary_path(path.parent, f".{path.name}.")
     try:
-        handle, temporary = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
+        file = open(temporary, "xb")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -34,7 +34,12 @@ def write_atomically(path, write):
     except RuntimeError as error:  # what torch.save makes of a full disk
         raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_path(folder, prefix):
+    """A new name in the folder. Unlike tempfile's, a file opened there follows the umask."""
+    return Path(folder) / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
 
 
 def sync_folder(folder):

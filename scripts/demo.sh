@@ -1,17 +1,34 @@
 #!/usr/bin/env bash
-# From a fresh clone to a dancer that follows 630 poses: environment, data, training, test.
-#   bash scripts/demo.sh [RUN_FOLDER [Trainer.py's own flags]]
-# 8 minutes of one CPU core, after the installation.
+# Draw a small data set, train on it, predict two unseen clips of 630 frames from one frame each.
+#   bash scripts/demo.sh [--full] [RUN_FOLDER [Trainer.py's own flags]]
+#   DATA=folder bash scripts/demo.sh      another place for the drawn data (default data/toy)
+# After the installation it takes about 2 minutes on two CPU cores without bf16; expect 35 dB PSNR
+# on both clips (copy-first-frame baseline: 17.6 dB). With --full it trains wider nets for 50
+# epochs: about 25 minutes there, 36.3 dB.
 source "$(dirname "$0")/setup.sh"
+FULL=
+[ "${1:-}" = --full ] && FULL=1 && shift
 DATA=${DATA:-data/toy}
-RUN=${1:-runs/demo}
+
+if [ "$FULL" ]; then
+    RUN=${1:-runs/demo_full}
+    RECIPE=(--num_epoch 50 --val_every 10)
+else
+    # Narrow nets and many small steps. A second thread makes training at most 1.5 times as fast, and on
+    # a busy machine makes a step many times slower.
+    RUN=${1:-runs/demo}
+    RECIPE=(--F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --num_epoch 8 --val_every 4
+        --batch_size 4 --train_vi_len 3 --lr 0.005 --lr_min 0.0002 --ema 0.98)
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+fi
 
 [ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA"
 
-DR="$DATA" bash scripts/train_best.sh "$RUN" --num_epoch 50 --val_every 10 "${@:2}"
+DR="$DATA" bash scripts/train_best.sh "$RUN" "${RECIPE[@]}" "${@:2}"
 
 python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt"
 echo
+echo "page            $RUN/report.html"
 echo "gifs            $RUN/pred_seq0.gif, $RUN/pred_seq1.gif, $RUN/val.gif"
 echo "film strips     $RUN/strip0.png, $RUN/strip1.png"
 echo "submission      $RUN/submission.csv"

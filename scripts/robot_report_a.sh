@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Report A: 100 epochs of 500 batches of 24, teacher forcing 1 until epoch 25 and then on a straight
-# line to 0; once with the KL weight rising once, once in two cycles.
+# Report A: 100 epochs of 500 batches of 24, teacher forcing 1 until epoch 25, then linearly to 0;
+# one run with monotonic, one with cyclical KL annealing (two cycles).
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../processed_data}
 RUNS=${1:-runs/report_a}

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: goes to the repository and makes .venv with the requirements, once.
+# Sourced by the other scripts: changes to the repository and creates .venv with the requirements, once.
 #   PYTHON=python3.12 bash scripts/demo.sh    chooses another Python
 #   VENV=/some/folder bash scripts/demo.sh    keeps the environment elsewhere
 set -euo pipefail
@@ -11,10 +11,10 @@ make_venv() {
         echo "error: $python is missing or older than Python 3.10; name another one with PYTHON=" >&2
         exit 1
     }
-    # A Python that already has torch lends it: nothing is downloaded twice.
-    if "$python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)' 2>/dev/null; then
+    # Reuse the torch and torchvision of this Python if they work together: no second download.
+    if "$python" -c 'import torch, torchvision; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)' 2>/dev/null; then
         site=--system-site-packages
-        echo "using the torch that $python already has"
+        echo "using the torch and torchvision of $python"
     fi
     echo "making the virtual environment $VENV"
     "$python" -m venv $site "$VENV"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Report C: three teacher-forcing ratios under three KL types (nine runs of 100 epochs), then tfr 0
-# for 200 epochs under each KL type. Interrupted sweeps carry on where they were.
+# for 200 epochs under each KL type. An interrupted sweep resumes.
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUNS=${1:-runs/report_c}

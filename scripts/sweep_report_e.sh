@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Report E: teacher forcing on a straight line from epoch 10 to 0 at the last, three KL types.
+# Report E: teacher forcing decays linearly from epoch 10 to 0 at the last epoch, three KL types.
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUNS=${1:-runs/report_e}

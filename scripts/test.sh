@@ -3,5 +3,6 @@
 source "$(dirname "$0")/setup.sh"
 install tests/requirements.txt
 ruff check .
+ruff format --check .
 export OMP_NUM_THREADS=1 # tiny nets: two processes, not two threads
 exec python -m pytest tests -q --numprocesses 2 --dist loadfile "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Report D: the posterior looks at the previous frame, so it serves at test too; the decoder is
-# trained alone first, with z from N(0, I); TFR=1 starts with teacher forcing instead of without.
+# Report D: the posterior sees the previous frame, so it can be used at test too; the decoder is
+# pre-trained with prior samples. TFR=1 starts with teacher forcing; the default is none.
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUN=${1:-runs/report_d}

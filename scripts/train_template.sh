@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The course's defaults: 70 epochs, teacher forcing from 1 down, ten KL cycles.
+# The course's defaults: 70 epochs, teacher forcing decays from 1, ten KL cycles.
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUN=${1:-runs/template}

@@ -1,4 +1,4 @@
-"""Runs of the scripts in processes of their own, which may be killed.
+"""Runs of the scripts in child processes, which may be killed.
 
 A server imports torch once and forks a child for every command. The server itself computes
 nothing: a process that has trained cannot be forked safely.
@@ -21,7 +21,7 @@ PLENTY = SimpleNamespace(free=2**60)
 
 
 class Children:
-    """The client's side: start("Trainer", flag, ..., faults=[...]) -> a Child."""
+    """The client: start("Trainer", flag, ..., at=[...]) -> a Child; see Faults."""
 
     def __init__(self, folder):
         self.folder, self.numbers = Path(folder), count()
@@ -52,11 +52,10 @@ class Child:
         self.family, self.pid, self.out = family, pid, out
 
     def kill(self, number):
-        os.kill(self.pid, number)  # what has ended stays a zombie until wait(): no other's id
+        os.kill(self.pid, number)  # a zombie until wait(), so the id is not used again
 
     def wait(self):
-        """-> code (negative: the signal that killed it; None: it has been stopped), out, err, and
-        the places that it passed."""
+        """-> code (negative: killed by that signal; None: stopped), out, err, places passed."""
         code = self.family.ask(do="wait", pid=self.pid)
         texts = (Path(f"{self.out}.{name}").read_text() for name in ("out", "err", "places"))
         out, err, places = texts
@@ -68,7 +67,7 @@ class Child:
 
 def serve():
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    import torch._dynamo  # noqa: F401  an optimizer imports it, which takes longest
+    import torch._dynamo  # noqa: F401  an optimizer imports it; slow
     from conftest import SCRIPTS
 
     for line in sys.stdin:
@@ -93,7 +92,7 @@ def start(scripts, script, flags, out, plots=False, **faults):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         Faults(scripts["Trainer"], files[2], **faults)
-        flags = flags if plots else [*flags, "--no-plots"]
+        flags = flags if plots else ["--no-plots", *flags]
         code = call(scripts[script].main, [f"{script}.py", *flags])
     except BaseException:
         traceback.print_exc()
@@ -118,16 +117,18 @@ def call(main, argv):
 
 
 class Faults:
-    """Writes down the places that a child passes, and does something at some of them.
+    """Logs the places that a child passes, and sends it a signal at some of them.
 
-    `at` is a list of (place, nth, what): a signal's name, or "nan" for a poisoned batch. Places:
-    save F, half F (of its bytes are written), saved F, step, stepped, frame, picture.
+    `at` is a list of (place, nth, signal's name). Places: save F (before a rename), half (of a
+    checkpoint is written), saved F, step, stepped, frame (of a validation), picture F (decoded).
+    `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `any_space`: the disk
+    claims to have space.
     """
 
     def __init__(self, trainer, log, at=(), poison=(), limit=None, any_space=False):
         self.log, self.at, self.poison, self.passed = log, at, poison, {}
         self.lock = threading.Lock()
-        os.fsync = lambda handle: None  # takes longest; what a process wrote outlives it anyway
+        os.fsync = lambda handle: None  # slow; only a power cut needs it
         self.watch_saves()
         self.watch_training(trainer)
         if limit:

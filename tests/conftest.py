@@ -1,25 +1,29 @@
-"""Fixtures: the scripts called as a user calls them, and the table of faults that were tried."""
+"""Fixtures: the scripts called as a user calls them, and the table of the faults caused."""
 
 import sys
+import time
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
+
+pytest.register_assert_rewrite("helpers")  # before its import: its assertions show values
+
 from children import Children
-from helpers import TINY, make_dataset, settings_of
+from helpers import ROBOT, SHORT, TINY, make_dataset, make_robot_data, settings_of
 
 import Tester
 import Trainer
 from modules.cli.entry import run as run_script
 
-torch.set_num_threads(1)  # tiny nets: a second thread only waits for the first
+torch.set_num_threads(1)  # tiny nets: a second thread costs more than it saves
 SCRIPTS = {"Trainer": Trainer, "Tester": Tester}
 
 
 @pytest.fixture
 def no_plots():
-    """`call` passes --no-plots: drawing takes longest, and few tests look at a plot."""
+    """With this fixture `call` passes --no-plots: drawing takes longest, and few tests need it."""
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def call(monkeypatch, capsys, request):
 
     def run(script, *flags):
         more = ["--no-plots"] if "no_plots" in request.fixturenames else []
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags), *more])
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *more, *map(str, flags)])
         code = 0
         try:
             run_script(SCRIPTS[script].main)
@@ -61,26 +65,86 @@ def children(tmp_path_factory):
     family.close()
 
 
-# ---------------------------------------------------------------- faults tried
+# ---------------------------------------------------------------- runs to interrupt
+
+QUICK = "--num_epoch 3 --batch_size 1 --precision float32 --lr_schedule constant --per_save 1"
+LINES = {  # three epochs of three steps; the pose lab validates six frames
+    "pose": [*SHORT, *QUICK.split()],
+    "robot": [*ROBOT, *"--num_epoch 3 --lr_schedule constant --per_save 1".split()],
+}
+DRAWS = (
+    "--shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 --tfr 0.5 "
+    "--tfr_coin batch --ema 0.5"
+)
+SETTINGS = {
+    "plain": ("pose", ""),
+    "every source of randomness and EMA": ("pose", DRAWS),
+    "free running, AdamW": ("pose", "--tfr 0 --optim AdamW --sigmoid --position_map 2"),
+    "posterior of the previous frame": ("pose", "--posterior previous --optim RMSprop"),
+    "the robot lab": ("robot", "--tfr 0.5 --learned_prior --ema 0.9 --random_offset --standardise"),
+    "two epochs": ("pose", "--num_epoch 2"),
+}
+
+
+@pytest.fixture(scope="session")
+def lab_data(tmp_path_factory):
+    """A data set of each lab; no test changes them."""
+    base = tmp_path_factory.mktemp("data")
+    return {
+        "pose": make_dataset(base / "pose", train=13),
+        "robot": make_robot_data(base / "robot", validate=1),
+    }
+
+
+@pytest.fixture(scope="session")
+def command(lab_data):
+    """command(setting, folder, flag, ...) -> the script and the flags of that run."""
+
+    def words(setting, folder, *more):
+        lab, text = SETTINGS[setting]
+        place = "--DR", lab_data[lab], "--save_root", folder
+        return "Trainer", *place, *LINES[lab], *text.split(), *more
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def whole(command, children, tmp_path_factory):
+    """whole(setting, plots) -> folder, seconds and places of an uninterrupted run."""
+    runs = {}
+
+    def run(setting="plain", plots=False):
+        if (setting, plots) not in runs:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            start = time.perf_counter()
+            done = children.run(*command(setting, folder), plots=plots)
+            assert done.code == 0, done.err
+            runs[setting, plots] = folder, time.perf_counter() - start, done.places
+        return runs[setting, plots]
+
+    return run
+
+
+# ---------------------------------------------------------------- faults caused
 
 
 @pytest.fixture
 def fault(request):
-    """fault("what was done", "what happened", times): a row of the table at the end."""
+    """fault("what was done", "the result", times): a row of the table at the end."""
 
-    def tried(what, happened, times=1):
-        request.node.user_properties.append(("fault", (what, happened, times)))
+    def caused(what, result, times=1):
+        request.node.user_properties.append(("fault", (what, result, times)))
 
-    return tried
+    return caused
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The faults that were tried by tests that passed, as the table of docs/reliability.md."""
+    """The faults caused by tests that passed, as the table of docs/reliability.md."""
     rows = Counter()
     for done in terminalreporter.stats.get("passed", []):
-        for what, happened, times in (row for name, row in done.user_properties if name == "fault"):
-            rows[what, happened] += times
+        for what, result, times in (row for name, row in done.user_properties if name == "fault"):
+            rows[what, result] += times
     if rows:
-        lines = ["| fault | times | what happened |", "|---|---|---|"]
-        lines += [f"| {what} | {times} | {happened} |" for (what, happened), times in rows.items()]
+        lines = ["| fault | times | result |", "|---|---|---|"]
+        lines += [f"| {what} | {times} | {result} |" for (what, result), times in rows.items()]
         terminalreporter.write_line("\n" + "\n".join(lines))

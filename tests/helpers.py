@@ -1,11 +1,13 @@
 """What several test files share: tiny data, tiny nets, settings from a line of flags."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,3 +72,159 @@ def train_once(base):
     flags = ["--DR", data, "--save_root", run, "--num_epoch", 1, "--no-plots", *SHORT]
     train(settings_of(flags))
     return SimpleNamespace(data=data, run=run, best=run / "best_score.ckpt")
+
+
+# ---------------------------------------------------------------- data of the robot lab
+
+PAST, FUTURE, EVAL = 2, 3, 6  # n_past, n_future, n_eval
+ROBOT_SIZES = "--vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3 --n_eval 6"
+ROBOT = ["--lab", "robot", *ROBOT_SIZES.split(), "--epoch_size", "3", "--batch_size", "2"]
+ROBOT += "--device cpu --precision float32".split()
+
+
+def robot_picture(record, clip, t):
+    """A square that moves right, on the clip's colour; pixel (0, 0) encodes which frame it is."""
+    image = np.full((64, 64, 3), (30 + 9 * clip % 90, 60 + record // 64, 50 + 7 * clip % 90))
+    image[20:40, 4 + 5 * t % 40 : 20 + 5 * t % 40] = (240 - 4 * t, 220, 130 + 4 * t)
+    image[0, 0] = record // 256, clip, t
+    return Image.fromarray(image.astype(np.uint8))
+
+
+def robot_table(record, clip, length):
+    """Actions and positions (T, 7); the first three columns encode record, clip and frame."""
+    t = np.arange(length) / 16
+    n = np.full(length, clip / 16)
+    r = np.full(length, record / 1024)
+    return np.stack([r, n, t, 1 - t, -n, 0 * t + 0.25, np.sin(9 * t)], axis=1)
+
+
+def record_folder(root, split, record):
+    return root / split / f"traj_{record}_to_{record + 255}.tfrecords"
+
+
+def write_clip(root, split, record, clip, length=EVAL, draw=robot_picture):
+    folder = record_folder(root, split, record) / str(clip)
+    folder.mkdir(parents=True)
+    for t in range(length):
+        draw(record, clip, t).save(folder / f"{t}.png")
+    rows = robot_table(record, clip, length)
+    np.savetxt(folder / "actions.csv", rows[:, :4], "%.6f", ",")
+    np.savetxt(folder / "endeffector_positions.csv", rows[:, 4:], "%.6f", ",")
+    return folder
+
+
+def make_robot_data(root, train=4, validate=3, test=2):
+    """The contract's layout, with this many clips per split."""
+    splits = {"train": train, "validate": validate, "test": test}
+    for i, (split, clips) in enumerate(splits.items()):
+        for clip in range(clips):
+            write_clip(root, split, 0, 10 * i + clip)
+    return root
+
+
+# ---------------------------------------------------------------- comparing runs
+
+
+def files_below(folder):
+    return [str(path) for path in tree(folder)]
+
+
+def load(folder, name="last.ckpt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def differences(a, b, path=""):
+    """Where two nested dicts and lists of tensors and numbers differ, be it by one bit."""
+    if isinstance(a, torch.Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype and bits(a) == bits(b)
+        return [] if same else [path]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [path]
+        return [d for key in a for d in differences(a[key], b[key], f"{path}.{key}")]
+    if isinstance(a, list):
+        return differences(dict(enumerate(a)), dict(enumerate(b)), path)
+    return [] if repr(a) == repr(b) and type(a) is type(b) else [path]
+
+
+def bits(tensor):
+    return tensor.contiguous().numpy().tobytes()
+
+
+SPEED = "train/frames_per_second"
+
+
+def reproducible(path, free=("save_root",)):
+    """A run's file without what may differ: speed, environment, the folder's name, `free` flags."""
+    if path.suffix == ".ckpt":
+        state = load(path.parent, path.name)
+        state["args"] = without(state["args"], free)
+        return state | {"history": [without(row, [SPEED]) for row in state["history"]]}
+    if path.name == "args.json":
+        return without(json.loads(path.read_text()), [*free, "environment"])
+    if path.name == "metrics.csv":
+        with open(path, newline="") as file:
+            head, *rows = csv.reader(file)
+        return [[x for name, x in zip(head, row) if name != SPEED] for row in [head, *rows]]
+    if path.name == "report.html":
+        return path.read_text().replace(f">Run {path.parent.name}<", ">Run<")
+    return path.read_bytes()
+
+
+def without(values, names):
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def assert_same_run(a, b):
+    """Two run folders hold the same run, but for where it is and how many epochs were asked for."""
+    for name in ("last.ckpt", "best_score.ckpt", "metrics.csv"):
+        files = [reproducible(folder / name, ("save_root", "num_epoch")) for folder in (a, b)]
+        assert differences(*files) == []
+
+
+def tree(folder):
+    return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+
+
+def contents(folder):
+    return {path: (folder / path).read_bytes() for path in tree(folder)}
+
+
+# What a run that was interrupted may have been told otherwise than the uninterrupted one.
+FREE = ("save_root", "resume", "save_every_steps", "keep", "max_skipped", "cache_dir")
+
+
+def assert_same_files(a, b):
+    """Two run folders hold the same files, to the bit: see `reproducible`."""
+    assert tree(a) == tree(b)
+    pairs = {str(p): [reproducible(folder / p, FREE) for folder in (a, b)] for p in tree(a)}
+    found = {name: d for name, pair in pairs.items() if (d := differences(*pair))}
+    assert found == {}
+
+
+def assert_ended(done, code=0):
+    assert done.code == code, done.out + done.err
+    assert_no_traceback(done)
+
+
+def assert_no_traceback(done):
+    assert "Traceback" not in done.out + done.err, done.err
+
+
+def nothing_unfinished(folder):
+    return not list(Path(folder).rglob("*.partial"))
+
+
+def interrupt(monkeypatch, epoch, step):
+    """Ctrl-C at this step of this epoch."""
+    from Trainer import Trainer
+
+    one_step, steps = Trainer.training_one_step, []
+
+    def training_one_step(self, *batch, **more):
+        steps.append(self.current_epoch)
+        if steps.count(epoch) > step:
+            raise KeyboardInterrupt
+        return one_step(self, *batch, **more)
+
+    monkeypatch.setattr(Trainer, "training_one_step", training_one_step)

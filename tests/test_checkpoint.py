@@ -1,4 +1,4 @@
-"""A run that stops and carries on is the run that never stopped; its files are plain data."""
+"""A resumed run equals the uninterrupted one; checkpoints are plain data."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import SHORT, make_dataset, read_csv
+from helpers import SHORT, assert_same_run, differences, interrupt, load, make_dataset, read_csv
 
 import Trainer
 
@@ -56,84 +56,32 @@ def first_epoch(train, kept, tmp_path):
     return shutil.copytree(kept, tmp_path / "run", dirs_exist_ok=True)
 
 
-def load(folder, name="last.ckpt"):
-    return torch.load(folder / name, weights_only=True)
-
-
-def differences(a, b, path=""):
-    """Where two nested dicts and lists of tensors and numbers differ by so much as a bit."""
-    if isinstance(a, torch.Tensor):
-        same = a.shape == b.shape and a.dtype == b.dtype and bits(a) == bits(b)
-        return [] if same else [path]
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return [path]
-        return [d for key in a for d in differences(a[key], b[key], f"{path}.{key}")]
-    if isinstance(a, list):
-        return differences(dict(enumerate(a)), dict(enumerate(b)), path)
-    return [] if repr(a) == repr(b) and type(a) is type(b) else [path]
-
-
-def bits(tensor):
-    return tensor.contiguous().numpy().tobytes()
-
-
-def without_speed(rows):
-    return [{k: v for k, v in row.items() if k != "train/frames_per_second"} for row in rows]
-
-
-def assert_same_run(a, b):
-    """All that two run folders hold, but for their speed and how far they were told to go."""
-    for name in ("last.ckpt", "best_score.ckpt"):
-        states = [load(folder, name) for folder in (a, b)]
-        for state in states:
-            state["history"] = without_speed(state["history"])
-            for flag in ("save_root", "num_epoch"):
-                del state["args"][flag]
-        assert differences(*states) == []
-    tables = [without_speed(read_csv(folder / "metrics.csv")) for folder in (a, b)]
-    assert tables[0] == tables[1]
-
-
-# ---------------------------------------------------------------- carrying on
+# ---------------------------------------------------------------- resuming
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_run_that_was_continued_is_the_uninterrupted_run_bit_for_bit(train, tmp_path, setting):
+def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(train, tmp_path, setting):
     assert train("whole", 3, SETTINGS[setting]).code == 0
     assert train("parts", 2, SETTINGS[setting]).code == 0
     done = train("parts", 3, SETTINGS[setting])
     assert done.code == 0, done.err
-    assert "carrying on" in done.out
+    assert "resuming" in done.out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_schedules_over_the_whole_run_carry_on_too(train, tmp_path, monkeypatch):
-    """A run broken off in epoch 1 knows where its cosine, its ramp and its straight line were."""
+def test_schedules_over_the_whole_run_resume_too(train, tmp_path, monkeypatch):
+    """A run interrupted in epoch 2 continues its cosine, its KL ramp and its linear decay."""
     line = "--lr_schedule cosine --kl_anneal_type Monotonic --tfr_mode linear --tfr_sde 0"
     assert train("whole", 4, line).code == 0
-    break_off(monkeypatch, epoch=2, step=1)
+    interrupt(monkeypatch, epoch=2, step=1)
     assert train("parts", 4, line).code == 130
     monkeypatch.undo()
     assert train("parts", 4, line).code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def break_off(monkeypatch, epoch, step):
-    """Ctrl-C at this step of this epoch."""
-    one_step, steps = Trainer.Trainer.training_one_step, []
-
-    def training_one_step(self, *batch, **more):
-        steps.append(self.current_epoch)
-        if steps.count(epoch) > step:
-            raise KeyboardInterrupt
-        return one_step(self, *batch, **more)
-
-    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
-
-
-def test_ctrl_c_keeps_the_epochs_that_were_done(train, tmp_path, monkeypatch):
-    break_off(monkeypatch, epoch=1, step=1)
+def test_ctrl_c_keeps_the_finished_epochs(train, tmp_path, monkeypatch):
+    interrupt(monkeypatch, epoch=1, step=1)
     stopped = train("parts", 3, "--ema 0.5")
     assert stopped.code == 130
     assert "Traceback" not in stopped.err
@@ -145,9 +93,7 @@ def test_ctrl_c_keeps_the_epochs_that_were_done(train, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "metrics.csv"])
-def test_a_run_that_died_while_saving_carries_on_as_if_it_had_not(
-    train, tmp_path, monkeypatch, name
-):
+def test_a_run_that_failed_while_saving_resumes_identically(train, tmp_path, monkeypatch, name):
     train("parts", 1, "--per_save 1")
     replace = os.replace
 
@@ -175,28 +121,28 @@ def count_steps(monkeypatch):
     return epochs
 
 
-def test_the_epoch_that_was_saved_is_not_trained_again(train, monkeypatch):
+def test_a_saved_epoch_is_not_trained_again(train, monkeypatch):
     epochs = count_steps(monkeypatch)
     for num_epoch in (1, 2, 2, 4):
         assert train("run", num_epoch).code == 0
     assert epochs == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_a_finished_run_is_drawn_again_and_not_changed(train, tmp_path):
+def test_a_finished_run_is_plotted_again_and_not_changed(train, tmp_path):
     train("run", 2)
     before = (tmp_path / "run/last.ckpt").read_bytes()
     done = train("run", 2)
     assert done.code == 0, done.err
-    assert "carrying on" in done.out
+    assert "resuming" in done.out
     assert (tmp_path / "run/last.ckpt").read_bytes() == before
 
 
-def test_resume_never_starts_afresh(train, tmp_path, monkeypatch):
+def test_resume_never_starts_a_new_run(train, tmp_path, monkeypatch):
     train("run", 2)
     epochs = count_steps(monkeypatch)
     done = train("run", 1, "--resume never --lr 0.002")
     assert done.code == 0, done.err
-    assert "carrying on" not in done.out
+    assert "resuming" not in done.out
     assert epochs == [0, 0]
     assert load(tmp_path / "run")["last_epoch"] == 1
     assert len(read_csv(tmp_path / "run/metrics.csv")) == 1
@@ -209,8 +155,8 @@ def test_resume_takes_precedence_over_ckpt_path(train, tmp_path):
     train("other", 1, "--seed 3")
     start = f"--ckpt_path {tmp_path / 'other/last.ckpt'}"
     train("whole", 2, start)
-    assert "--ckpt_path is not used" not in train("parts", 1, start).out
-    assert "--ckpt_path is not used" in train("parts", 2, start).out
+    assert "--ckpt_path has no effect" not in train("parts", 1, start).out
+    assert "--ckpt_path has no effect" in train("parts", 2, start).out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -243,6 +189,8 @@ CHANGES = {  # flag -> its value in the first run, and in the second
     "ema": ("0.0", "0.5"),
     "grad_clip": ("1.0", "0.5"),
     "shuffle": ("False", ""),
+    "loss_reduction": ("sum", "mean"),
+    "kl_anneal_from": ("pretraining", "start"),
     "sigmoid": ("False", ""),
 }
 
@@ -267,17 +215,17 @@ def contents(folder):
     ["--num_workers 1", "--per_save 1", "--val_every 2", "--store_visualization", "--gpu 0",
      "--precision float32", "--cache_dir {tmp}/cache", "--resume auto"],
 )  # fmt: skip
-def test_flags_that_leave_the_experiment_the_same_may_change(train, first_epoch, tmp_path, line):
+def test_flags_that_do_not_change_the_experiment_may_change(train, first_epoch, tmp_path, line):
     done = train("run", 2, line.format(tmp=tmp_path))
     assert done.code == 0, done.err
     assert load(first_epoch)["last_epoch"] == 2
 
 
-# ---------------------------------------------------------------- which files there are
+# ---------------------------------------------------------------- which files are written
 
 
 def scripted_validation(monkeypatch, psnrs):
-    """Let the validation of epoch e find psnrs[e]."""
+    """Let the validation of epoch e score psnrs[e]."""
 
     def validate(self):
         return dict.fromkeys(Trainer.VAL_SCORES, 0.0) | {"psnr": psnrs[self.current_epoch]}
@@ -317,7 +265,7 @@ def test_without_one_finite_validation_there_is_no_best_score(train, tmp_path, m
     assert (tmp_path / "run/last.ckpt").exists()
 
 
-def test_the_best_score_outlives_a_resume(train, tmp_path, monkeypatch):
+def test_the_best_score_is_restored_on_resume(train, tmp_path, monkeypatch):
     scripted_validation(monkeypatch, [20, 15, 25])
     best = []
     for num_epoch in (1, 2, 3):
@@ -337,7 +285,7 @@ def test_per_save_keeps_every_so_many_epochs(train, tmp_path, every, kept):
 def test_every_checkpoint_is_plain_data_of_the_contracts_keys(train, tmp_path):
     train("run", 1, "--ema 0.5 --store_visualization --shuffle")
     for path in (tmp_path / "run").glob("*.ckpt"):
-        state = torch.load(path, weights_only=True)  # refuses all that is not plain
+        state = torch.load(path, weights_only=True)  # refuses anything else
         assert {"state_dict", "optimizer", "lr", "tfr", "last_epoch"} <= set(state)
         assert all(isinstance(w, torch.Tensor) for w in state["state_dict"].values())
         assert set(state["optimizer"]) == {"state", "param_groups"}

@@ -1,23 +1,24 @@
-"""Flags, checkpoints and data sets made up by hypothesis: a result, or one line that says why not.
+"""Random command lines, checkpoints and data sets: the run succeeds, or one line gives the cause.
 
-What cannot be used leaves nothing behind.
+What is refused leaves no file behind.
 """
 
 import copy
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import SHORT, make_dataset
+from helpers import ROBOT, SHORT, files_below, load, make_dataset, make_robot_data
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_checkpoint import load
-from test_robot import TINY as ROBOT
-from test_robot import make_robot_data
 
-from modules import cache
+from modules.config import SIZES, TRAINING
+from modules.data import cache
+from modules.errors import UserError
+from modules.fields import Choice, Numbers, switch
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 TINY = {"pose": SHORT, "robot": ROBOT}
@@ -25,7 +26,7 @@ MAKE = {"pose": make_dataset, "robot": make_robot_data}
 
 
 def fuzz(examples):
-    """The same examples every time, and no limit on how long one takes."""
+    """The same examples in every run, without a time limit per example."""
     shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(
         max_examples=examples, deadline=None, derandomize=True, database=None,
@@ -35,19 +36,20 @@ def fuzz(examples):
 
 @pytest.fixture
 def tried(fault, request):
-    """tried(code) counts how runs ended; the table says how many."""
-    what = request.node.originalname.removeprefix("test_").replace("_", " ").split(" are ")[0]
+    """tried(code) counts the exit codes of runs, for the table."""
+    what = request.node.originalname.removeprefix("test_fuzzed_").split("_are_")[0]
+    what = f"fuzzed {what.replace('_', ' ')}"
 
     def count(code):
-        said = f"exit {code}, one line says why, nothing left behind"
-        fault(f"fuzzed: {what}", said if code else "ran")
+        refused = f"exit code {code}, one line with the cause, nothing left behind"
+        fault(what, refused if code else "ran")
 
     return count
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A data set of each lab, and a run of one epoch that was stopped in the second, of each."""
+    """The folder of this file's data sets and runs."""
     return tmp_path_factory.mktemp("base")
 
 
@@ -55,12 +57,8 @@ def flags_of(lab, data, run, *more):
     return ["--DR", data, "--save_root", run, "--num_epoch", 2, *TINY[lab], *more]
 
 
-def files_below(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-def assert_said(done, named=()):
-    """The exit code of a mistake that its user made, and one message."""
+def assert_refused(done, named=()):
+    """The exit code of a user's mistake, and one message."""
     assert done.code in (1, 2), done.err
     assert "Traceback" not in done.out + done.err
     assert "error: " in done.err
@@ -72,11 +70,12 @@ def assert_said(done, named=()):
 
 
 def own_flags(lab):
-    """{flag: its action}, of what may be made up."""
-    places = {"DR", "save_root", "ckpt_path", "cache_dir", "help", "lab", "resume"}
-    slow = {"compile", "tensorboard", "wandb", "preview", "test", "num_workers"}
-    actions = build_parser("Trainer", lab)._actions
-    return {a.option_strings[0]: a for a in actions if a.dest not in places | slow}
+    """{flag: its field} of all flags that may be set at random."""
+    places = {"DR", "save_root", "ckpt_path", "cache_dir", "lab", "resume"}
+    slow = {"compile", "tensorboard", "wandb", "preview", "test", "num_workers", "plots", "debug"}
+    fields = {f.name: f for f in dataclasses.fields(TRAINING[lab]) if f.name not in places | slow}
+    negated = {f"--no-{n}": f for n, f in fields.items() if f.metadata["check"] is switch}
+    return {f"--{name}": field for name, field in fields.items()} | negated
 
 
 LONG = "epoch_size batch_size n_eval frame_H frame_W train_vi_len val_vi_len num_epoch"
@@ -84,10 +83,11 @@ NUMBERS = ["0", "1", "2", "3", "4", "8", "0.5", "1e-3", "1.0", "-1", "nan", "inf
 WORDS = ["", "x", "None", "True", "--", "\u00e9\U0001f57a", "a" * 300, "%s%n", "../.."]
 
 
-def value_of(action):
-    """Text for a flag: what it asks for as often as not."""
-    right = sorted(action.choices or [str(action.default)])
-    if action.dest in SIZES | set(LONG.split()) or action.nargs:
+def value_of(field):
+    """Text for a flag: a valid value three times out of four."""
+    check = field.metadata["check"]
+    right = sorted(check.words) if isinstance(check, Choice) else [str(field.default)]
+    if field.name in SIZES | set(LONG.split()) or isinstance(check, Numbers):
         right = ["2", "3", "8"]
     right = st.sampled_from(right)
     return st.one_of(right, right, right, st.sampled_from(NUMBERS + WORDS))
@@ -98,13 +98,13 @@ def command_lines(draw, lab):
     flags, line = own_flags(lab), []
     for name in draw(st.lists(st.sampled_from(sorted(flags)), max_size=4, unique=True)):
         line.append(name)
-        if flags[name].nargs != 0:
+        if flags[name].metadata["check"] is not switch:
             line.append(draw(value_of(flags[name])))
     return line
 
 
 @pytest.mark.parametrize("lab", TINY)
-def test_command_lines_are_understood_or_refused(call, base, tried, tmp_path, lab):
+def test_fuzzed_command_lines_are_run_or_refused(call, base, tried, tmp_path, lab):
     data = MAKE[lab](base / f"{lab}-flags")
 
     @fuzz(30)
@@ -115,7 +115,7 @@ def test_command_lines_are_understood_or_refused(call, base, tried, tmp_path, la
         done = call("Trainer", *flags_of(lab, data, run, *line))
         tried(done.code)
         if done.code:
-            assert_said(done)
+            assert_refused(done)
             assert not run.exists() or files_below(run) == []
         else:
             assert load(run)["last_epoch"] >= 1
@@ -128,7 +128,7 @@ def test_command_lines_are_understood_or_refused(call, base, tried, tmp_path, la
 
 @pytest.fixture(scope="module")
 def stopped(base):
-    """stopped(call, lab) -> data set and folder of a run of one epoch, trained once."""
+    """stopped(call, lab) -> data set, folder and last.ckpt of a run of one epoch, trained once."""
     made = {}
 
     def run(call, lab):
@@ -149,7 +149,7 @@ ODD = [
 
 
 def paths_of(value, path=(), depth=4):
-    """All places within nested dicts and lists."""
+    """The paths of all values in nested dicts and lists."""
     items = value.items() if isinstance(value, dict) else ()
     items = enumerate(value) if isinstance(value, list) else items
     for key, part in items:
@@ -159,7 +159,7 @@ def paths_of(value, path=(), depth=4):
 
 
 def broken(state, path, odd, how):
-    """A copy in which one thing is gone, another thing, or of another shape."""
+    """A copy in which one value is missing, replaced by `odd`, or of another shape."""
     state = copy.deepcopy(state)
     inner = state
     for key in path[:-1]:
@@ -174,7 +174,7 @@ def broken(state, path, odd, how):
 
 
 def places_to_break(state):
-    """A few of each kind: there are hundreds of weights, and what holds for one holds for all."""
+    """A few of each kind: all of the hundreds of weights behave alike."""
     found = list(paths_of(state))
     inner = [p for p in found if p[0] in ("state_dict", "trained_weights", "optimizer", "args")]
     outer = [p for p in found if p not in inner]
@@ -182,7 +182,7 @@ def places_to_break(state):
 
 
 @pytest.mark.parametrize("lab", TINY)
-def test_checkpoint_dicts_are_carried_on_or_refused(call, stopped, tried, tmp_path, lab):
+def test_fuzzed_checkpoint_dicts_are_resumed_or_refused(call, stopped, tried, tmp_path, lab):
     data, _, state = stopped(call, lab)
     ways = st.sampled_from(["gone", "odd", "odd", "reshaped"])
 
@@ -197,7 +197,7 @@ def test_checkpoint_dicts_are_carried_on_or_refused(call, stopped, tried, tmp_pa
         done = call("Trainer", *flags_of(lab, data, run, "--ema", 0.5))
         tried(done.code)
         if done.code:
-            assert_said(done)
+            assert_refused(done)
             assert files_below(run) == ["last.ckpt"]
             assert (run / "last.ckpt").read_bytes() == before
         else:
@@ -206,7 +206,7 @@ def test_checkpoint_dicts_are_carried_on_or_refused(call, stopped, tried, tmp_pa
     attempt()
 
 
-# ---------------------------------------------------------------- folders of data
+# ---------------------------------------------------------------- data folders
 
 
 def cut(path):
@@ -214,7 +214,7 @@ def cut(path):
 
 
 def overwrite(path):
-    """Bytes of its middle, as after a bad block of the disk."""
+    """Overwrite some bytes, as a bad block of the disk does."""
     data = bytearray(path.read_bytes())
     middle = len(data) // 3
     data[middle : middle + 40] = bytes(range(40))
@@ -247,8 +247,8 @@ WAYS = {
 
 
 @pytest.mark.parametrize("lab", TINY)
-def test_folders_of_data_are_trained_on_or_refused(call, base, tried, tmp_path, lab):
-    """Three of its files at most are damaged, with and without --skip_bad_frames."""
+def test_fuzzed_data_folders_are_trained_on_or_refused(call, base, tried, tmp_path, lab):
+    """Up to three files are damaged, with and without --skip_bad_frames."""
     data = MAKE[lab](base / f"{lab}-folders")
     names = [name for name in files_below(data) if not name.startswith("test")]
     damage = st.lists(st.tuples(st.sampled_from(names), st.sampled_from(sorted(WAYS))), max_size=3)
@@ -268,7 +268,7 @@ def test_folders_of_data_are_trained_on_or_refused(call, base, tried, tmp_path, 
         tried(done.code)
         assert not list(tmp_path.rglob("*.partial"))
         if done.code:
-            assert_said(done)
+            assert_refused(done)
             assert files_below(run) == []
         else:
             assert load(run)["last_epoch"] == 1
@@ -292,11 +292,11 @@ def test_bytes_as_a_picture_are_decoded_or_refused(tmp_path, data):
 
 @pytest.mark.parametrize("shape", [(), (2,)])
 def test_moments_of_another_shape_are_refused(call, stopped, tmp_path, shape):
-    """Torch's fused step would write beyond them."""
+    """Torch's fused step would write out of bounds."""
     data, _, state = stopped(call, "pose")
     state = copy.deepcopy(state)
     state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(shape)
     (tmp_path / "run").mkdir()
     torch.save(state, tmp_path / "run/last.ckpt")
     done = call("Trainer", *flags_of("pose", data, tmp_path / "run", "--ema", 0.5))
-    assert_said(done, [tmp_path / "run/last.ckpt", "exp_avg"])
+    assert_refused(done, [tmp_path / "run/last.ckpt", "exp_avg"])

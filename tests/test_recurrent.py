@@ -1,7 +1,6 @@
-"""The robot lab's nets are the contract's, and the model is the contract's loop over time."""
+"""The robot lab's nets and model, against the architecture of docs/robot.md written as a loop."""
 
 import inspect
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,24 +8,24 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
+from modules.config import RobotModel
 from modules.models.robot import RecurrentVAE
 from modules.models.rollout import noise_source
+from modules.nets.gaussian import relative_to_prior
 from modules.nets.vgg_lstm import vgg_decoder, vgg_encoder
 from modules.training.losses import kl_criterion
 
-G, Z, RNN, B = 8, 4, 16, 2
+G, Z, RNN, B, FUTURE = 8, 4, 16, 2, 3
 BOTH = [False, True]
 
 
 def options(**changes):
-    sizes = {"n_past": 2, "n_future": 3, "g_dim": G, "z_dim": Z, "rnn_size": RNN, "vgg_width": 64}
-    depth = {"posterior_rnn_layers": 1, "predictor_rnn_layers": 2, "precision": "float32"}
-    flags = {"last_frame_skip": False, "condition": "current", "learned_prior": False}
-    return SimpleNamespace(**(sizes | depth | flags | changes))
+    sizes = {"g_dim": G, "z_dim": Z, "rnn_size": RNN, "precision": "float32"}
+    return RobotModel(**(sizes | changes))
 
 
 class SmallEncoder(nn.Module):
-    """The encoder's interface, quick: a vector and four maps that tell one frame from another."""
+    """A fast stand-in for the encoder: a vector and four maps, different for every frame."""
 
     def __init__(self):
         super().__init__()
@@ -61,14 +60,14 @@ def make(real_nets=False, **changes):
     return model.eval()
 
 
-def clips(args, batch=B):
+def clips(settings, batch=B, future=FUTURE):
     generator = torch.Generator().manual_seed(1)
-    steps = args.n_past + args.n_future
+    steps = settings.n_past + future
     frames = torch.rand(batch, steps, 3, 64, 64, generator=generator)
     return frames, torch.randn(batch, steps, 7, generator=generator)
 
 
-# ---------------------------------------------------------------- the nets, from the words
+# ---------------------------------------------------------------- the nets, by hand
 
 
 def norm(chans):
@@ -93,8 +92,8 @@ UP = [(1024, 512), (512, 512), (512, 256), (512, 256), (256, 256), (256, 128), (
 UP += [(128, 64), (128, 64)]
 
 
-def words(g, z, rnn):
-    """Values of each net, summed up from the contract's words."""
+def expected_sizes(g, z, rnn):
+    """The number of parameters of each net, from its description."""
     blocks = {name: sum(conv(a, b) + norm(b) for a, b in v) for name, v in (("d", DOWN), ("u", UP))}
     gaussian = linear(g, rnn) + cell(rnn, rnn) + 2 * linear(rnn, z)
     predictor = linear(g + z + 7, rnn) + 2 * cell(rnn, rnn) + linear(rnn, g) + norm(g)
@@ -112,9 +111,9 @@ def sizes(model):
 
 
 @pytest.mark.parametrize("g, z, rnn", [(128, 64, 256), (G, Z, RNN)])
-def test_values_of_each_net(g, z, rnn):
+def test_number_of_parameters_of_each_net(g, z, rnn):
     model = RecurrentVAE(options(g_dim=g, z_dim=z, rnn_size=rnn, learned_prior=True))
-    assert sizes(model) == words(g, z, rnn)
+    assert sizes(model) == expected_sizes(g, z, rnn)
 
 
 def test_default_size_and_initial_weights():
@@ -134,7 +133,7 @@ def test_default_size_and_initial_weights():
 
 
 def vgg(x, layers, blocks):
-    """V blocks by hand, with the weights of the next layers."""
+    """VGG blocks by hand, with the weights of the next layers."""
     for _ in range(blocks):
         conv, bn = next(layers), next(layers)
         x = F.conv2d(x, conv.weight, conv.bias, padding=1)
@@ -147,7 +146,7 @@ def layers_of(net):
     return iter([m for m in net.modules() if list(m.parameters(recurse=False))])
 
 
-def test_encoder_and_decoder_compute_what_the_contract_says():
+def test_encoder_and_decoder_equal_their_description():
     model = make(real_nets=True).double()
     assert isinstance(model.encoder, vgg_encoder) and isinstance(model.decoder, vgg_decoder)
     x = frames = torch.rand(B, 3, 64, 64).double()
@@ -169,11 +168,11 @@ def test_encoder_and_decoder_compute_what_the_contract_says():
     torch.testing.assert_close(model.decoder(vector, *skips), frame.float())
 
 
-# ---------------------------------------------------------------- the loop, in plain steps
+# ---------------------------------------------------------------- the loop, step by step
 
 
 class PlainLSTM:
-    """nn.LSTM by its equations, one step at a time, from zeros."""
+    """nn.LSTM by its equations, one step at a time, from a zero state."""
 
     def __init__(self, net):
         self.net, self.layers, self.state = net, net.lstm.num_layers, {}
@@ -199,31 +198,32 @@ def gaussian(cells, x):
 
 
 def plain(model, frames, conditions, noise, teacher_forcing, test=False, prior=False):
-    """The contract's loop, frame by frame -> predictions, KL terms of every step, skip numbers."""
-    args, h, skips, preds, kls, drawn_from = model.settings, {}, {}, {}, [], []
+    """The model frame by frame -> predictions, KL, and the frames that the skips come from."""
+    settings, h, skips, preds, kls, skip_frames = model.settings, {}, {}, {}, [], []
+    last_skip = settings.n_past - {"last": 1, "second_last": 2}[settings.skip_from]
     predictor, posterior = PlainLSTM(model.frame_predictor), PlainLSTM(model.posterior)
-    learned = PlainLSTM(model.prior) if args.learned_prior else None
-    for i in range(1, args.n_past + args.n_future):
-        known = i - 1 < args.n_past or teacher_forcing
+    learned = PlainLSTM(model.prior) if settings.learned_prior else None
+    for i in range(1, frames.shape[1]):
+        known = i - 1 < settings.n_past or teacher_forcing
         h[i - 1], *skips[i - 1] = model.encoder(frames[:, i - 1] if known else preds[i - 1])
         mu_p, logvar_p = torch.zeros(B, Z), torch.zeros(B, Z)
         if learned:
             mu_p, logvar_p = gaussian(learned, h[i - 1])
         mu, logvar = mu_p, logvar_p
-        if not (test and i >= args.n_past):
+        if not (test and i >= settings.n_past):
             mu, logvar = gaussian(posterior, model.encoder(frames[:, i])[0])
         z = noise[:, i - 1] if prior else mu + noise[:, i - 1] * (logvar / 2).exp()
-        row = conditions[:, i if args.condition == "current" else i - 1]
+        row = conditions[:, i if settings.condition == "current" else i - 1]
         out = model.frame_predictor.output(predictor(torch.cat([row, h[i - 1], z], 1)))
-        drawn_from.append(i - 1 if args.last_frame_skip else min(i, args.n_past) - 1)
-        preds[i] = model.decoder(out, *skips[drawn_from[-1]])
+        skip_frames.append(i - 1 if settings.last_frame_skip else min(i - 1, last_skip))
+        preds[i] = model.decoder(out, *skips[skip_frames[-1]])
         q, p = (Normal(m, (v / 2).exp()) for m, v in ((mu, logvar), (mu_p, logvar_p)))
         kls.append(kl_divergence(q, p).sum() / B)
-    return torch.stack(list(preds.values()), 1), sum(kls) / len(kls), drawn_from
+    return torch.stack(list(preds.values()), 1), sum(kls) / len(kls), skip_frames
 
 
 def forward(model, *inputs, **flags):
-    """The model's pass -> predictions, KL; and the noise that it drew."""
+    """The model's forward pass -> predictions, KL and the noise that it drew."""
     frames = inputs[0]
     torch.manual_seed(3)
     noise = torch.randn(len(frames), frames.shape[1] - 1, Z)
@@ -243,15 +243,17 @@ CASES = [
     {"n_past": 3, "last_frame_skip": True, "learned_prior": True},
     {"n_past": 1, "learned_prior": True},
     {"n_past": 3, "condition": "previous", "posterior_rnn_layers": 2, "predictor_rnn_layers": 1},
-    {"real_nets": True, "learned_prior": True, "n_future": 2},
+    {"n_past": 3, "skip_from": "second_last"},
+    {"skip_from": "second_last", "learned_prior": True},
+    {"real_nets": True, "learned_prior": True},
 ]
 
 
 @pytest.mark.parametrize("changes", CASES)
 @pytest.mark.parametrize("teacher_forcing", BOTH)
-def test_training_pass_is_the_plain_loop(changes, teacher_forcing):
+def test_training_equals_the_plain_loop(changes, teacher_forcing):
     model = make(**changes)
-    frames, conditions = clips(model.settings)
+    frames, conditions = clips(model.settings, future=FUTURE - ("real_nets" in changes))
     pred, kl, noise = forward(model, frames, conditions, teacher_forcing)
     expected, expected_kl, _ = plain(model, frames, conditions, noise, teacher_forcing)
     torch.testing.assert_close(pred, expected, rtol=1e-5, atol=1e-5)
@@ -262,7 +264,7 @@ def test_training_pass_is_the_plain_loop(changes, teacher_forcing):
 
 
 @pytest.mark.parametrize("teacher_forcing", BOTH)
-def test_pass_with_z_from_the_prior(teacher_forcing):
+def test_z_from_n_0_1_in_pretraining(teacher_forcing):
     model = make(learned_prior=True)
     frames, conditions = clips(model.settings)
     pred, kl, noise = forward(model, frames, conditions, teacher_forcing, prior=True)
@@ -272,9 +274,9 @@ def test_pass_with_z_from_the_prior(teacher_forcing):
 
 
 @pytest.mark.parametrize("changes", CASES)
-def test_rollout_is_the_plain_loop(changes):
+def test_rollout_equals_the_plain_loop(changes):
     model = make(**changes)
-    frames, conditions = clips(model.settings)
+    frames, conditions = clips(model.settings, future=FUTURE - ("real_nets" in changes))
     past, draws = model.settings.n_past, [torch.randn(B, Z) for _ in range(frames.shape[1] - 1)]
     left = iter(draws)
     out = torch.stack([*model.rollout(frames[:, :past], conditions, lambda shape: next(left))], 1)
@@ -284,11 +286,11 @@ def test_rollout_is_the_plain_loop(changes):
     torch.testing.assert_close(out[:, past:], expected[:, past - 1 :], rtol=1e-5, atol=1e-5)
 
 
-# ---------------------------------------------------------------- what must and must not be seen
+# ---------------------------------------------------------------- inputs of every net
 
 
 def record(net):
-    """Inputs of every call of a net."""
+    """The inputs of every call of a net."""
     calls = []
     net.register_forward_hook(lambda _, inputs, __: calls.append(inputs))
     return calls
@@ -300,7 +302,7 @@ def test_given_frames_are_never_replaced(past):
     frames, conditions = clips(model.settings)
     encoded = [call[0] for call in record_run(model.encoder, model, frames, conditions, False)]
     pred, _, _ = forward(model, frames, conditions, False)
-    assert torch.equal(encoded[0], frames.flatten(0, 1))  # the true frames, once, in one batch
+    assert torch.equal(encoded[0], frames.flatten(0, 1))  # the true frames, in one batch
     fed_back = torch.stack(encoded[1:], 1)  # predictions of frames past..T-2
     torch.testing.assert_close(fed_back, pred[:, past - 1 : -1])
     torch.testing.assert_close(
@@ -314,21 +316,47 @@ def record_run(net, model, *inputs):
     return calls
 
 
-@pytest.mark.parametrize("last_frame_skip", BOTH)
+SKIPS = [  # flags -> the frame that the skips of each predicted frame come from
+    ({}, [0, 1, 1, 1]),
+    ({"last_frame_skip": True}, [0, 1, 2, 3]),
+    ({"skip_from": "second_last"}, [0, 0, 0, 0]),
+    ({"skip_from": "second_last", "n_past": 3}, [0, 1, 1, 1, 1]),
+]
+
+
+@pytest.mark.parametrize("changes, numbers", SKIPS)
 @pytest.mark.parametrize("teacher_forcing", BOTH)
-def test_skips_come_from_the_right_frame(last_frame_skip, teacher_forcing):
-    model = make(last_frame_skip=last_frame_skip)
+def test_skips_come_from_the_right_frame(changes, numbers, teacher_forcing):
+    model = make(**changes)
+    past = model.settings.n_past
     frames, conditions = clips(model.settings)
     calls = record_run(model.decoder, model, frames, conditions, teacher_forcing)
     skip = torch.cat([call[1].unflatten(0, (B, -1)) for call in calls], 1)  # full size: the frame
     pred, _, noise = forward(model, frames, conditions, teacher_forcing)
-    shown = frames if teacher_forcing else torch.cat([frames[:, :2], pred[:, 1:]], 1)
-    numbers = [0, 1, 2, 3] if last_frame_skip else [0, 1, 1, 1]
+    shown = frames if teacher_forcing else torch.cat([frames[:, :past], pred[:, past - 1 :]], 1)
     assert plain(model, frames, conditions, noise, teacher_forcing)[2] == numbers
     torch.testing.assert_close(skip, shown[:, numbers])
 
 
-def test_teacher_forcing_is_one_call_of_every_net_in_training():
+@pytest.mark.parametrize("skip_from, frame", [("last", 2), ("second_last", 1)])
+def test_all_skips_of_a_rollout_are_of_one_given_frame(skip_from, frame):
+    model = make(n_past=3, skip_from=skip_from)
+    frames, conditions = clips(model.settings)
+    calls = record(model.decoder)
+    [*model.rollout(frames[:, :3], conditions, noise_source("mean", 0, range(B)))]
+    assert len(calls) == FUTURE
+    for call in calls:
+        torch.testing.assert_close(call[1].flatten(0, -4), frames[:, frame])
+
+
+def test_skips_of_the_second_last_frame_need_two_given_frames():
+    assert "--n_past 2 or more" in options(n_past=1, skip_from="second_last").contradiction()
+    both = options(skip_from="second_last", last_frame_skip=True).contradiction()
+    assert "leave one of them out" in both
+    assert options(skip_from="second_last").contradiction() is None
+
+
+def test_teacher_forcing_calls_every_net_once():
     model = make(learned_prior=True).train()
     frames, conditions = clips(model.settings)
     nets = (model.encoder, model.decoder, model.frame_predictor, model.posterior, model.prior)
@@ -338,8 +366,8 @@ def test_teacher_forcing_is_one_call_of_every_net_in_training():
 
 
 @pytest.mark.parametrize("condition, row", [("current", 0), ("previous", 4)])
-def test_the_row_that_no_frame_uses(condition, row):
-    """The first under `current`, the last under `previous`; every other one matters."""
+def test_one_row_of_the_conditions_is_unused(condition, row):
+    """The first with `current`, the last with `previous`; all others have an effect."""
     model = make(condition=condition)
     frames, conditions = clips(model.settings)
     before = forward(model, frames, conditions, False)[0]
@@ -354,9 +382,9 @@ def test_the_row_that_no_frame_uses(condition, row):
 
 
 @pytest.mark.parametrize("learned_prior", BOTH)
-def test_nothing_leaks_between_calls_or_clips(learned_prior):
+def test_calls_and_clips_are_independent(learned_prior):
     model = make(learned_prior=learned_prior)
-    (frames, conditions), args = clips(model.settings, 3), model.settings
+    frames, conditions = clips(model.settings, 3)
     first = forward(model, frames, conditions, False)[0]
     forward(model, 1 - frames[:2], -conditions[:2], True)
     assert torch.equal(first, forward(model, frames, conditions, False)[0])
@@ -366,14 +394,14 @@ def test_nothing_leaks_between_calls_or_clips(learned_prior):
         return torch.stack([*model.rollout(frames[numbers, :2], conditions[numbers], draw)], 1)
 
     together = roll([0, 1, 2])
-    assert together.shape == (3, args.n_past + args.n_future, 3, 64, 64)
+    assert together.shape == (3, 2 + FUTURE, 3, 64, 64)
     for clip in range(3):
         torch.testing.assert_close(roll([clip]), together[clip : clip + 1], rtol=1e-5, atol=1e-5)
     assert not torch.equal(roll([0], "mean"), roll([0]))
     assert torch.equal(roll([0], "mean"), roll([0], "mean"))
 
 
-def test_rollout_sees_the_given_frames_and_no_other():
+def test_a_rollout_depends_on_every_given_frame_and_on_no_other():
     model = make()
     frames, conditions = clips(model.settings)
     assert list(inspect.signature(model.rollout).parameters) == [
@@ -388,7 +416,7 @@ def test_rollout_sees_the_given_frames_and_no_other():
         )
 
     before = roll(frames[:, :2])
-    for t in range(2):  # frame 0 is remembered by the hidden state alone
+    for t in range(2):  # frame 0: by the hidden state alone
         other = frames[:, :2].clone()
         other[:, t] = 1 - other[:, t]
         assert (roll(other)[:, 2:] != before[:, 2:]).flatten(2).any(2).all()
@@ -397,9 +425,9 @@ def test_rollout_sees_the_given_frames_and_no_other():
 # ---------------------------------------------------------------- KL, numbers, precision
 
 
-def test_kl_in_the_priors_units_is_the_kl_between_the_two():
+def test_kl_relative_to_the_prior_is_the_kl_between_the_two():
     mu, logvar, mu_p, logvar_p = torch.randn(4, B, 3, Z, dtype=torch.float64)
-    got = kl_criterion(*standardise(mu, logvar, mu_p, logvar_p), batch_size=B)
+    got = kl_criterion(*relative_to_prior(mu, logvar, mu_p, logvar_p), batch_size=B)
     q, p = Normal(mu, (logvar / 2).exp()), Normal(mu_p, (logvar_p / 2).exp())
     torch.testing.assert_close(got, (kl_divergence(q, p).sum() / B).to(got.dtype))
 
@@ -419,26 +447,26 @@ def test_finite_and_differentiable_at_any_log_variance(learned_prior, posterior,
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_bf16_is_for_the_convolutions_alone():
-    model = make(real_nets=True, n_future=1, precision="bf16")
-    frames, conditions = clips(model.settings)
+def test_bf16_applies_to_convolutions_only():
+    model = make(real_nets=True, precision="bf16")
+    frames, conditions = clips(model.settings, future=1)
     maps, vectors = record(model.decoder), record(model.frame_predictor)
     torch.manual_seed(3)
     outputs = model(frames, conditions, False)
     assert maps[0][1].dtype == torch.bfloat16
     assert {x.dtype for x in (*outputs, vectors[0][0])} == {torch.float32}
-    model.settings.precision = "float32"
+    model.settings = model.settings.replace(precision="float32")
     assert (outputs[0] - forward(model, frames, conditions, False)[0]).abs().mean() < 0.02
 
 
-def test_a_model_without_conditions_does_not_see_them():
+def test_a_model_without_conditions_ignores_them():
     model = make(condition="none")
     frames, conditions = clips(model.settings)
     before = forward(model, frames, conditions, False)[0]
     assert torch.equal(before, forward(model, frames, conditions + 1, False)[0])
 
 
-def test_standardised_conditions_are_deviations_from_the_mean_of_the_training_set():
+def test_standardised_conditions_have_zero_mean_and_unit_variance_in_training():
     model, plain_model = make(), make()
     frames, conditions = clips(model.settings)
     rows = torch.randn(50, 7) * torch.arange(1.0, 8) + 3
@@ -451,7 +479,7 @@ def test_standardised_conditions_are_deviations_from_the_mean_of_the_training_se
     torch.testing.assert_close(found, forward(plain_model, frames, by_hand, False)[0])
 
 
-def test_a_condition_that_never_changes_is_harmless():
+def test_a_constant_condition_gives_finite_predictions():
     model = make()
     frames, conditions = clips(model.settings)
     model.standardise_conditions(torch.full((20, 7), 0.4))

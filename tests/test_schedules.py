@@ -1,4 +1,4 @@
-"""beta, tfr and lr of every epoch: against tables worked out by hand, against the published
+"""beta, tfr and lr of every epoch: against tables computed by hand, against the published
 annealing algorithm, and against torch's schedulers."""
 
 import math
@@ -7,20 +7,17 @@ from fractions import Fraction
 
 import pytest
 import torch
+from helpers import settings_of
 
-from modules import schedules
+from modules.training import schedules
 from modules.training.schedules import beta_at, kl_annealing, lr_at, tfr_at
 from Trainer import Trainer
 
 frange_cycle_linear = kl_annealing.frange_cycle_linear
 
 
-def parse(line):
-    return settings_of(line.split())
-
-
 def table(column, line):
-    return [row[column] for row in schedules.table(parse(line))]
+    return [row[column] for row in schedules.table(settings_of(line))]
 
 
 def near(values):
@@ -46,11 +43,19 @@ BETAS = {  # flags -> beta of every epoch; {c} stands for --kl_anneal_cycle, {r}
     "--num_epoch 6 --kl_anneal_type Monotonic {r} 0.25 {c} 3": [0, 2 / 3, 1, 1, 1, 1],
     "--num_epoch 3 --kl_anneal_type None --kl_anneal_stop 0.5": [0.5] * 3,
     "--num_epoch 4 --kl_anneal_type None --pretrain_epochs 2": [0, 0, 1, 1],
+    "--num_epoch 6 {c} 2 {r} 1.5": [0, 2 / 9, 4 / 9] * 2,
+    "--num_epoch 4 --kl_anneal_type Monotonic {r} 2 --kl_anneal_stop 0.8": [0, 0.1, 0.2, 0.3],
+    "--num_epoch 6 {c} 2 --pretrain_epochs 2": [0, 0, 0, 0.5, 0, 0.5],
+    "--num_epoch 6 {c} 2 --pretrain_epochs 2 --kl_anneal_from start": [0, 0, 2 / 3, 0]
+    + [1 / 3, 2 / 3],
+    "--num_epoch 5 --kl_anneal_type Monotonic --pretrain_epochs 3 --kl_anneal_start 0.2": [0] * 3
+    + [0.2, 0.6],
+    "--num_epoch 3 {c} 9 --pretrain_epochs 2 --kl_anneal_start 0.1": [0, 0, 0.1],
 }
 
 
 @pytest.mark.parametrize("flags", BETAS)
-def test_beta_is_the_table_worked_out_by_hand(flags):
+def test_beta_is_the_table_computed_by_hand(flags):
     line = flags.format(c="--kl_anneal_cycle", r="--kl_anneal_ratio")
     assert table("beta", line) == near(BETAS[flags])
 
@@ -68,11 +73,11 @@ def test_every_spelling_of_no_annealing_means_beta_1_throughout(spelling):
 
 @pytest.mark.parametrize("spelling", ["cyclical", "CYCLICAL", "Cyclical"])
 def test_case_of_an_annealing_type_does_not_matter(spelling):
-    assert parse(f"--kl_anneal_type {spelling}").kl_anneal_type == "Cyclical"
+    assert settings_of(f"--kl_anneal_type {spelling}").kl_anneal_type == "Cyclical"
 
 
 def published_algorithm(n_iter, start, stop, n_cycle, ratio):
-    """Fu et al.'s frange_cycle_linear, in fractions: `v <= stop` means what it says."""
+    """Fu et al.'s frange_cycle_linear, in fractions: `v <= stop` is exact."""
     start, stop, ratio = (Fraction(str(x)) for x in (start, stop, ratio))
     table, period = [stop] * n_iter, Fraction(n_iter, n_cycle)
     step = (stop - start) / (period * ratio)
@@ -85,11 +90,14 @@ def published_algorithm(n_iter, start, stop, n_cycle, ratio):
     return [float(v) for v in table]
 
 
+RATIOS = [1, 0.5, 0.25, 0.3, 0.7, 1 / 128, 1.5, 2, 7]
+
+
 def combinations():
     rng = random.Random(0)
     for n_iter in (1, 2, 3, 5, 7, 10, 16, 23, 49, 70, 100, 187, 400):
         for n_cycle in {1, 2, 3, 4, 7, 10, 29, 40, n_iter, rng.randint(1, n_iter)}:
-            for ratio in (1, 0.5, 0.25, 0.3, 0.7, 1 / 128, round(rng.uniform(0.01, 1), 3)):
+            for ratio in RATIOS + [round(rng.uniform(0.01, 1), 3), round(rng.uniform(1, 4), 3)]:
                 if n_cycle <= n_iter:
                     yield n_iter, n_cycle, ratio
 
@@ -102,6 +110,13 @@ def test_cyclical_beta_is_the_published_algorithms(start, stop):
         assert found == pytest.approx(wanted, rel=0, abs=1e-9), (n_iter, n_cycle, ratio)
 
 
+@pytest.mark.parametrize("ratio", [1.01, 1.5, 4])
+def test_a_ramp_longer_than_its_cycle_does_not_reach_its_end(ratio):
+    beta = table("beta", f"--num_epoch 30 --kl_anneal_cycle 3 --kl_anneal_ratio {ratio}")
+    assert beta == near(published_algorithm(30, 0, 1, 3, ratio))
+    assert max(beta) == pytest.approx(9 / (10 * ratio))
+
+
 def test_frange_cycle_linear_has_the_published_defaults():
     assert frange_cycle_linear(4) == near([0, 0.25, 0.5, 0.75])
     assert frange_cycle_linear(4, n_cycle=2, ratio=0.5) == near([0, 1, 0, 1])
@@ -109,15 +124,15 @@ def test_frange_cycle_linear_has_the_published_defaults():
 
 
 @pytest.mark.parametrize("cycles", [6, 7, 10, 10_000])
-def test_more_cycles_than_epochs_is_a_cycle_an_epoch(cycles):
+def test_more_cycles_than_epochs_is_one_cycle_per_epoch(cycles):
     flags = f"--num_epoch 6 --kl_anneal_cycle {cycles} --kl_anneal_start 0.1"
     assert table("beta", flags) == near([0.1] * 6)
 
 
-def test_the_whole_table_is_what_beta_walks_through():
-    args = parse("--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6")
+def test_beta_of_every_epoch_is_the_whole_table():
+    settings = settings_of("--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6")
     wanted = frange_cycle_linear(23, 0.0, 1.0, 4, 0.6)
-    assert [beta_at(e, args) for e in range(23)] == near(wanted)
+    assert [beta_at(e, settings) for e in range(23)] == near(wanted)
 
 
 # ---------------------------------------------------------------- teacher forcing
@@ -137,7 +152,7 @@ TFRS = {  # flags -> tfr of every epoch
 
 
 @pytest.mark.parametrize("flags", TFRS)
-def test_tfr_is_the_table_worked_out_by_hand(flags):
+def test_tfr_is_the_table_computed_by_hand(flags):
     assert table("tfr", flags) == near(TFRS[flags])
 
 
@@ -206,30 +221,31 @@ def test_constant_rate_is_constant():
     assert table("lr", "--num_epoch 9 --lr 0.02 --lr_schedule constant") == [0.02] * 9
 
 
-def test_warm_up_rises_in_a_line_to_the_rate():
+def test_warm_up_is_linear():
     lr = table("lr", "--num_epoch 8 --lr 0.4 --lr_schedule constant --warmup_epochs 3")
     assert lr == near([0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4])
 
 
-def test_cosine_starts_at_its_top_after_the_warm_up():
+def test_cosine_starts_at_the_full_rate_after_the_warm_up():
     lr = table("lr", "--num_epoch 6 --lr 0.4 --lr_schedule cosine --warmup_epochs 3")
     assert lr == near([0.1, 0.2, 0.3, 0.4, 0.2, 0.0])
 
 
-# ---------------------------------------------------------------- epochs go on, runs resume
+# ---------------------------------------------------------------- epochs advance, runs resume
 
 RESUMED = [
     "--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6 --kl_anneal_start 0.05",
     "--num_epoch 9 --kl_anneal_type Monotonic",
     "--num_epoch 9 --kl_anneal_type None --pretrain_epochs 3",
+    "--num_epoch 9 --kl_anneal_cycle 2 --kl_anneal_ratio 1.5 --pretrain_epochs 3",
 ]
 
 
 @pytest.mark.parametrize("flags", RESUMED)
-def test_annealing_object_walks_through_the_table(flags):
-    args, betas = parse(flags), []
-    annealing = kl_annealing(args)
-    for _ in range(args.num_epoch):
+def test_annealing_object_follows_the_table(flags):
+    settings, betas = settings_of(flags), []
+    annealing = kl_annealing(settings)
+    for _ in range(settings.num_epoch):
         betas.append(annealing.get_beta())
         annealing.update()
     assert betas == table("beta", flags)
@@ -237,16 +253,16 @@ def test_annealing_object_walks_through_the_table(flags):
 
 @pytest.mark.parametrize("flags", RESUMED)
 def test_annealing_started_at_epoch_k_equals_k_updates(flags):
-    args = parse(flags)
-    walked = kl_annealing(args, current_epoch=0)
-    for k in range(args.num_epoch + 3):
-        assert kl_annealing(args, current_epoch=k).get_beta() == walked.get_beta()
+    settings = settings_of(flags)
+    walked = kl_annealing(settings, current_epoch=0)
+    for k in range(settings.num_epoch + 3):
+        assert kl_annealing(settings, current_epoch=k).get_beta() == walked.get_beta()
         walked.update()
 
 
 def test_trainers_updater_follows_the_tfr_table():
     trainer = Trainer.__new__(Trainer)
-    trainer.settings, found = parse("--num_epoch 6 --tfr_sde 2 --tfr_d_step 0.4"), []
+    trainer.settings, found = settings_of("--num_epoch 6 --tfr_sde 2 --tfr_d_step 0.4"), []
     for trainer.current_epoch in range(6):
         trainer.teacher_forcing_ratio_update()
         found.append(trainer.tfr)
@@ -255,20 +271,22 @@ def test_trainers_updater_follows_the_tfr_table():
 
 @pytest.mark.parametrize("kind", ["Cyclical", "Monotonic", "None"])
 @pytest.mark.parametrize("epochs", [1, 2, 7])
-def test_nothing_raises_beyond_the_last_epoch(kind, epochs):
-    args = parse(f"--num_epoch {epochs} --kl_anneal_type {kind} --tfr_mode linear")
-    args.lr_schedule = "cosine"
+@pytest.mark.parametrize("pretrained", [0, 1, 7])
+def test_nothing_raises_beyond_the_last_epoch(kind, epochs, pretrained):
+    line = "--tfr_mode linear --lr_schedule cosine"
+    line += f" --num_epoch {epochs} --kl_anneal_type {kind} --pretrain_epochs {pretrained}"
+    settings = settings_of(line)
     for epoch in range(epochs, epochs + 30):
-        assert 0 <= beta_at(epoch, args) <= 1
-        assert 0 <= tfr_at(epoch, args) <= 1
-        assert 0 <= lr_at(epoch, args) <= args.lr
+        assert 0 <= beta_at(epoch, settings) <= 1
+        assert 0 <= tfr_at(epoch, settings) <= 1
+        assert 0 <= lr_at(epoch, settings) <= settings.lr
 
 
-# ---------------------------------------------------------------- any legal flags
+# ---------------------------------------------------------------- random legal flags
 
 
 def random_flags(rng):
-    """Legal settings of all that the schedules look at, dull and extreme ones alike."""
+    """Legal settings of all flags that the schedules use, ordinary and extreme ones."""
     epochs = rng.choice([1, 2, 3, 10, 70, rng.randint(1, 400)])
     start, stop = sorted(rng.choice([0.0, 1.0, round(rng.random(), 3)]) for _ in range(2))
     tfr = rng.choice([0.0, 1.0, rng.random()])
@@ -277,7 +295,8 @@ def random_flags(rng):
         "num_epoch": epochs,
         "kl_anneal_type": rng.choice(["Cyclical", "Monotonic", "W/O", "cyclical"]),
         "kl_anneal_cycle": rng.choice([1, 2, 10, rng.randint(1, 2 * epochs)]),
-        "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9]),
+        "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9, rng.uniform(1, 3)]),
+        "kl_anneal_from": rng.choice(["pretraining", "start"]),
         "kl_anneal_start": start,
         "kl_anneal_stop": stop,
         "kl_anneal_floor": stop * rng.choice([0, 1e-6, rng.random()]),
@@ -298,26 +317,28 @@ def random_flags(rng):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_every_schedule_is_finite_and_in_range(seed):
-    args = parse(random_flags(random.Random(seed)))
-    rows = schedules.table(args)
-    assert [row["epoch"] for row in rows] == list(range(args.num_epoch))
+    settings = settings_of(random_flags(random.Random(seed)))
+    rows = schedules.table(settings)
+    assert [row["epoch"] for row in rows] == list(range(settings.num_epoch))
     slack = 1 + 1e-12
     for row in rows:
         assert all(math.isfinite(value) for value in row.values())
-        low = 0 if row["epoch"] < args.pretrain_epochs else args.kl_anneal_floor
-        assert low <= row["beta"] <= args.kl_anneal_stop * slack
-        assert args.tfr_lower_bound / slack <= row["tfr"] <= args.tfr * slack
-        assert 0 <= row["lr"] <= args.lr * slack
+        low = 0 if row["epoch"] < settings.pretrain_epochs else settings.kl_anneal_floor
+        assert low <= row["beta"] <= settings.kl_anneal_stop * slack
+        assert settings.tfr_lower_bound / slack <= row["tfr"] <= settings.tfr * slack
+        assert 0 <= row["lr"] <= settings.lr * slack
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_tfr_never_rises_and_beta_falls_only_where_a_cycle_begins(seed):
-    args = parse(random_flags(random.Random(1000 + seed)))
-    rows = schedules.table(args)
+    settings = settings_of(random_flags(random.Random(1000 + seed)))
+    rows = schedules.table(settings)
     falls = {b["epoch"] for a, b in zip(rows, rows[1:]) if a["beta"] > b["beta"]}
-    cycles = args.kl_anneal_cycle if args.kl_anneal_type == "Cyclical" else 1
-    cycles = min(cycles, args.num_epoch)
-    assert falls <= {int(Fraction(c * args.num_epoch, cycles)) for c in range(1, cycles)}
+    first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
+    epochs = max(settings.num_epoch - first, 0)
+    cycles = settings.kl_anneal_cycle if settings.kl_anneal_type == "Cyclical" else 1
+    cycles = min(cycles, epochs)
+    assert falls <= {first + int(Fraction(c * epochs, cycles)) for c in range(1, cycles)}
     assert all(a["tfr"] >= b["tfr"] - 1e-12 for a, b in zip(rows, rows[1:]))
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..config import LABS, TEMPLATE, TESTS, TRAINING
+from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
 from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
 from .checks import check
@@ -19,6 +19,21 @@ ABOUT = {
     "Trainer": "Train a conditional VAE that predicts video.",
     "Tester": "Roll a checkpoint out over every test clip: gifs, film strips, scores.",
 }
+USAGE = {
+    "Trainer": "[--lab robot] --DR DIR --save_root DIR",
+    "Tester": "--DR DIR --save_root DIR --ckpt_path FILE",
+}
+TITLES = (  # the groups of --help, in order
+    "run",
+    "training loop",
+    "test",
+    "data",
+    "model",
+    "loss, optimizer and learning rate",
+    "teacher forcing",
+    "KL annealing",
+    "device",
+)
 
 
 def parse(
@@ -50,14 +65,19 @@ class Parser(argparse.ArgumentParser):
     """The flags of one script and lab; unique prefixes are accepted, except for --lab."""
 
     def __init__(self, script: str, lab: str):
-        super().__init__(prog=f"{script}.py", description=ABOUT[script], allow_abbrev=False)
+        super().__init__(
+            prog=f"{script}.py",
+            usage=f"python {script}.py {USAGE[script]} [flags]",
+            description=ABOUT[script],
+            allow_abbrev=False,
+        )
         self.script, self.lab = script, lab
         self.settings = (TRAINING if script == "Trainer" else TESTS)[lab]
         self.names = dict(flag_names(script, lab))  # {"--flag": the setting's name}
         for title, fields in groups(script, lab):
             group = self.add_argument_group(title)
             for item in fields:
-                add_flag(group, item, lab)
+                add_flag(group, item)
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """-> {setting: value} of what was typed."""
@@ -115,16 +135,16 @@ def foreign_flags(script: str, lab: str) -> frozenset[str]:
 def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]]]:
     """Titles and fields of --help's groups: a group is what one settings class adds."""
     own = (TRAINING if script == "Trainer" else TESTS)[lab]
-    shown = {}
+    found, seen = {title: [] for title in TITLES}, set()
     for cls in own.__mro__[::-1]:
-        if issubclass(cls, Settings):
-            names = {f.name for f in dataclasses.fields(cls)} - shown.keys()
-            added = [f for f in dataclasses.fields(own) if f.name in names]
-            shown |= {f.name: f for f in added}
-            if added:
-                yield cls.title, added
+        if issubclass(cls, Settings) and cls is not Settings:
+            names = {item.name for item in dataclasses.fields(cls)} - seen
+            found[cls.title] += [f for f in dataclasses.fields(own) if f.name in names]
+            seen |= names
+    yield from ((title, fields) for title, fields in found.items() if fields)
     if script == "Tester":
-        rest = [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in shown]
+        rest = dataclasses.fields(TRAINING[lab])  # Tester never had the flags of the training loop
+        rest = [item for item in rest if item.name not in seen | Loop.names()]
         yield "training (accepted, without effect here)", rest
 
 
@@ -136,15 +156,15 @@ def flag_names(script: str, lab: str) -> Iterator[tuple[str, str]]:
                 yield f"--{name}", item.name
             if item.metadata["check"] is switch and not item.name.startswith("no_"):
                 yield f"--no-{item.name}", item.name
-    if lab == "robot":
-        yield "--kl_anneal_cyclical", "kl_anneal_type"
+            if item.metadata["shortcut"]:
+                yield f"--{item.metadata['shortcut'][0]}", item.name
 
 
 def names_of(item: dataclasses.Field) -> list[str]:
     return [item.name] + [item.metadata["alias"]] * bool(item.metadata["alias"])
 
 
-def add_flag(group: Any, item: dataclasses.Field, lab: str) -> None:
+def add_flag(group: Any, item: dataclasses.Field) -> None:
     """One field as a flag. Nothing is set that was not typed: the settings know the defaults."""
     check, flags = item.metadata["check"], [f"--{name}" for name in names_of(item)]
     more = {"default": argparse.SUPPRESS, "help": help_text(item)}
@@ -160,10 +180,11 @@ def add_flag(group: Any, item: dataclasses.Field, lab: str) -> None:
     else:
         more |= {"type": argparse_type(check), "metavar": item.metadata["metavar"]}
     group.add_argument(*flags, **more)
-    if lab == "robot" and item.name == "kl_anneal_type":
-        same = {"action": "store_const", "const": "Cyclical", "dest": item.name}
-        text = "the same as --kl_anneal_type Cyclical"
-        group.add_argument("--kl_anneal_cyclical", default=argparse.SUPPRESS, help=text, **same)
+    if item.metadata["shortcut"]:
+        name, value = item.metadata["shortcut"]
+        text = f"the same as --{item.name} {value}"
+        same = {"action": "store_const", "const": value, "dest": item.name}
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **same)
 
 
 def help_text(item: dataclasses.Field) -> str:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import UNFINISHED, fcntl, write_atomically
+from ..files import UNFINISHED, fcntl, temporary_path, write_atomically
 
 CACHE_VERSION = 1
 UNREADABLE = (
@@ -139,8 +138,7 @@ def build_cache(target, shape, dtype, stem, fill):
     """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
     for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
         left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
-    handle, temporary = tempfile.mkstemp(UNFINISHED, stem, target.parent)
-    os.close(handle)
+    temporary = temporary_path(target.parent, stem)
     try:
         size, free = np.prod(shape) * dtype().nbytes, shutil.disk_usage(target.parent).free
         if size > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
@@ -159,7 +157,7 @@ def build_cache(target, shape, dtype, stem, fill):
             old.unlink(missing_ok=True)
             bad_rows_path(old).unlink(missing_ok=True)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def to_float(values):

@@ -9,11 +9,15 @@ from ..config import BEFORE, MODELS, SIZES, STORED
 from ..errors import UserError
 from ..fields import settings_from
 from ..runs import checkpoint as ckpt
+from ..runs import published
 from ..training.device import choose_precision, default_device
 from .pose import VAE_Model
 from .robot import RecurrentVAE
 
-FAMILIES = {"pose": VAE_Model, "robot": RecurrentVAE}
+FAMILIES = {  # lab: its model, and how to read the model's settings off published weights
+    "pose": (VAE_Model, published.template_sizes),
+    "robot": (RecurrentVAE, published.robot_sizes),
+}
 
 
 def load_model(
@@ -27,7 +31,7 @@ def load_model(
     lab = ckpt.lab_of(checkpoint)
     values = model_settings(checkpoint, path)
     settings = settings_from(MODELS[lab], values)
-    model = FAMILIES[lab](settings.replace(precision=choose_precision(precision, device)))
+    model = FAMILIES[lab][0](settings.replace(precision=choose_precision(precision, device)))
     load_weights(model, checkpoint["state_dict"], path)
     if isinstance(model, VAE_Model):
         choose_pose_norm(model, checkpoint)
@@ -35,19 +39,12 @@ def load_model(
 
 
 def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
-    """The model's settings: stored in our checkpoints, read off the shapes in the template's."""
+    """The model's settings: stored in our checkpoints, read off the shapes in others."""
     if ckpt.is_ours(checkpoint):
         stored = BEFORE | checkpoint["args"]
         return {name: stored[name] for name in STORED if name in stored}
-    weights = checkpoint["state_dict"]
     try:
-        return {
-            "F_dim": weights["frame_transformation.6.weight"].shape[0],
-            "L_dim": weights["label_transformation.4.conv1.weight"].shape[0],
-            "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
-            "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
-            "feedback_clamp": False,
-        }
+        return FAMILIES[ckpt.lab_of(checkpoint)][1](checkpoint["state_dict"])
     except (KeyError, IndexError) as error:
         raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
 

@@ -85,10 +85,16 @@ class RecurrentVAE(nn.Module):
         return sample(mu, logvar, noise), mu, logvar
 
     def skips_of_truth(self, skips, steps):
-        """Maps for frames 1..steps: of the frame before, unless flags hold on to the last given."""
-        past = steps if self.settings.last_frame_skip else min(self.settings.n_past, steps)
+        """Maps for frames 1..steps: of the previous frame, but of no later one than --skip_from."""
+        past = min(self.skip_frame(self.settings.n_past) + 1, steps)
+        if self.settings.last_frame_skip:
+            past = steps
         last = (s[:, past - 1 : past].expand(-1, steps - past, -1, -1, -1) for s in skips)
         return [torch.cat([s[:, :past], held], dim=1) for s, held in zip(skips, last)]
+
+    def skip_frame(self, given):
+        """The number of the given frame that all later frames take the skip connections of."""
+        return given - (2 if self.settings.skip_from == "second_last" else 1)
 
     def predict_all(self, state, rows, z, known):
         """The first `known` frames in one call, the others one by one, each from the prediction."""
@@ -154,7 +160,10 @@ class RecurrentVAE(nn.Module):
             mu, logvar, _ = self.posterior(features[:, 1:])
             _, _, state = self.prior_of_next(state)
             _, state = self.advance(state, rows, sample(mu, logvar, noise))
-        return state._replace(features=features[:, -1:], skips=[s[:, -1:] for s in skips])
+        last = self.skip_frame(given.shape[1])
+        return state._replace(
+            features=features[:, -1:], skips=[s[:, last : last + 1] for s in skips]
+        )
 
     def predict_frame(self, state, condition, noise):
         """condition (B, 7), standard normal noise or zeros (B, z) -> the next frame and state."""

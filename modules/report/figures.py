@@ -4,6 +4,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..files import write_atomically
 
@@ -38,12 +40,12 @@ LABELS = {
 }
 
 
-def save_figure(figure, path):
+def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
     plt.close(figure)
 
 
-def draw_curve(axes, rows, title, unit, columns):
+def draw_curve(axes: Axes, rows: list[dict], title: str, unit: str, columns: list[str]) -> None:
     for column in columns:
         points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
         if points:
@@ -82,7 +84,7 @@ def draw_curves(folder: Path, rows: list[dict], loss: str = "MSE + beta KL") -> 
     save_figure(overview, folder / "curves.png")
 
 
-def draw_psnr_per_frame(path, curves, first=1):
+def draw_psnr_per_frame(path: Path, curves: dict[str, list[float]], first: int = 1) -> None:
     """{label: PSNR of frames first, first + 1, ...} -> one plot; the baseline is dashed."""
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for label, psnr in curves.items():
@@ -95,7 +97,7 @@ def draw_psnr_per_frame(path, curves, first=1):
     save_figure(figure, path)
 
 
-def draw_schedules(path, rows):
+def draw_schedules(path: Path, rows: list[dict]) -> None:
     """beta, tfr and lr of every epoch, as training/schedules.py computes them."""
     figure, grid = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     for axes, name, title in zip(
@@ -105,7 +107,7 @@ def draw_schedules(path, rows):
     save_figure(figure, path)
 
 
-def draw_kl(path, values):
+def draw_kl(path: Path, values: list[float]) -> None:
     """The KL of each dimension of z, in nats per frame."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.bar(range(len(values)), values)

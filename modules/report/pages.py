@@ -5,8 +5,10 @@ import csv
 import html
 import json
 import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import MAY_CHANGE, TRAINING
 from ..errors import UserError
@@ -36,20 +38,20 @@ class Run:
 # ---------------------------------------------------------------- reading
 
 
-def read_run(folder):
+def read_run(folder: Path) -> Run:
     epochs, frames = read_csv(folder / "metrics.csv"), read_csv(folder / "val_frames.csv")
     scores = folder / "scores.json"
     scores = read_json(scores).get("mean", {}) if tested_since(scores) else {}
     return Run(folder, read_json(folder / "args.json"), epochs, frames, scores)
 
 
-def tested_since(path):
+def tested_since(path: Path) -> bool:
     """Whether Tester wrote the file after the run's last weights."""
     last = path.parent / "last.ckpt"
     return path.exists() and (not last.exists() or path.stat().st_mtime >= last.stat().st_mtime)
 
 
-def read_json(path):
+def read_json(path: Path) -> dict:
     """-> the contents of the file; nothing, if there is none."""
     try:
         return dict(json.loads(path.read_text())) if path.exists() else {}
@@ -57,7 +59,7 @@ def read_json(path):
         raise UserError(f"{path} is damaged: {error}") from None
 
 
-def read_csv(path):
+def read_csv(path: Path) -> list[dict]:
     """-> a dict of numbers a row, None where a cell is empty; nothing, if there is no file."""
     if not path.exists():
         return []
@@ -72,7 +74,7 @@ def read_csv(path):
 # ---------------------------------------------------------------- a row of the table
 
 
-def spread(values):
+def spread(values: Iterable[float | None]) -> str:
     """Mean, and standard deviation of several values; a dash for none."""
     values = [value for value in values if value is not None]
     if not values:
@@ -81,7 +83,7 @@ def spread(values):
     return f"{statistics.mean(values):.2f}{more}"
 
 
-def row_of(runs):
+def row_of(runs: list[Run]) -> list[str]:
     """What is below HEAD for runs that differ only by their seed, as text."""
     psnr = [[r["val/psnr"] for r in run.epochs if r.get("val/psnr") is not None] for run in runs]
     best, last = [max(p, default=None) for p in psnr], [p[-1] if p else None for p in psnr]
@@ -93,26 +95,26 @@ def row_of(runs):
 # ---------------------------------------------------------------- html
 
 
-def write_page(path, title, *parts):
+def write_page(path: Path, title: str, *parts: str) -> None:
     text = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>"
     text = "\n".join([f"{text}<style>{STYLE}</style>", f"<h1>{html.escape(title)}</h1>", *parts])
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def heading(text):
+def heading(text: str) -> str:
     return f"<h2>{html.escape(text)}</h2>"
 
 
-def table(rows, head=()):
-    """Rows of text; the first is the head's where there is one."""
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Rows of text below an optional head."""
     lines = [("th", head)] if head else []
     lines += [("td", row) for row in rows]
     cells = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in lines)
     return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 
-def picture(path):
-    """A png as a part of the page."""
+def picture(path: Path) -> str:
+    """A PNG embedded in the page."""
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></p>'
 
@@ -120,18 +122,18 @@ def picture(path):
 # ---------------------------------------------------------------- the page of one run
 
 
-def flags(settings, keys):
+def flags(settings: dict, keys: Iterable[str]) -> str:
     """Settings as they are typed."""
     return " ".join(typed(key, settings[key]) for key in keys)
 
 
-def typed(key, value):
+def typed(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{key}" if value else f"--no-{key}"
     return f"--{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
-def write_run_page(folder):
+def write_run_page(folder: Path) -> None:
     """report.html: what Trainer and Tester wrote into the folder."""
     run = read_run(folder)
     lab = TRAINING[run.settings.get("lab", "pose")]

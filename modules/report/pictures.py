@@ -1,55 +1,62 @@
 """Images: gifs and film strips of clips."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
+import torch
 from PIL import Image, ImageSequence
 
 from ..files import write_atomically
 from .figures import plt, save_figure
 
 GREEN, RED, GREY = (40, 170, 70), (215, 50, 45), (150, 150, 150)
-LINE, GAP = 12, 2  # a film strip: columns of a line, pixels between pictures
+LINE, GAP = 12, 2  # a film strip: images per line, pixels between them
 
 
-def to_uint8(frames):
+def to_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
     """Float (..., 3, H, W) -> uint8 (..., H, W, 3), rounded and clipped to 0..255."""
     frames = np.nan_to_num(np.moveaxis(np.asarray(frames), -3, -1))
     return np.rint(frames.clip(0, 1) * 255).astype(np.uint8)
 
 
-def framed(clip, given, colour=RED, width=2):
+def framed(
+    clip: np.ndarray, given: int, colour: tuple[int, ...] = RED, width: int = 2
+) -> np.ndarray:
     """uint8 (T, H, W, 3) with a border: green around the given frames, `colour` on the others."""
-    out = np.empty((len(clip), clip.shape[1] + 2 * width, clip.shape[2] + 2 * width, 3), np.uint8)
-    out[:given], out[given:] = GREEN, colour
-    out[:, width:-width, width:-width] = clip
-    return out
+    from torchvision.transforms.v2.functional import pad  # slow to import
+
+    clip = torch.from_numpy(clip).movedim(-1, -3)
+    parts = pad(clip[:given], [width], list(GREEN)), pad(clip[given:], [width], list(colour))
+    return torch.cat(parts).movedim(-3, -1).numpy()
 
 
-def write_gif(path, frames, frame_ms):
-    """uint8 (T, H, W, 3) -> a gif that loops; merged neighbours keep their time."""
+def write_gif(path: Path, frames: np.ndarray, frame_ms: int) -> None:
+    """uint8 (T, H, W, 3) -> a looping gif; merged identical frames keep their time."""
     data = iio.imwrite("<bytes>", frames, extension=".gif", duration=frame_ms, loop=0)
     write_atomically(path, lambda file: file.write(data))
 
 
-def gif_time(path):
-    """How many milliseconds a gif plays."""
+def gif_time(path: Path) -> int:
+    """The duration of a gif, in milliseconds."""
     with Image.open(path) as gif:
         return sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif))
 
 
-def side_by_side(*clips, scale=3):
-    """uint8 clips (T, H, W, 3) -> one clip with all of them in a row, enlarged for the eye."""
+def side_by_side(*clips: np.ndarray, scale: int = 3) -> np.ndarray:
+    """uint8 clips (T, H, W, 3) -> one clip with all of them in a row, enlarged."""
     gap = np.full((*clips[0].shape[:2], 2, 3), 255, np.uint8)
     row = [part for clip in clips for part in (clip, gap)][:-1]
     return np.concatenate(row, axis=2).repeat(scale, 1).repeat(scale, 2)
 
 
-def spread(length, columns):
-    """Times spread evenly over a clip, its first and last frame among them."""
+def spread(length: int, columns: int) -> np.ndarray:
+    """Evenly spaced times, with the first and last frame."""
     return np.unique(np.linspace(0, length - 1, columns).round().astype(int))
 
 
-def draw_strip(path, rows, times):
+def draw_strip(path: Path, rows: dict[str, np.ndarray], times: Sequence[int]) -> None:
     """{label: uint8 clip} -> a film strip: a row a clip, a column a time, lines of up to LINE."""
     lines = [times[i : i + LINE] for i in range(0, len(times), LINE)]
     height, width = (size + GAP for size in next(iter(rows.values())).shape[1:3])

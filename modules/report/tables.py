@@ -1,18 +1,20 @@
 """Numbers as text: csv files, and Tester's printed table."""
 
+from pathlib import Path
+
 from ..files import write_atomically
 from ..metrics import AVERAGES
 
 
-def write_csv(path, rows):
-    """Rows of dicts; floats so that reading them back gives the same number."""
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Rows of dicts; floats are written with all their digits."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = [",".join(columns)] if rows else []
     text += [",".join("" if row.get(c) is None else repr(row[c]) for c in columns) for row in rows]
     write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
 
 
-MANY = 8  # of more clips than this, plot and table show only the mean
+MANY = 8  # with more clips than this, plot and table show only the mean
 COLUMNS = {  # printed heading -> key of a score
     "mean": "psnr",
     "2023 tester": "psnr_2023_tester",
@@ -24,7 +26,7 @@ COLUMNS = {  # printed heading -> key of a score
 }
 
 
-def print_scores(scores):
+def print_scores(scores: dict) -> None:
     columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
     print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>13}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
@@ -44,7 +46,7 @@ def print_scores(scores):
         print_futures(scores["futures"])
 
 
-def print_drift(clips):
+def print_drift(clips: dict[str, dict]) -> None:
     print("drift (dB): the last 100 frames minus the first 100, and the last frame minus frame 30;")
     print("one-step: the same of one-step predictions, each from the true previous frame")
     print(f"{'':<10}{'drift':>13}{'one-step':>13}{'since 30':>13}{'PSNR one-step':>15}")
@@ -54,7 +56,7 @@ def print_drift(clips):
         print(f"{name:<10}{row}{values['psnr_one_step']:>15.3f}")
 
 
-def print_futures(futures):
+def print_futures(futures: dict) -> None:
     print(
         "{n_samples} futures per clip: PSNR mean {psnr_mean:.2f} dB, worst {psnr_worst:.2f}, "
         "best {psnr_best:.2f} (a diagnostic: picking the best looks at the truth)\n"

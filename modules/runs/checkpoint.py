@@ -4,22 +4,25 @@ import contextlib
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import UserError
 from ..files import write_atomically
+from . import published
 
 VERSION = 2  # 1 had no random states and no place within an epoch
 
 
-def save(path, checkpoint):
+def save(path: Path, checkpoint: dict) -> None:
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
-def load(path):
-    """-> the dict of a checkpoint file; a bare state_dict is wrapped. Never unpickles code."""
+def load(path: str | Path) -> dict:
+    """-> the dict of a checkpoint file; a bare state_dict is wrapped. It never unpickles code."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"--ckpt_path {path} is not a file")
@@ -40,6 +43,8 @@ def load(path):
         raise UserError(f"{path} is damaged or not a checkpoint ({detail})") from None
     if isinstance(checkpoint, dict) and "frame_transformation.0.conv1.weight" in checkpoint:
         checkpoint = {"state_dict": checkpoint}
+    if published.is_published_robot(checkpoint):
+        checkpoint = {"state_dict": published.convert(checkpoint)}
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(
         isinstance(w, torch.Tensor) for w in weights.values()
@@ -48,9 +53,9 @@ def load(path):
     return checkpoint
 
 
-def check_records(file):
-    """Refuse a zip of which a bit is wrong: torch looks at no checksum, and reads nothing where a
-    record claims to be a folder; zipfile's own test overlooks a record that its index cuts short.
+def check_records(file: zipfile.ZipFile) -> None:
+    """Refuse a zip file with a wrong bit. torch checks no checksums, and leaves memory unset if a
+    record is marked as a folder; zipfile's own test accepts a record that its index truncates.
     """
     for record in file.infolist():
         data = file.read(record)
@@ -60,7 +65,7 @@ def check_records(file):
             raise ValueError(f"the checksum of {record.filename} is wrong")
 
 
-def newest(folder):
+def newest(folder: Path) -> tuple[Path, dict] | None:
     """-> (path, checkpoint) to resume, or None. If last.ckpt is damaged: the newest whole one."""
     last = Path(folder) / "last.ckpt"
     if not last.exists():
@@ -79,7 +84,7 @@ def newest(folder):
         return path, load(path)
 
 
-def readable(paths):
+def readable(paths: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
     """-> (epochs, steps, path) of those checkpoints of a run that are whole."""
     for path in paths:
         with contextlib.suppress(UserError):
@@ -88,15 +93,19 @@ def readable(paths):
             yield checkpoint["last_epoch"], checkpoint["step"], path
 
 
-def epoch_files(folder):
+def epoch_files(folder: Path) -> list[Path]:
     """The epoch=N.ckpt of a run, oldest first."""
     files = [p for p in Path(folder).glob("epoch=*.ckpt") if p.stem[6:].isdecimal()]
     return sorted(files, key=lambda path: int(path.stem[6:]))
 
 
-def prune(folder, keep):
-    """Delete all but the newest `keep` epoch=N.ckpt; 0 keeps all."""
-    for path in epoch_files(folder)[:-keep] if keep else ():
+def prune(folder: Path, keep: int, every: int, newest: int) -> None:
+    """Delete all but the newest `keep` epoch=N.ckpt that this run wrote, 0 keeps all.
+
+    It wrote those of every `every`-th epoch up to `newest`.
+    """
+    mine = [p for p in epoch_files(folder) if (n := int(p.stem[6:])) <= newest and n % every == 0]
+    for path in mine[:-keep] if keep else ():
         path.unlink(missing_ok=True)
 
 
@@ -104,7 +113,7 @@ PARTS = {"optimizer": dict, "last_epoch": int, "step": int, "history": list}  # 
 MORE_PARTS = {"steps_done": int, "skipped": list, "total": torch.Tensor, "rng": dict}  # version 2
 
 
-def check_run(checkpoint, path):
+def check_run(checkpoint: dict, path: Path) -> None:
     """Refuse a checkpoint that no run can resume from."""
     if not is_ours(checkpoint):
         raise UserError(
@@ -126,13 +135,13 @@ def check_run(checkpoint, path):
         raise UserError(f"{path} is damaged: its best_score is not a number")
 
 
-def is_row(row):
+def is_row(row: Any) -> bool:
     plain = (int, float, type(None))
     return isinstance(row, dict) and all(isinstance(x, plain) for x in row.values())
 
 
 @contextlib.contextmanager
-def restoring(path):
+def restoring(path: Path) -> Iterator[None]:
     """Report what does not fit while a run is restored as damage of the checkpoint."""
     try:
         yield
@@ -141,24 +150,26 @@ def restoring(path):
         raise UserError(f"{path} is damaged: {type(error).__name__} {detail}") from None
 
 
-def is_ours(checkpoint):
+def is_ours(checkpoint: dict) -> bool:
     """Whether this package wrote it: the template's files have no version."""
     return isinstance(checkpoint.get("version"), int) and isinstance(checkpoint.get("args"), dict)
 
 
-def describe_template(path, checkpoint):
+def describe_template(path: str | Path, checkpoint: dict) -> str:
     """One line about which parts of a template file are used."""
     ignored = [k for k in checkpoint if k != "state_dict"]
     note = f"; ignored: {', '.join(ignored)}" if ignored else ""
     return f"{path}: a checkpoint of the course's template; its weights are used{note}"
 
 
-def lab_of(checkpoint):
-    """Runs before there were two labs, and the template's files, are of the pose lab."""
-    return checkpoint["args"].get("lab", "pose") if is_ours(checkpoint) else "pose"
+def lab_of(checkpoint: dict) -> str:
+    """Stored in ours (runs from before there were two labs: pose); else told by the weights."""
+    if is_ours(checkpoint):
+        return checkpoint["args"].get("lab", "pose")
+    return "robot" if "posterior.mu_net.weight" in checkpoint["state_dict"] else "pose"
 
 
-def lab_of_file(path):
+def lab_of_file(path: str | None) -> str | None:
     """The lab of a checkpoint file; an unreadable file is reported later."""
     try:
         return lab_of(load(path)) if path else None

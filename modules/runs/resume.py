@@ -22,7 +22,7 @@ PRINTED = MAY_CHANGE - {"save_root", "ckpt_path", "test", "resume", "preview", "
 class Resumable:
     """Saves the Trainer that it is part of, and restores it."""
 
-    def save_checkpoints(self, val):
+    def save_checkpoints(self, val: dict) -> None:
         """last.ckpt always, best_score.ckpt when PSNR rises, epoch=N.ckpt every --per_save."""
         best = (
             val
@@ -37,13 +37,13 @@ class Resumable:
         if done % self.settings.per_save == 0:
             ckpt.save(self.folder / f"epoch={done}.ckpt", state)
         ckpt.save(self.folder / "last.ckpt", state)
-        ckpt.prune(self.folder, self.settings.keep)
+        ckpt.prune(self.folder, self.settings.keep, self.settings.per_save, done)
 
-    def save_last(self):
+    def save_last(self) -> None:
         ckpt.save(self.folder / "last.ckpt", self.state())
 
-    def state(self):
-        """All that a run is, as plain data. With EMA, `state_dict` is the averaged weights."""
+    def state(self) -> dict:
+        """The whole run as plain data. With EMA, `state_dict` is the averaged weights."""
         state = {
             "version": ckpt.VERSION,
             "args": self.settings.as_dict(),
@@ -62,7 +62,7 @@ class Resumable:
         }
         return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
 
-    def resume(self, path, state):
+    def resume(self, path: Path, state: dict) -> None:
         """Resume from a checkpoint as if the run had never stopped."""
         ckpt.check_run(state, path)
         changed = same_experiment(self.settings, state["args"], path)
@@ -77,7 +77,7 @@ class Resumable:
         if self.history:
             self.write_metrics()
 
-    def restore(self, state, path):
+    def restore(self, state: dict, path: Path) -> None:
         """Set all that state() holds."""
         load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
         if self.ema:
@@ -89,17 +89,20 @@ class Resumable:
         self.teacher_forcing_ratio_update()
         if "rng" in state:  # version 1 stopped only between epochs
             self.steps_done = state["steps_done"]
-            self.total.copy_(state["total"])
+            total = state["total"]
+            if len(total) == 4:  # version 0.1.0 did not count the steps with a posterior
+                total = torch.cat([total, total[3:] * (not self.trains_on_prior())])
+            self.total.copy_(total)
             counts = torch.tensor(state["skipped"], dtype=torch.float32, device=self.device)
             self.skipped_in_a_row, self.most_in_a_row = counts.unbind()
             set_rng_states(state["rng"], self.device)
 
-    def best_is_there(self):
+    def best_is_there(self) -> bool:
         with contextlib.suppress(UserError, KeyError, TypeError):
             return ckpt.load(self.folder / "best_score.ckpt")["best_score"] >= self.best_score
         return False
 
-    def start_from(self, path):
+    def start_from(self, path: str) -> None:
         """Start from the weights of --ckpt_path, and nothing else of it."""
         checkpoint = ckpt.load(path)
         same_lab(self.settings, checkpoint)
@@ -131,6 +134,8 @@ def run_to_resume(resume: str, folder: Path) -> tuple[Path, dict] | None:
 def settings_before(settings: Training, typed: set[str], stored: dict) -> Training:
     """Settings that are newer than the run to resume, at what the run did before they existed."""
     changes = {k: v for k, v in BEFORE.items() if k not in stored and k not in typed}
+    if "keep" not in typed:  # a newer default must not delete checkpoints
+        changes["keep"] = stored.get("keep", 0)
     return settings.replace(**{k: v for k, v in changes.items() if k in settings.names()})
 
 
@@ -139,7 +144,7 @@ def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
     now, stored = settings.as_dict(), BEFORE | stored
     later = {name: settings.default(name) for name in now if name not in stored}
     changed = {k: old for k, old in (stored | later).items() if k in now and now[k] != old}
-    for name, old in changed.items():
+    for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
         if name not in MAY_CHANGE:
             raise UserError(
                 f"{path} was trained with --{name} {old}, now it is {now[name]}: another "

@@ -41,7 +41,7 @@ def beta_at(epoch, settings):
     if epoch < settings.pretrain_epochs:
         return 0.0
     first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
-    epochs = settings.num_epoch - first
+    epochs = max(settings.num_epoch - first, 1)
     if settings.kl_anneal_type == "None":
         return settings.kl_anneal_stop
     cycles = 1 if settings.kl_anneal_type == "Monotonic" else min(settings.kl_anneal_cycle, epochs)

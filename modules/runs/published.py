@@ -1,0 +1,68 @@
+"""Checkpoints of published code: names of weights, and settings read off their shapes."""
+
+import re
+from typing import Any
+
+import torch
+
+NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
+CONDITION = 7  # values of an action and a position
+NAMES = [  # a name of the published code -> ours
+    (r"encoder\.c5\.(\d)\.", r"encoder.head.\1."),
+    (r"encoder\.c(\d)\.(\d)\.main\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.{m[2]}."),
+    (r"decoder\.upc1\.(\d)\.", r"decoder.head.\1."),
+    (r"decoder\.upc(\d)\.(\d)\.(main\.)?", lambda m: f"decoder.stages.{int(m[1]) - 2}.{m[2]}."),
+    (r"\.lstm\.(\d+)\.(weight|bias)_([ih]h)$", r".lstm.\2_\3_l\1"),
+]
+
+
+def is_published_robot(content: Any) -> bool:
+    """Whether a file holds one state dict per net, as docs/robot.md says how to save them."""
+    return isinstance(content, dict) and all(isinstance(content.get(n), dict) for n in NETS)
+
+
+def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
+    """-> a state dict of RecurrentVAE. What does not fit is reported when it is loaded."""
+    nets = [net for net in content if net in NETS | {"prior"}]
+    weights = {our_name(f"{net}.{k}"): v for net in nets for k, v in content[net].items()}
+    return weights | {
+        "condition_mean": torch.zeros(CONDITION),
+        "condition_std": torch.ones(CONDITION),
+    }
+
+
+def our_name(name: str) -> str:
+    for pattern, ours in NAMES:
+        name, found = re.subn(pattern, ours, name)
+        if found:
+            break
+    return name
+
+
+def robot_sizes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The settings of a robot model, read off the shapes of its weights."""
+
+    def layers(net: str) -> int:
+        return sum(name.startswith(f"{net}.lstm.weight_ih") for name in weights)
+
+    return {
+        "g_dim": weights["encoder.head.0.weight"].shape[0],
+        "vgg_width": weights["encoder.stages.0.0.0.weight"].shape[0],
+        "rnn_size": weights["frame_predictor.embed.weight"].shape[0],
+        "z_dim": weights["posterior.mu_net.weight"].shape[0],
+        "predictor_rnn_layers": layers("frame_predictor"),
+        "posterior_rnn_layers": layers("posterior"),
+        "learned_prior": "prior.mu_net.weight" in weights,
+        "skip_from": "second_last",
+    }
+
+
+def template_sizes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The same of the course's template, whose weights have our names."""
+    return {
+        "F_dim": weights["frame_transformation.6.weight"].shape[0],
+        "L_dim": weights["label_transformation.4.conv1.weight"].shape[0],
+        "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
+        "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
+        "feedback_clamp": False,
+    }

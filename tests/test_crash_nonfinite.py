@@ -1,0 +1,135 @@
+"""Steps whose loss or gradient is not finite, and settings that produced them elsewhere."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LINES
+from helpers import SHORT, assert_ended, differences, load, reproducible
+
+import Trainer
+from modules.cli.parser import parse
+from modules.config import OPTIMIZERS
+
+
+@pytest.fixture
+def one_trainer(lab_data, tmp_path):
+    """one_trainer(lab, flags) -> a Trainer before its first step."""
+
+    def make(lab, *more):
+        place = "--DR", lab_data[lab], "--save_root", tmp_path / "run"
+        settings, _ = parse("Trainer", [str(flag) for flag in (*place, *LINES[lab], *more)])
+        lab = Trainer.LABS[lab](settings)
+        return Trainer.Trainer(settings, torch.device("cpu"), lab.open_train(), lab.open_val())
+
+    return make
+
+
+def learned(trainer):
+    state = trainer.state()
+    kept = ("state_dict", "trained_weights")
+    return {name: state[name] for name in kept} | {"moments": state["optimizer"]["state"]}
+
+
+def without_moments_of_zero(moments):
+    """A skipped step may initialise moments, to zero."""
+    return {i: m for i, m in moments.items() if any(v.any() for v in m.values() if v.dim())}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+def test_a_poisoned_batch_leaves_every_tensor_as_it_was(one_trainer, fault, lab, optim, first):
+    trainer = one_trainer(lab, "--ema", 0.5, "--optim", optim, "--tfr", 0, "--lr", 1e-3)
+    trainer.model.train()
+    frames, conditions = next(trainer.clips.fetch(trainer.clips.batches(0)))
+    if not first:
+        trainer.training_one_step(frames, conditions, False)
+    before = copy.deepcopy(learned(trainer))
+    for value in (float("nan"), float("inf")):
+        poisoned = frames.clone()
+        poisoned[0, 1, 0, 0, 0] = value
+        assert trainer.training_one_step(poisoned, conditions, False).tolist() == [0, 0, 0, 0]
+    after = learned(trainer)
+    for state in (before, after) if first else ():
+        state["moments"] = without_moments_of_zero(state["moments"])
+    assert differences(before, after) == []
+    for _ in range(2):
+        trainer.training_one_step(frames, conditions, False)
+    weights = torch.cat([w.flatten() for w in trainer.model.parameters()])
+    assert weights.isfinite().all() and weights.abs().max() < 10
+    assert differences(before, learned(trainer)) != []
+    fault("a batch of NaN or infinity, every optimizer", "no tensor changed", 2)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_run_gives_up_after_max_skipped_with_its_last_good_checkpoint(
+    whole, command, children, tmp_path, fault, stop
+):
+    """Also if it was stopped between its non-finite steps."""
+    folder, *_ = whole()
+    flags = command("plain", tmp_path / "run", "--max_skipped", 3)
+    if stop:
+        done = children.run(*flags, poison=[4], at=[("stepped", 4, "SIGTERM")])
+        assert_ended(done, 143)
+        done = children.run(*flags, poison=[1, 2, 3])
+    else:
+        done = children.run(*flags, poison=[4, 5, 6])
+    assert_ended(done, 1)
+    assert "3 consecutive steps" in done.err
+    good, kept = map(reproducible, (folder / "epoch=0.ckpt", tmp_path / "run/last.ckpt"))
+    assert (kept["last_epoch"], kept["steps_done"]) == (1, stop)
+    for part in ("state_dict", "optimizer", "history"):
+        assert differences(good[part], kept[part]) == []
+    fault("every step from the fourth on is NaN", "stops after `--max_skipped`, checkpoint usable")
+
+
+def test_a_run_without_one_finite_step_suggests_no_checkpoint(command, children, tmp_path):
+    done = children.run(*command("plain", tmp_path / "run", "--max_skipped", 3), poison=[1, 2, 3])
+    assert_ended(done, 1)
+    assert "3 consecutive steps" in done.err and "ckpt" not in done.err
+
+
+def test_a_few_poisoned_batches_are_skipped_and_counted(command, children, tmp_path, fault):
+    run = tmp_path / "run"
+    done = children.run(*command("plain", run, "--max_skipped", 3), poison=[2, 4, 5])
+    assert_ended(done)
+    state = load(run)
+    assert [row["train/skipped"] for row in state["history"]] == [1, 2, 0]
+    assert all(w.isfinite().all() for w in state["state_dict"].values())
+    fault("three batches of NaN in nine", "skipped and counted, training continues")
+
+
+def test_weights_that_predict_nan_never_become_the_best(command, children, tmp_path, one_trainer):
+    trainer = one_trainer("pose")
+    with torch.no_grad():
+        next(trainer.model.Generator.parameters()).fill_(float("nan"))
+    scores = trainer.validate()
+    Path(tmp_path / "run").mkdir()
+    trainer.save_checkpoints(scores)
+    assert trainer.best_score is None
+    assert not (tmp_path / "run/best_score.ckpt").exists()
+
+
+HOSTILE = {
+    "beta 0 at the start, tfr 0, lr 1e-3": "--kl_anneal_type Cyclical --kl_anneal_cycle 2 --tfr 0",
+    "no KL at all": "--kl_anneal_type None --kl_anneal_stop 0 --tfr 0 --grad_clip 0",
+    "lr 1": "--lr 1 --tfr 0.5 --tfr_coin batch --optim SGD",
+}
+
+
+@pytest.mark.parametrize("setting", HOSTILE)
+def test_settings_that_gave_nan_elsewhere_train_to_the_end(
+    call, lab_data, tmp_path, fault, setting
+):
+    flags = [*SHORT, "--num_epoch", 6, "--batch_size", 1, *HOSTILE[setting].split()]
+    done = call("Trainer", "--DR", lab_data["pose"], "--save_root", tmp_path / "run", *flags)
+    assert_ended(done)
+    state = load(tmp_path / "run")
+    assert all(w.isfinite().all() for w in state["state_dict"].values())
+    if setting != "lr 1":
+        assert sum(row["train/skipped"] for row in state["history"]) == 0
+        losses = [row["train/mse"] for row in state["history"]]
+        assert losses[-1] < losses[0]
+    fault(f"settings that gave NaN elsewhere: {setting}", "trains to the end, weights finite")

@@ -1,0 +1,136 @@
+"""--resume: from what a run resumes, what may change, what is moved aside and kept."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import (
+    ROOT,
+    assert_ended,
+    assert_same_files,
+    contents,
+    differences,
+    load,
+    tree,
+)
+
+# ---------------------------------------------------------------- what to resume from
+
+
+@pytest.fixture
+def half(command, children, tmp_path, no_plots):
+    """A run that was stopped in its second epoch."""
+    assert_ended(
+        children.run(*command("plain", tmp_path / "half"), at=[("stepped", 5, "SIGTERM")]), 143
+    )
+    return tmp_path / "half"
+
+
+@pytest.mark.parametrize("name", ["", "last.ckpt", "epoch=0.ckpt"])
+def test_resume_takes_a_folder_or_a_file_from_elsewhere(whole, command, call, half, tmp_path, name):
+    folder, *_ = whole()
+    kept, parts = contents(half), tmp_path / "parts"
+    parts.mkdir()
+    if name == "":
+        shutil.copy(half / "best_score.ckpt", parts)
+    done = call(*command("plain", parts, "--resume", half / name))
+    assert_ended(done)
+    assert f"resuming {half / (name or 'last.ckpt')}" in done.out
+    assert contents(half) == kept
+    assert differences(load(folder)["state_dict"], load(parts)["state_dict"]) == []
+
+
+def test_resume_from_a_path_without_a_run_is_refused(command, call, half, tmp_path, fault):
+    (tmp_path / "empty").mkdir()
+    torch.save({"state_dict": load(half)["state_dict"], "lr": 0.1}, tmp_path / "template.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    for name in ("missing", "empty", "template.ckpt", "text.ckpt", "missing/last.ckpt"):
+        done = call(*command("plain", tmp_path / "run", "--resume", tmp_path / name))
+        assert_ended(done, 1)
+        assert str(tmp_path / name) in done.err
+        assert tree(tmp_path / "run") == []
+    fault(
+        "`--resume` without a run: missing, empty, template, text", "exit code 1, the path named", 5
+    )
+
+
+def test_resume_never_reads_its_inputs_before_it_moves_the_run_aside(command, call, half, tmp_path):
+    for name in ("scores.json", "strip0.png", "pred_seq0.gif"):  # as Tester writes them
+        (half / name).write_bytes(b"of the first run")
+    kept = contents(half)
+    done = call(*command("plain", half, "--resume", "never", "--ckpt_path", half / "nothing.ckpt"))
+    assert_ended(done, 1)
+    assert contents(half) == kept
+    weights = load(half)["state_dict"]
+    start = "--resume", "never", "--ckpt_path", half / "last.ckpt", "--lr", 1e-9
+    assert_ended(call(*command("plain", half, *start)))
+    assert contents(half / "before-1") == kept
+    near = load(half)["state_dict"]
+    name = "frame_transformation.0.conv1.weight"
+    assert torch.allclose(weights[name], near[name], atol=1e-6)
+
+
+def test_changed_settings_are_printed_and_only_those(command, call, half):
+    done = call(*command("plain", half, "--num_epoch", 4, "--keep", 2, "--val_every", 3))
+    assert_ended(done)
+    changed = [text for text in done.out.splitlines() if "changed:" in text]
+    assert changed == [
+        "  changed: --num_epoch 3 -> 4", "  changed: --keep 5 -> 2", "  changed: --val_every 1 -> 3"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, [0, 1, 2]), (1, [2]), (2, [1, 2]), (9, [0, 1, 2])])
+def test_keep_deletes_all_but_the_newest(command, call, tmp_path, no_plots, keep, kept):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "epoch=best.ckpt").write_text("of the user")
+    assert_ended(call(*command("plain", run, "--keep", keep)))
+    assert sorted(p.name for p in run.glob("epoch=[0-9]*")) == [f"epoch={e}.ckpt" for e in kept]
+    assert (run / "epoch=best.ckpt").exists()
+
+
+# ---------------------------------------------------------------- deterministic, unreadable frames
+
+
+@pytest.mark.parametrize("setting", ["every source of randomness and EMA", "the robot lab"])
+def test_deterministic_gives_the_same_bits_twice(command, children, tmp_path, setting):
+    for name in ("a", "b"):
+        assert_ended(children.run(*command(setting, tmp_path / name, "--deterministic")))
+    assert_same_files(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("setting", ["every source of randomness and EMA", "the robot lab"])
+def test_deterministic_gives_the_same_bits_twice_on_a_gpu(command, tmp_path, setting):
+    """In child processes: cuBLAS reads its settings at its first use."""
+    for name in ("a", "b"):
+        script, *flags = command(setting, tmp_path / name, "--deterministic", "--device", "cuda")
+        command = [sys.executable, ROOT / f"{script}.py", *flags]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert_same_files(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+def test_unreadable_frames_are_an_error_or_their_clips_are_left_out(
+    children, command, tmp_path, fault, lab_data, lab
+):
+    setting = "plain" if lab == "pose" else "the robot lab"
+    copy_of = shutil.copytree(lab_data[lab], tmp_path / "data")
+    bad = sorted((copy_of / "train").rglob("*.png"))[5]
+    bad.write_bytes(bad.read_bytes()[:50])
+    flags = command(setting, tmp_path / "run", "--DR", copy_of)
+    for _ in range(2):
+        done = children.run(*flags)
+        assert_ended(done, 1)
+        assert str(bad) in done.err and "--skip_bad_frames" in done.err
+        done = children.run(*flags, "--skip_bad_frames", "--resume", "never")
+        assert_ended(done)
+        assert "1 pictures cannot be read; 1 of" in done.out
+    bad.write_bytes(sorted((copy_of / "train").rglob("*.png"))[4].read_bytes())
+    done = children.run(*flags, "--resume", "never")
+    assert_ended(done)
+    assert "cannot be read" not in done.out
+    fault("a truncated training image", "path named; with `--skip_bad_frames` its clip is left out")

@@ -1,0 +1,262 @@
+"""Training runs of the robot lab: what they write, what they compute, how they resume."""
+
+import copy
+import html
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    EVAL,
+    PAST,
+    assert_same_run,
+    differences,
+    interrupt,
+    load,
+    read_csv,
+    settings_of,
+    train_once,
+    without,
+)
+from helpers import SHORT as POSE
+from robot_helpers import clips_of, is_picture, predict, psnr, train_in, train_robot_once
+from torch.distributions import Normal, kl_divergence
+
+import Trainer
+from modules.cli.parser import parse
+from modules.report.figures import CURVES
+from modules.report.pages import PLACE
+from modules.report.pictures import gif_time
+from modules.training import schedules
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_robot_once(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def pose_run(tmp_path_factory):
+    return train_once(tmp_path_factory.mktemp("pose")).run
+
+
+@pytest.fixture
+def train(call, trained, tmp_path, no_plots):
+    """train(folder, epochs, flags) -> the folder of a run that succeeded."""
+
+    def run(name, epochs=1, line=""):
+        done = train_in(call, trained.data, tmp_path / name, epochs, line)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    return run
+
+
+def test_a_run_writes_the_documented_files(call, trained, tmp_path):
+    folder = tmp_path / "run"
+    assert train_in(call, trained.data, folder, 2, "--per_save 1").code == 0
+    kept = {"args.json", "metrics.csv", "val_frames.csv", "val.gif", "val_strip.png", "plots"}
+    kept |= {"best_score.ckpt", "last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt", "report.html"}
+    assert {p.name for p in folder.iterdir()} == kept
+    plots = {*CURVES, "curves", "psnr_per_frame", "kl_per_dimension"}
+    assert {p.name for p in (folder / "plots").iterdir()} == {f"{name}.png" for name in plots}
+    assert all(is_picture(p) for p in [*folder.glob("plots/*.png"), folder / "val_strip.png"])
+    args = json.loads((folder / "args.json").read_text())
+    assert (args["lab"], args["n_past"], args["num_epoch"]) == ("robot", 2, 2)
+    assert [row["epoch"] for row in read_csv(folder / "metrics.csv")] == [0, 1]
+    assert [row["frame"] for row in read_csv(folder / "val_frames.csv")] == [2, 3, 4, 5]
+    assert gif_time(folder / "val.gif") == 100 * EVAL
+
+
+def test_the_baseline_copies_the_last_given_frame(train, trained):
+    (row,) = read_csv(train("run") / "metrics.csv")
+    clips = [frames.numpy() for frames, _ in clips_of(trained.data, "validate")]
+    expected = [psnr(frames[[PAST - 1] * EVAL], frames) for frames in clips]
+    assert row["val/psnr_given_frame_repeated"] == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--z_source mean --seed 4", "--ema 0.5 --learned_prior --last_frame_skip"]
+)
+def test_val_psnr_is_the_mean_over_rollouts_of_all_clips(train, trained, flags):
+    folder = train("run", 2, f"--per_save 1 {flags}")
+    seed, kind = (4, "mean") if "mean" in flags else (1, "sample")
+    clips = clips_of(trained.data, "validate")
+    for row in read_csv(folder / "metrics.csv"):
+        pred = predict(folder / f"epoch={row['epoch']:.0f}.ckpt", clips, seed, kind)
+        expected = np.mean([psnr(p.numpy(), frames) for p, (frames, _) in zip(pred, clips)])
+        assert row["val/psnr"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_val_frames_is_the_mean_psnr_of_every_predicted_frame(train, trained):
+    folder = train("run")
+    clips = clips_of(trained.data, "validate")
+    pred = predict(folder / "best_score.ckpt", clips)
+    error = [(p - frames)[PAST:].square().mean((2, 3)) for p, (frames, _) in zip(pred, clips)]
+    expected = (-10 * torch.stack(error).log10()).mean((0, 2))
+    rows = read_csv(folder / "val_frames.csv")
+    assert [row["rollout"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def kl_by_hand(model, frames):
+    """KL(posterior || learned prior), the mean over clips and predicted frames."""
+    model = copy.deepcopy(model)  # else BatchNorm would see the frames twice
+    features = model.encode(frames)[0]
+    (mu, logvar, _), (mu_p, logvar_p, _) = (
+        net(x) for net, x in ((model.posterior, features[:, 1:]), (model.prior, features[:, :-1]))
+    )
+    kl = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(mu_p, (logvar_p / 2).exp()))
+    return kl.sum().item() / (len(frames) * (frames.shape[1] - 1))
+
+
+def test_kl_in_the_metrics_is_per_predicted_frame(train, trained, monkeypatch):
+    one_step, expected = Trainer.Trainer.training_one_step, []
+
+    def training_one_step(self, frames, *more):
+        expected.append(kl_by_hand(self.model, frames))
+        return one_step(self, frames, *more)
+
+    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
+    line = (
+        f"--ckpt_path {trained.scaled} --learned_prior --kl_anneal_type None --kl_anneal_stop 0.5"
+    )
+    (row,) = read_csv(train("run", 1, f"{line} --epoch_size 1") / "metrics.csv")
+    assert row["train/kl"] == pytest.approx(expected[0], rel=1e-4)
+    assert row["train/loss"] == pytest.approx(row["train/mse"] + 0.5 * expected[0], rel=1e-4)
+
+
+def test_standardised_conditions_are_those_of_the_training_set(train, trained):
+    state = load(train("run", 1, "--standardise"))["state_dict"]
+    rows = torch.cat([rows for _, rows in clips_of(trained.data, "train")])
+    for name, expected in (("mean", rows.mean(0)), ("std", rows.std(0).clamp_min(1e-6))):
+        torch.testing.assert_close(state[f"condition_{name}"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("line", ["", "--random_offset --batch_size 3"])
+def test_training_sees_the_frames_and_rows_that_were_drawn(train, monkeypatch, line):
+    one_step, seen, trainers = Trainer.Trainer.training_one_step, [], set()
+
+    def training_one_step(self, frames, conditions, *more):
+        seen.append((frames, conditions))
+        trainers.add(self)
+        return one_step(self, frames, conditions, *more)
+
+    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
+    train("run", 2, line)
+    (trainer,) = trainers
+    drawn = [batch for epoch in (0, 1) for batch in trainer.clips.batches(epoch)]
+    dataset = trainer.clips.dataset
+    frames, rows = np.asarray(dataset.frames), np.asarray(dataset.conditions)
+    for numbers, (got, conditions) in zip(drawn, seen, strict=True):
+        expected = frames[numbers].transpose(0, 1, 4, 2, 3) / 255
+        assert np.allclose(got, expected, atol=1e-6)
+        assert np.array_equal(conditions, rows[numbers])
+
+
+@pytest.mark.parametrize("tfr", [0, 1])
+def test_training_learns(train, tfr):
+    folder = train("run", 4, f"--tfr {tfr} --epoch_size 12 --lr 0.01 --kl_anneal_stop 0.0001")
+    mse = [row["train/mse"] for row in read_csv(folder / "metrics.csv")]
+    assert mse[-1] < 0.5 * mse[0]
+
+
+# ---------------------------------------------------------------- resuming
+
+SETTINGS = {
+    "plain": "",
+    "teacher forcing drawn per batch, random offsets": "--tfr 0.5 --random_offset",
+    "a learned prior": "--learned_prior --last_frame_skip --tfr 0.5",
+    "EMA": "--ema 0.9 --kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_mode linear",
+    "all": "--tfr 0.5 --learned_prior --last_frame_skip --ema 0.9 --random_offset --z_source mean "
+    "--standardise --condition previous",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_run_interrupted_in_every_epoch_equals_the_uninterrupted_run(
+    train, call, trained, tmp_path, monkeypatch, setting
+):
+    line = f"{SETTINGS[setting]} --epoch_size 2"
+    whole = train("whole", 3, line)
+    for epoch in (1, 2):
+        with monkeypatch.context() as patch:
+            interrupt(patch, epoch, step=1)
+            assert train_in(call, trained.data, tmp_path / "parts", 3, line).code == 130
+        assert load(tmp_path / "parts")["last_epoch"] == epoch
+    assert_same_run(whole, train("parts", 3, line))
+
+
+def test_a_robot_run_is_not_resumed_as_a_pose_run(train, call, dataset):
+    folder = train("run")
+    done = call("Trainer", "--DR", dataset, "--save_root", folder, "--num_epoch", 2, *POSE)
+    assert done.code == 1
+    assert "--lab robot" in done.err
+
+
+@pytest.mark.parametrize("before_labs", [False, True])
+def test_a_pose_run_is_not_resumed_as_a_robot_run(call, trained, pose_run, tmp_path, before_labs):
+    folder = shutil.copytree(pose_run, tmp_path / "run")
+    state = load(folder)
+    if before_labs:  # the package had one lab, and checkpoints no --lab
+        del state["args"]["lab"]
+        torch.save(state, folder / "last.ckpt")
+    before = (folder / "last.ckpt").read_bytes()
+    done = train_in(call, trained.data, folder, 2)
+    assert done.code == 1
+    assert "--lab pose" in done.err
+    assert (folder / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["--n_future 4", "--z_dim 3", "--last_frame_skip"])
+def test_the_changed_flag_of_another_experiment_is_named(train, call, trained, change):
+    folder = train("run")
+    done = train_in(call, trained.data, folder, 2, change)
+    assert done.code == 1
+    assert change.split()[0] in done.err
+
+
+def test_validation_does_not_change_the_training(train):
+    often = train("often", 3, "--val_every 1 --store_visualization --tfr 0.5")
+    once = train("once", 3, "--val_every 3 --tfr 0.5")
+    for name in ("state_dict", "optimizer"):
+        assert differences(load(often)[name], load(once)[name]) == []
+
+
+def test_weights_of_the_other_lab_are_refused(call, trained, dataset, tmp_path):
+    places = ["--DR", dataset, "--save_root", tmp_path / "x", "--ckpt_path", trained.best]
+    done = call("Trainer", *places, *POSE, "--num_epoch", 1)
+    assert done.code == 1
+    assert "--lab robot" in done.err
+
+
+def test_weights_trained_without_standardise_are_refused_with_it(call, trained, tmp_path):
+    flags = f"--learned_prior --standardise --ckpt_path {trained.best}"
+    done = train_in(call, trained.data, tmp_path / "run", 1, flags)
+    assert done.code == 1
+    assert "trained without --standardise" in done.err
+
+
+def test_preview_and_training_share_one_table(train):
+    """--preview and metrics.csv agree about every epoch."""
+    line = "--kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_mode linear --epoch_size 1"
+    rows = read_csv(train("run", 4, line) / "metrics.csv")
+    settings = settings_of(f"--niter 4 {line}", lab="robot")
+    for row, plan in zip(rows, schedules.table(settings), strict=True):
+        assert all(row[f"train/{name}"] == plan[name] for name in ("beta", "tfr", "lr"))
+
+
+def test_the_command_on_the_report_page_gives_the_same_settings(train):
+    line = "--learned_prior --n_future 4 --kl_anneal_cyclical --no-cuda_graphs --tfr 0.5"
+    folder = train("run", 1, line)
+    text = (folder / "report.html").read_text()
+    command = html.unescape(text.split("<code>")[1].split("</code>")[0])
+    assert command.startswith("python Trainer.py ") and " --lab robot " in command
+    settings, _ = parse("Trainer", command.split()[2:])
+    stored = json.loads((folder / "args.json").read_text())
+    elsewhere = PLACE | {"precision"}  # where and on what it is computed
+    assert without(settings.as_dict(), elsewhere) == without(stored, elsewhere)
+    assert settings.n_future == 4 and settings.kl_anneal_type == "Cyclical"

@@ -1,0 +1,136 @@
+"""The shape of the code base: import direction, sizes of files, annotations, the words in use."""
+
+import ast
+import inspect
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+MODULES = sorted((ROOT / "modules").rglob("*.py"))
+CODE = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "scripts").rglob("*.py"), *ROOT.glob("tests/*.py")]
+TOP_LEVEL = {"Trainer", "Tester", "dataloader", "scripts"}
+REPLACED = r"""
+    \b(in-place )?bends?\b|\bcarr(y|ies|ied|ying) on\b|\btak(es?|ing) up\b|\bstill scene\b
+    |\bshaken\b|\bshock\b|given frame repeated|next to nothing|\bleaned\b|\bnever danced\b
+    |\bdecoder first\b|\bis said\b|each means is worth|\bwarps\b
+    |put_back|\bnats a frame\b|\bpicture's room\b
+"""
+REPLACED = re.compile(re.sub(r"\n\s*", "", REPLACED), re.IGNORECASE)
+HISTORY = {"CHANGELOG.md", "tests/test_structure.py"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, packages given as they stand."""
+    package = name_of(path).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names} | {base}
+    return found
+
+
+GRAPH = {name_of(path): imports(path) for path in MODULES}
+GRAPH = {name: used & GRAPH.keys() - {name} for name, used in GRAPH.items()}
+
+
+def test_no_module_imports_a_script():
+    used = {name_of(path): {x.split(".")[0] for x in imports(path)} for path in MODULES}
+    assert {name: tops & TOP_LEVEL for name, tops in used.items() if tops & TOP_LEVEL} == {}
+
+
+def test_imports_have_no_cycle():
+    def walk(name, path):
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for used in GRAPH[name]:
+                # a package is imported before its modules, but needs none of them by itself
+                if not name.startswith(f"{used}."):
+                    walk(used, [*path, name])
+            done.add(name)
+
+    done = set()
+    for name in GRAPH:
+        walk(name, [])
+
+
+def test_nets_know_no_settings_files_or_data():
+    allowed = {"modules", "modules.nets"}
+    used = set().union(*(GRAPH[name] for name in GRAPH if name.startswith("modules.nets")))
+    assert {name for name in used if not name.startswith("modules.nets.")} <= allowed
+
+
+def test_a_lab_is_asked_for_by_name_in_the_registries_only():
+    for path in [*MODULES, *ROOT.glob("*.py")]:
+        assert not re.search(r"\blab\b\)? (==|!=) [\"']", path.read_text()), path
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 600
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+def test_documents_are_short(name):
+    assert len((ROOT / name).read_text().splitlines()) <= 200
+
+
+def test_everything_public_has_type_annotations():
+    lacking = []
+    for path in [*MODULES, ROOT / "Trainer.py", ROOT / "Tester.py"]:
+        for node in ast.parse(path.read_text()).body:
+            public = [node] if not isinstance(node, ast.ClassDef) else node.body
+            for item in public:
+                if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+                    given = [a for a in item.args.args if a.arg not in ("self", "cls")]
+                    whole = item.returns is not None and all(a.annotation for a in given)
+                    overrides = item.name in ("forward", "contradiction")
+                    if not whole and not (isinstance(node, ast.ClassDef) and overrides):
+                        lacking.append(f"{path.relative_to(ROOT)}:{item.lineno} {item.name}")
+    assert lacking == []
+
+
+def tracked_texts():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    ends = (".py", ".md", ".sh", ".ipynb", ".yml", ".yaml", ".txt", ".cff")
+    return [ROOT / name for name in listed.stdout.splitlines() if name.endswith(ends)]
+
+
+def test_no_replaced_word_is_left():
+    found = []
+    for path in tracked_texts():
+        if str(path.relative_to(ROOT)) not in HISTORY and path.exists():
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if REPLACED.search(line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert found == []
+
+
+def test_published_names_are_where_they_were():
+    import dataloader
+    import modules
+    import Trainer
+
+    nets = "Generator RGB_Encoder Label_Encoder Gaussian_Predictor Decoder_Fusion".split()
+    assert all(hasattr(modules, name) for name in nets)
+    assert hasattr(dataloader, "Dataset_Dance") and hasattr(dataloader, "Dataset_Robot")
+    for name in "kl_annealing kl_criterion Generate_PSNR VAE_Model".split():
+        assert hasattr(Trainer, name)
+    methods = "training_stage training_one_step val_one_step teacher_forcing_ratio_update".split()
+    assert all(inspect.isfunction(getattr(Trainer.Trainer, name)) for name in methods)
+    for name in ("update", "get_beta", "frange_cycle_linear"):
+        assert hasattr(Trainer.kl_annealing, name)
