@@ -93,7 +93,7 @@ share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
 # ---------------------------------------------------------------- fields
 
 
-def setting(default: Any, check: Callable, help: str, metavar: str | None = None):
+def setting(default: Any, check: Callable, help: str, metavar: str | None = None) -> Any:
     """A field; `check` parses text and refuses bad values."""
     more = {"check": check, "help": help, "metavar": metavar, "alias": "", "shortcut": None}
     return field(default=default, metadata=more)
@@ -105,7 +105,7 @@ def redefault(
     default: Any,
     alias: str = "",
     shortcut: tuple[str, Any] | None = None,
-):
+) -> Any:
     """The field of a base class with another default.
 
     `alias` is a second name of the flag, `shortcut` a flag without value that sets this value.

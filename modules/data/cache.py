@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -25,7 +27,7 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def decode(path, size):
+def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A picture file -> uint8 (H, W, 3), resized as PIL's bilinear does."""
     try:
         with Image.open(path) as image:
@@ -37,7 +39,14 @@ def decode(path, size):
         ) from None
 
 
-def decode_all(files, size, workers, out, name, skip):
+def decode_all(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    workers: int,
+    out: np.ndarray,
+    name: str,
+    skip: bool,
+) -> list[int]:
     """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock).
 
     -> the rows of pictures that cannot be read: with `skip` they repeat the row before.
@@ -55,12 +64,12 @@ def decode_all(files, size, workers, out, name, skip):
     return bad
 
 
-def decode_or_none(path, size):
+def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
     with contextlib.suppress(UserError):
         return decode(path, size)
 
 
-def fingerprint(files, shape, more):
+def fingerprint(files: Sequence[Path], shape: tuple[int, ...], more: str) -> str:
     """Changes when a file is added, removed or rewritten, and with all that is asked for."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {shape} {more}".encode())
     for path in files:
@@ -72,7 +81,7 @@ def fingerprint(files, shape, more):
 
 
 @contextlib.contextmanager
-def locked(path):
+def locked(path: Path) -> Iterator[None]:
     """One process at a time. It saves work; what makes it safe is the rename at the end."""
     with open(path, "w") as file:
         if fcntl:  # without it two runs may both decode; whoever ends last finds the cache there
@@ -80,7 +89,14 @@ def locked(path):
         yield
 
 
-def cached_images(files, size, cache_dir, name, workers, skip=False):
+def cached_images(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    cache_dir: Path,
+    name: str,
+    workers: int,
+    skip: bool = False,
+) -> np.ndarray:
     """uint8 (N, H, W, 3) of these files; with `skip` some rows may be unreadable()."""
 
     def fill(array):
@@ -92,17 +108,25 @@ def cached_images(files, size, cache_dir, name, workers, skip=False):
     return array
 
 
-def unreadable(array):
+def unreadable(array: np.ndarray) -> np.ndarray:
     """The rows of a cached array whose pictures could not be read."""
     path = bad_rows_path(array.filename)
     return np.array(json.loads(path.read_text()) if path.exists() else [], dtype=int)
 
 
-def bad_rows_path(target):
+def bad_rows_path(target: Path) -> Path:
     return Path(target).with_suffix(".bad.json")
 
 
-def cached(files, shape, dtype, cache_dir, name, fill, more=""):
+def cached(
+    files: Sequence[Path],
+    shape: tuple[int, ...],
+    dtype: type,
+    cache_dir: Path,
+    name: str,
+    fill: Callable[[np.ndarray], list[int] | None],
+    more: str = "",
+) -> np.ndarray:
     """What fill(array) makes of the files, memory-mapped; filled only where the cache is stale."""
     home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
     stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
@@ -123,7 +147,7 @@ def cached(files, shape, dtype, cache_dir, name, fill, more=""):
         ) from None
 
 
-def reserve(path):
+def reserve(path: Path) -> None:
     """Have the disk set all of a file's bytes aside, where it can: others may fill it meanwhile."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
@@ -134,7 +158,13 @@ def reserve(path):
                     raise
 
 
-def build_cache(target, shape, dtype, stem, fill):
+def build_cache(
+    target: Path,
+    shape: tuple[int, ...],
+    dtype: type,
+    stem: str,
+    fill: Callable[[np.ndarray], list[int] | None],
+) -> None:
     """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
     for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
         left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
@@ -160,6 +190,6 @@ def build_cache(target, shape, dtype, stem, fill):
         temporary.unlink(missing_ok=True)
 
 
-def to_float(values):
+def to_float(values: torch.Tensor) -> torch.Tensor:
     """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
     return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

@@ -80,7 +80,9 @@ class Gaussian_Predictor(nn.Sequential):
         return self.reparameterize(mu.float(), logvar, noise), mu.float(), logvar
 
     @staticmethod
-    def reparameterize(mu, logvar, noise=None):
+    def reparameterize(
+        mu: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return sample(mu, logvar, torch.randn_like(mu) if noise is None else noise)
 
 

@@ -21,7 +21,7 @@ class vgg_block(nn.Sequential):
         )
 
 
-def vgg_stage(*chans):
+def vgg_stage(*chans: int) -> nn.Sequential:
     """Blocks from each number of channels to the next."""
     return nn.Sequential(*(vgg_block(a, b) for a, b in zip(chans, chans[1:])))
 
@@ -108,7 +108,7 @@ class gaussian_lstm(nn.Module):
         return self.mu_net(x), bound(self.logvar_net(x), LOGVAR_MIN, LOGVAR_MAX), hidden
 
 
-def init_weights(layer):
+def init_weights(layer: nn.Module) -> None:
     """Convolutions and linear layers N(0, .02), BatchNorm N(1, .02), biases 0; not the LSTMs."""
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(layer.weight, 0, 0.02)

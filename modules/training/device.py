@@ -54,7 +54,7 @@ def choose_device(settings: Compute) -> torch.device:
     return device
 
 
-def only_deterministic_operations():
+def only_deterministic_operations() -> None:
     """--deterministic. What has no such form raises instead of being random."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is first used
     torch.use_deterministic_algorithms(True)
@@ -62,7 +62,7 @@ def only_deterministic_operations():
     torch.backends.cudnn.benchmark = False
 
 
-def choose_precision(precision, device):
+def choose_precision(precision: str, device: torch.device) -> str:
     """auto -> bf16 where the device has instructions for it, else float32."""
     if precision != "auto":
         return precision
@@ -75,7 +75,7 @@ def choose_precision(precision, device):
 
 
 @functools.cache
-def keep_memory():
+def keep_memory() -> None:
     """Have the C library keep what a training step frees for the next one, in huge pages.
 
     As it is, it gives all back after every step, and gets it again page by page: a tenth of the
@@ -98,7 +98,7 @@ def keep_memory():
         libc.free(block)
 
 
-def compile_nets(model, mode, device):
+def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> None:
     """--compile: replace the model's large nets by compiled ones; their weights stay theirs."""
     if mode == "off":
         return
@@ -112,7 +112,7 @@ def compile_nets(model, mode, device):
         getattr(model, name).compile(dynamic=False)
 
 
-def what_compiling_lacks(device):
+def what_compiling_lacks(device: torch.device) -> str | None:
     """What --compile needs and is not there, if anything is."""
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "a C++ compiler (g++)"
@@ -123,7 +123,7 @@ def what_compiling_lacks(device):
     return None
 
 
-def rng_states(device):
+def rng_states(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of every generator that training draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -133,7 +133,7 @@ def rng_states(device):
     return states
 
 
-def set_rng_states(states, device):
+def set_rng_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
     """Take them up; a run that was moved to another kind of device draws other numbers there."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:

@@ -6,6 +6,8 @@ GPU takes to do it.
 
 import functools
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -21,7 +23,7 @@ class Recorded:
     All else that it reads or writes must stay where it is, and it may never wait for the device.
     """
 
-    def __init__(self, function):
+    def __init__(self, function: Callable):
         self.function, self.calls, self.recordings = function, {}, {}
         self.memory = None  # of all recordings: none reads what another left there
 
@@ -39,7 +41,7 @@ class Recorded:
         copies = [x.clone() for x in results]  # the next replay overwrites them
         return tuple(copies) if len(copies) > 1 else copies[0]
 
-    def record(self, inputs, settings):
+    def record(self, inputs: tuple, settings: dict) -> tuple:
         """-> what replays it, where its inputs go, and where its results are."""
         graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
         self.memory = self.memory or torch.cuda.graph_pool_handle()
@@ -61,12 +63,12 @@ class Recorded:
 
 
 @functools.cache
-def side_stream():
+def side_stream() -> torch.cuda.Stream:
     """Where steps run before they are recorded, and while: one, as each keeps its own memory."""
     return torch.cuda.Stream()
 
 
-def aside(function, inputs, settings):
+def aside(function: Callable, inputs: tuple, settings: dict) -> Any:
     """Call it on a stream of its own, as what is to be recorded must be first."""
     stream = side_stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -76,7 +78,9 @@ def aside(function, inputs, settings):
     return results
 
 
-def check_graphs(settings, device, model, training):
+def check_graphs(
+    settings: Any, device: torch.device, model: torch.nn.Module, training: bool
+) -> None:
     """--cuda_graphs only where it can work."""
     if device.type != "cuda":
         raise UserError(f"--cuda_graphs needs a CUDA GPU, but the device is {device.type}")
@@ -92,7 +96,7 @@ def check_graphs(settings, device, model, training):
         raise UserError(f"--cuda_graphs records Adam's and AdamW's steps, not {settings.optim}'s")
 
 
-def record_rollouts(model):
+def record_rollouts(model: torch.nn.Module) -> None:
     """Have a model's rollouts replay their step, where its state is one frame."""
     if model.STATE_IS_A_FRAME:
         model.predict_frame = Recorded(model.predict_frame)
