@@ -26,8 +26,6 @@ from modules.report.figures import COPIED, CURVES, plt, save_figure
 from modules.report.pages import HEAD, PLACE, read_run, row_of
 from modules.runs.folder import run_folder
 
-COPIED_BEFORE = "given frame repeated"  # the same column in older runs
-
 # ---------------------------------------------------------------- groups
 
 
@@ -161,7 +159,8 @@ def draw_all(out, groups):
 
 
 def frames_of(one):
-    return [{COPIED: row.get(COPIED_BEFORE)} | row for row in one.frames]
+    """Rows of val_frames.csv; the baseline's column had another name in older runs."""
+    return [dict(zip(("frame", "rollout", COPIED), row.values())) for row in one.frames]
 
 
 # ---------------------------------------------------------------- the page
