@@ -13,7 +13,7 @@ BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
 def Generate_PSNR(
     imgs1: torch.Tensor, imgs2: torch.Tensor, data_range: float = 1.0
 ) -> torch.Tensor:
-    """PSNR in dB over all values of both pictures together."""
+    """PSNR in dB over all values together."""
     mse = F.mse_loss(imgs1, imgs2).clamp_min(BEST_MSE * data_range**2)
     return 20 * torch.log10(torch.as_tensor(data_range)) - 10 * torch.log10(mse)
 
@@ -86,7 +86,7 @@ def course_averages(pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
 
 
 def drifts(psnr: torch.Tensor, ends: int = 100) -> dict[str, float]:
-    """How much later predicted frames (T,) score above early ones, in dB."""
+    """How much late frames score above early ones, in dB, from PSNRs (T,)."""
     ends = max(min(ends, len(psnr) // 2), 1)
     return {
         "drift": (psnr[-ends:].mean() - psnr[:ends].mean()).item(),

@@ -1,6 +1,6 @@
-"""Pictures decoded once: files -> one memory-mapped array, kept beside the data set.
+"""Images decoded once: files -> one memory-mapped array, stored beside the data set.
 
-A cache is named by what it was made from, and is there as a whole or not at all.
+A cache is named by a hash of its source files, and is complete or absent.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
 
 
 def fingerprint(files: Sequence[Path], shape: tuple[int, ...], more: str) -> str:
-    """Changes when a file is added, removed or rewritten, and with all that is asked for."""
+    """A hash that changes when a file is added, removed or rewritten, or the arguments change."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {shape} {more}".encode())
     for path in files:
         stat = path.stat()
@@ -82,7 +82,7 @@ def fingerprint(files: Sequence[Path], shape: tuple[int, ...], more: str) -> str
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time. It saves work; what makes it safe is the rename at the end."""
+    """One process at a time. This saves work; safety comes from the rename at the end."""
     with open(path, "w") as file:
         if fcntl:  # without it two runs may both decode; whoever ends last finds the cache there
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -127,7 +127,7 @@ def cached(
     fill: Callable[[np.ndarray], list[int] | None],
     more: str = "",
 ) -> np.ndarray:
-    """What fill(array) makes of the files, memory-mapped; filled only where the cache is stale."""
+    """The array that fill(array) writes, memory-mapped; filled only if the cache is stale."""
     home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
     stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
     target = cache_dir / f"{stem}{fingerprint(files, shape, more)}.npy"
@@ -148,7 +148,7 @@ def cached(
 
 
 def reserve(path: Path) -> None:
-    """Have the disk set all of a file's bytes aside, where it can: others may fill it meanwhile."""
+    """Reserve all of a file's bytes, where possible: other processes may fill the disk."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             try:
@@ -165,7 +165,7 @@ def build_cache(
     stem: str,
     fill: Callable[[np.ndarray], list[int] | None],
 ) -> None:
-    """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
+    """Fill a temporary file, then rename: a cache is complete or absent."""
     for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
         left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
     temporary = temporary_path(target.parent, stem)

@@ -17,7 +17,7 @@ AHEAD = 2  # batches that are read ahead where they come from the disk
 
 
 class TrainClips:
-    """The training split on the device, and the clips of every epoch as a pure function of it."""
+    """The training split on the device; the clips of an epoch are a pure function of its number."""
 
     def __init__(self, dataset: torch.utils.data.Dataset, settings: Training, device: torch.device):
         self.settings, self.dataset, self.device = settings, dataset, torch.device(device)
@@ -28,7 +28,7 @@ class TrainClips:
         self.frames, self.conditions = (torch.from_numpy(np.asarray(x)).to(home) for x in arrays)
 
     def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:
-        """-> the epoch's batches: frame numbers (B, T) each, where the frames are."""
+        """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames."""
         clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
         return clips.split(self.settings.batch_size)
 
@@ -65,7 +65,7 @@ def fits(arrays: Iterable, where: str, device: torch.device) -> bool:
 
 
 def without_bad_frames(clips: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """The clips (N, T) of frame numbers that hold none of the bad ones."""
+    """The clips (N, T) of frame numbers without a bad frame."""
     good = clips[~np.isin(clips, bad).any(axis=1)]
     if len(good) == 0:
         raise UserError("--skip_bad_frames leaves no clip: every one holds a bad picture")

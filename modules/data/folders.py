@@ -68,5 +68,5 @@ def clip_folders(folder: Path) -> list[Path]:
 
 
 def natural_key(path: Path) -> list[int | str]:
-    """Text and numbers of a name apart, so that 256 comes after 0 and before 1024."""
+    """A sort key with the numbers of a name as integers: 256 is between 0 and 1024."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

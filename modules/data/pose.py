@@ -73,7 +73,7 @@ class DanceClips(TrainClips):
         )
 
     def clips_at(self, epoch: int) -> np.ndarray:
-        """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""
+        """-> frame numbers (clips, T). Jump starts replace the first frame of some clips."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
         fast = settings.fast_train and epoch < settings.fast_train_epoch
         length = self.clip_length(epoch)
@@ -96,12 +96,12 @@ class DanceClips(TrainClips):
         return self.warp(*clips) if self.warp else clips
 
     def clip_length(self, epoch: int) -> int:
-        """--train_vi_len, or in the first --curriculum epochs what it has grown to."""
+        """--train_vi_len, or less in the first --curriculum epochs."""
         longest, epochs = self.settings.train_vi_len, self.settings.curriculum
         return 2 + (longest - 2) * epoch // epochs if epoch < epochs else longest
 
     def jump(self, clips: np.ndarray, usable: int, rng: np.random.Generator) -> np.ndarray:
-        """Let some clips start from any usable frame of the take that their second frame is in."""
+        """Let a share of the clips start from a random usable frame of the same take."""
         first, last = self.takes[clips[:, 1]].T  # the take is frames first..last
         anywhere = rng.integers(first, np.minimum(last, usable - 1) + 1)
         jumps = rng.random(len(clips)) < self.settings.jump_start
@@ -139,7 +139,7 @@ def load_test_clips(
 
 
 def truth_folder(root: str | Path) -> Path | None:
-    """Where the true frames of the test clips are, if they are there."""
+    """The folder of the test clips' true frames, if there is one."""
     path = find_root(root, "test") / "test" / "test_truth"
     return path if path.is_dir() else None
 

@@ -59,7 +59,7 @@ def read_table(path: Path) -> np.ndarray:
 
 
 def list_clip(folder: Path, needed: int, flag: str) -> tuple[list[Path], int]:
-    """A clip's pictures and the number of the first: none may be missing."""
+    """A clip's images and the number of the first; a gap is an error."""
     files = list_images(folder)
     numbers = [frame_number(path) for path in files]
     if len(files) < needed:
@@ -113,7 +113,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
         self.leave_out(unreadable(self.frames), base)
 
     def leave_out(self, bad: np.ndarray, base: Path) -> None:
-        """Forget the clips that hold a bad picture."""
+        """Drop the clips with an unreadable image."""
         clips = np.arange(len(self.starts))
         kept = without_bad_frames(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
         report_left_out(base, bad, clips, kept)

@@ -1,7 +1,7 @@
-"""The robot lab's recurrent nets, wired behind the protocol of modules/models.py.
+"""The robot lab's model, with the protocol of modules/models/pose.py.
 
 Sequences are (B, T, ...). `given` are a clip's first frames; row t of the conditions belongs to
-frame t. Frame i is drawn from h(i-1), the vector of the frame before it, a condition and z.
+frame t. Frame i is predicted from h(i-1), the vector of the previous frame, a condition and z.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ CONDITION = 7  # the numbers of a row: 4 of the action, 3 of the arm's position
 
 
 class State(NamedTuple):
-    """What the next t frames are drawn from. Hidden states live here, never on the model."""
+    """The state of a rollout. Hidden states are kept here, never on the model."""
 
     features: torch.Tensor  # (B, t, g): vectors of the frames before them
     skips: list  # four maps (B, t, C, H, W)
@@ -67,12 +67,12 @@ class RecurrentVAE(nn.Module):
         return pred, *((None, None) if prior else relative_to_prior(mu, logvar, mu_p, logvar_p))
 
     def standardise_conditions(self, rows: torch.Tensor) -> None:
-        """From now on conditions count in deviations from the mean of these rows (N, 7)."""
+        """Standardise all conditions by the mean and standard deviation of these rows (N, 7)."""
         self.condition_mean.copy_(rows.mean(0))
         self.condition_std.copy_(rows.std(0).clamp_min(1e-6))
 
     def rows(self, conditions: torch.Tensor) -> torch.Tensor:
-        """The rows that condition frames 1..T-1: each its own, the one before, or nothing."""
+        """The rows that condition frames 1..T-1: the frame's own, the previous one, or zeros."""
         conditions = (conditions - self.condition_mean) / self.condition_std
         if self.settings.condition == "none":
             conditions = torch.zeros_like(conditions)
@@ -126,7 +126,7 @@ class RecurrentVAE(nn.Module):
         return features.float(), *skips
 
     def observe(self, state: State, frame: torch.Tensor) -> State:
-        """Go on from this frame (B, 1, 3, 64, 64)."""
+        """The state after this frame (B, 1, 3, 64, 64)."""
         features, *skips = self.encode(frame)
         if not self.settings.last_frame_skip:
             skips = [s[:, -1:] for s in state.skips]

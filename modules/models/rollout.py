@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
+STEPS_AT_ONCE = (
+    64  # a rollout prepares so many steps at once: memory is constant in the clip's length
+)
 
 
 def noise_source(
@@ -45,7 +47,7 @@ def roll_out(
 def one_step(
     model: torch.nn.Module, frames: torch.Tensor, poses: torch.Tensor, noise: Callable | None
 ) -> torch.Tensor:
-    """Frames 1..T-1 of a clip (T, 3, H, W), each predicted from the true one before it, on the CPU.
+    """Frames 1..T-1 of a clip (T, 3, H, W), each predicted from the true previous frame, on the CPU.
 
     One-step (teacher-forced) prediction, for comparison: a rollout never sees true frames.
     """

@@ -6,7 +6,7 @@ LOGVAR_MIN, LOGVAR_MAX = -30.0, 10.0
 
 
 def bound(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Clamp the value but let the gradient through, so that what left the range can come back."""
+    """Clamp with a straight-through gradient, so that values out of range can return."""
     return x.clamp(low, high).detach() + (x - x.detach())
 
 

@@ -8,7 +8,7 @@ import torch
 def over_time(
     net: Callable, *inputs: torch.Tensor | None, at_once: int | None = None
 ) -> torch.Tensor | tuple:
-    """Apply a net to (B, T, ...) as to one batch of B*T, or to pieces `at_once` long of it."""
+    """Apply a net to (B, T, ...) as one batch of B*T, or in pieces of `at_once`."""
     pieces = zip(*(flat(x).split(at_once or len(x) * x.shape[1]) for x in inputs))
     results, batch = [net(*piece) for piece in pieces], len(inputs[0])
     if isinstance(results[0], tuple):
@@ -17,7 +17,7 @@ def over_time(
 
 
 def flat(x: torch.Tensor) -> torch.Tensor:
-    """(B, T, ...) -> (B*T, ...), maps laid out as the nets are: else each net would copy them."""
+    """(B, T, ...) -> (B*T, ...), maps in channels_last like the nets: else each net would copy them."""
     x = x.flatten(0, 1)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
@@ -27,7 +27,7 @@ def unflat(x: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def one_by_one(dim: int, *inputs: torch.Tensor | None) -> Iterator[tuple]:
-    """Tensors (or Nones) -> tuples of their pieces of length one. Its gradient is one join."""
+    """Tensors (or Nones) -> tuples of their slices of length one; one split, one gradient."""
     count = next(x.shape[dim] for x in inputs if x is not None)
     return zip(*([None] * count if x is None else x.split(1, dim) for x in inputs))
 

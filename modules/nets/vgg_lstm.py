@@ -1,6 +1,6 @@
 """The robot lab's four nets. Frames are 64x64; a vector's sequence is (B, T, ...).
 
-No net keeps a hidden state: who calls a recurrent net hands it in, and gets the next one back.
+No net stores a hidden state: the caller passes it in and gets the next one back.
 """
 
 import torch

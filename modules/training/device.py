@@ -11,7 +11,7 @@ import torch
 from ..config import Compute
 from ..errors import UserError
 
-MANY_SHAPES = 256  # of what compiled nets are fed, one compilation each
+MANY_SHAPES = 256  # of what compiled nets are fed, one compilation per input shape
 MANY_PRIMITIVES = "8192"  # convolutions of one shape, ready to run; oneDNN forgets all but 1024
 M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, HUGE_PAGE = -1, -4, 14, 2**21  # of Linux
 
@@ -24,7 +24,7 @@ def default_device() -> str:
 
 
 def choose_device(settings: Compute) -> torch.device:
-    """--device and --gpu -> torch.device, and a printed line. What is asked for must be there."""
+    """--device and --gpu -> torch.device, and a printed line. A device that was asked for must exist."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
     if name.startswith("cuda") and not cuda:
@@ -55,7 +55,7 @@ def choose_device(settings: Compute) -> torch.device:
 
 
 def only_deterministic_operations() -> None:
-    """--deterministic. What has no such form raises instead of being random."""
+    """--deterministic: an operation without a deterministic form raises an error."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is first used
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
@@ -76,11 +76,10 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 @functools.cache
 def keep_memory() -> None:
-    """Have the C library keep what a training step frees for the next one, in huge pages.
+    """Make the C library keep freed memory for the next training step, in huge pages.
 
-    As it is, it gives all back after every step, and gets it again page by page: a tenth of the
-    time. What is reserved here takes no memory before it is used. Elsewhere than on Linux with
-    glibc nothing happens.
+    By default it returns all memory after every step and requests it again page by page, a tenth
+    of the time. The reserved block takes no memory before it is used. Only Linux with glibc.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -99,7 +98,7 @@ def keep_memory() -> None:
 
 
 def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> None:
-    """--compile: replace the model's large nets by compiled ones; their weights stay theirs."""
+    """--compile: replace the model's large nets by compiled ones; their weights stay where they are."""
     if mode == "off":
         return
     from torch._dynamo import config as dynamo  # slow to import
@@ -113,7 +112,7 @@ def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> Non
 
 
 def what_compiling_lacks(device: torch.device) -> str | None:
-    """What --compile needs and is not there, if anything is."""
+    """What --compile needs and this machine lacks, if anything."""
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "a C++ compiler (g++)"
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
@@ -134,7 +133,7 @@ def rng_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_rng_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Take them up; a run that was moved to another kind of device draws other numbers there."""
+    """Restore them; on another kind of device a run draws other numbers."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -2,7 +2,7 @@
 
 import torch
 
-MSE_FLOOR = 1e-5  # a frame that scores 50 dB is not worth more effort
+MSE_FLOOR = 1e-5  # no gain beyond 50 dB
 
 
 def kl_criterion(mu: torch.Tensor, logvar: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -17,18 +17,18 @@ def kl_values(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 
 
 def kl_per_dimension(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """(B, T, N, ...) twice -> (N,): the nats a frame that each dimension of z carries."""
+    """(B, T, N, ...) twice -> (N,): the KL of each dimension of z, in nats per frame."""
     values = kl_values(mu, logvar).flatten(0, 1)  # (frames, N, ...)
     return values.mean(0).flatten(1).sum(1) if values.dim() > 2 else values.mean(0)
 
 
 def kl_above(free_bits: float, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """What the KL costs where a dimension's first `free_bits` nats are free."""
+    """The KL above `free_bits` nats per dimension: the first nats are free."""
     return kl_per_dimension(mu, logvar).clamp_min(free_bits).sum()
 
 
 def calibrated_loss(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, but for constants.
+    """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, up to a constant.
 
     Of a Gaussian whose variance is the best for every frame, which is the frame's own squared
     error; times 2 / (C H W). Every frame counts alike, as it does in a mean of PSNRs.
