@@ -47,7 +47,7 @@ def roll_out(
 def one_step(
     model: torch.nn.Module, frames: torch.Tensor, poses: torch.Tensor, noise: Callable | None
 ) -> torch.Tensor:
-    """Frames 1..T-1 of a clip (T, 3, H, W), each predicted from the true previous frame, on the CPU.
+    """Frames 1..T-1 of a clip (T, 3, H, W), each from the true previous frame, on the CPU.
 
     One-step (teacher-forced) prediction, for comparison: a rollout never sees true frames.
     """

@@ -17,7 +17,7 @@ def over_time(
 
 
 def flat(x: torch.Tensor) -> torch.Tensor:
-    """(B, T, ...) -> (B*T, ...), maps in channels_last like the nets: else each net would copy them."""
+    """(B, T, ...) -> (B*T, ...), maps in channels_last like the nets."""
     x = x.flatten(0, 1)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 

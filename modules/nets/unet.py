@@ -1,6 +1,6 @@
 """The pose lab's nets at half resolution (--nets unet): the same five names as in course.py.
 
-Eight 3x3 convolutions at full resolution see a neighbourhood; a U-Net sees the whole image for less.
+Eight 3x3 convolutions at full resolution see a neighbourhood; a U-Net sees the whole image.
 Frames and poses are (B, 3, H, W), features (B, C, H/2, W/2); H and W are even.
 """
 

@@ -24,7 +24,7 @@ def default_device() -> str:
 
 
 def choose_device(settings: Compute) -> torch.device:
-    """--device and --gpu -> torch.device, and a printed line. A device that was asked for must exist."""
+    """--device and --gpu -> torch.device, and a printed line. It must exist."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
     if name.startswith("cuda") and not cuda:
@@ -98,7 +98,7 @@ def keep_memory() -> None:
 
 
 def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> None:
-    """--compile: replace the model's large nets by compiled ones; their weights stay where they are."""
+    """--compile: replace the model's large nets by compiled ones."""
     if mode == "off":
         return
     from torch._dynamo import config as dynamo  # slow to import
