@@ -423,12 +423,13 @@ class Trainer(Resumable):
         scores = self.score(pred)
         clip = self.first_clip(pred)
         validation.draw(self.folder, self.lab, clip, pred, self.val_frames, self.settings.plots)
+        plots = ", val_strip.png, plots/psnr_per_frame.png" if self.settings.plots else ""
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
             f"copy-first-frame baseline: {scores['psnr_given_frame_repeated']:.2f} dB\n"
-            f"drawn: {self.folder / 'val.gif'}, val_strip.png, plots/psnr_per_frame.png"
+            f"drawn: {self.folder / 'val.gif'}{plots}"
         )
 
     @torch.no_grad()

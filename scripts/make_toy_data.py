@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw a small data set in the folders and names of the course: a dancer or a robot arm.
+"""Draw a small synthetic data set in the course's layout: a dancer or a robot arm.
 
-The pose lab is a dancer with matching poses; the robot lab an arm that pushes things, where row t
-of actions.csv is commanded at frame t and shows in frame t + 1, row t of endeffector_positions.csv
-is where the fingertips are in frame t.
+The pose lab is a dancer with matching poses, the robot lab an arm that pushes objects. Row t of
+actions.csv is the command given at frame t, visible in frame t + 1; row t of
+endeffector_positions.csv is the position of the fingertips in frame t.
 """
 
 import argparse
@@ -18,19 +18,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
-
-# Straight from its folder: the package's own __init__ would load torch, which drawing never needs.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "modules"))
 from toy import dance as toy_dance
 from toy import robot as toy_robot
+from tqdm import tqdm
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
 RECORD = 256  # robot clips in a record folder, as in the real set
-SCENE, TRAIN, VAL, TEST = range(4)  # streams of random numbers that one seed feeds
+SCENE, TRAIN, VAL, TEST = range(4)  # random streams of one seed
 
-# Flags that belong to one lab only: lowest, highest and default value, help.
+# Flags of one lab only: lowest, highest and default value, help.
 FLAGS = {
     "pose": {
         "train_frames": (2, 100_000, 1260, "length of the training take"),
@@ -90,7 +87,7 @@ def settle_flags(parser, args):
 
 # ---------------------------------------------------------------- the pose lab
 def takes(args):
-    """Every take of the data set: (random stream, length, frame folder, pose folder)."""
+    """Yield (random stream, length, frame folder, pose folder) of every take."""
     yield (TRAIN,), args.train_frames, "train/train_img", "train/train_label"
     yield (VAL,), CLIP, "val/val_img", "val/val_label"
     for i in range(args.test_clips):
@@ -98,7 +95,7 @@ def takes(args):
 
 
 def plan(args, root):
-    """Choreograph all takes, make their folders; yield chunks of pictures to draw."""
+    """Generate the motion of all takes, make their folders; yield chunks of frames to draw."""
     for stream, length, *names in takes(args):
         folders = [root / name for name in names]
         for folder in folders:
@@ -111,12 +108,12 @@ def plan(args, root):
 
 @cache
 def scene(seed, height):
-    """Room and clothes, drawn once per process."""
+    """Background and clothes, drawn once per process."""
     return toy_dance.make_scene(np.random.default_rng([seed, SCENE]), height)
 
 
 def draw_chunk(chunk):
-    """Draw and write some consecutive frames with their poses; return how many."""
+    """Draw and write a chunk of frames with their poses; return the number of frames."""
     seed, height, (frames, poses), start, joints, stature = chunk
     for i, (body, size) in enumerate(zip(joints, stature, strict=True), start):
         name = f"frame{i:06d}.png"
@@ -125,16 +122,16 @@ def draw_chunk(chunk):
     return len(joints)
 
 
-def save(picture, path):
-    """Values 0..255 -> an 8-bit PNG; fractions are cut off."""
-    Image.fromarray(picture.astype(np.uint8)).save(path, compress_level=3)
+def save(image, path):
+    """Values 0..255 -> an 8-bit PNG, truncated to integers."""
+    Image.fromarray(image.astype(np.uint8)).save(path, compress_level=3)
 
 
 def draw_dance(args, root):
-    """Fill root with the whole dance lab; return a line that says what it holds."""
+    """Fill root with the pose lab's data set; return a one-line summary."""
     total = sum(length for _, length, *_ in takes(args))
     draw_all(draw_chunk, plan(args, root), total, args.workers)
-    for i in range(args.test_clips):  # a test clip gives away its first frame only
+    for i in range(args.test_clips):  # of a test clip only the first frame is given
         given = root / f"test/test_img/{i}"
         given.mkdir(parents=True)
         shutil.copyfile(root / f"test/test_truth/{i}/frame000000.png", given / "frame000000.png")
@@ -164,7 +161,7 @@ def table(seed):
 
 
 def draw_robot_clip(job):
-    """Simulate, draw and write one clip; return how many frames."""
+    """Simulate, draw and write one clip; return the number of frames."""
     seed, stream, folder = job
     actions, positions, *rest = toy_robot.simulate(np.random.default_rng([seed, *stream]))
     for t, frame in enumerate(toy_robot.draw_clip(table(seed), positions, *rest)):
@@ -175,7 +172,7 @@ def draw_robot_clip(job):
 
 
 def draw_robot(args, root):
-    """Fill root with the whole robot lab; return a line that says what it holds."""
+    """Fill root with the robot lab's data set; return a one-line summary."""
     total = (args.train_clips + 2 * args.eval_clips) * toy_robot.LENGTH
     draw_all(draw_robot_clip, plan_clips(args, root), total, args.workers)
     return (
@@ -186,12 +183,12 @@ def draw_robot(args, root):
 
 # ---------------------------------------------------------------- both
 def ignore_interrupt():
-    """Ctrl-C is for the main process, which then stops its workers."""
+    """Only the main process handles Ctrl-C; it then stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def draw_all(draw, jobs, total, workers):
-    """Do the jobs in parallel; draw(job) returns its number of frames, total in the end."""
+    """Run draw(job) in parallel; it returns its number of frames, `total` altogether."""
     with (
         Pool(workers, ignore_interrupt) as pool,
         tqdm(total=total, unit="frame", disable=None) as bar,
@@ -201,7 +198,7 @@ def draw_all(draw, jobs, total, workers):
 
 
 def write_safely(args):
-    """Draw into a folder beside OUT and rename it at the end, so OUT is whole or absent."""
+    """Draw into a folder beside OUT and rename it at the end: OUT is complete or absent."""
     out = args.out.absolute()
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
@@ -227,7 +224,7 @@ def main():
 
 
 def fail(code, message):
-    """Say in one line what went wrong; return the exit code."""
+    """Print the error in one line; return the exit code."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     return code
 

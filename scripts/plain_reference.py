@@ -1,6 +1,6 @@
-"""The course's nets, training and test loops, written plainly and independently of the package.
+"""The template's nets, training and test loops, written plainly and independently of the package.
 
-One call per net and frame, float32, every picture decoded from its PNG every epoch. `bench.py`
+One call per net and frame, float32, every image decoded from its PNG in every epoch. `bench.py`
 measures against it, and the tests check that both compute the same numbers.
 """
 
@@ -56,7 +56,7 @@ class DepthBlock(nn.Module):
 
 
 def pairs(a, *widths):
-    """Residual and depthwise blocks in turn, to each of these widths."""
+    """Alternating residual and depthwise blocks, to each of these widths."""
     layers = []
     for b in widths:
         layers += [Residual(a, b), DepthBlock(b, b)]
@@ -65,7 +65,7 @@ def pairs(a, *widths):
 
 
 class PlainModel(nn.Module):
-    """The names and numbers of its layers are those of published checkpoints."""
+    """Its state_dict keys are those of published checkpoints."""
 
     def __init__(self, F_dim=128, L_dim=32, N_dim=12, D_out_dim=192):
         super().__init__()
@@ -75,12 +75,12 @@ class PlainModel(nn.Module):
         self.frame_transformation = nn.Sequential(
             *pairs(3, f // 8, f // 4, f // 2), nn.Conv2d(f // 2, f, 3, padding=1)
         )
-        pad, bend = nn.ReflectionPad2d(3), nn.LeakyReLU(1.0)  # a bend that bends nothing
+        pad, identity = nn.ReflectionPad2d(3), nn.LeakyReLU(1.0)  # slope 1, as in the template
         self.label_transformation = nn.Sequential(
-            pad, nn.Conv2d(3, p // 2, 7), nn.BatchNorm2d(p // 2), bend, Residual(p // 2, p)
+            pad, nn.Conv2d(3, p // 2, 7), nn.BatchNorm2d(p // 2), identity, Residual(p // 2, p)
         )
         self.Gaussian_Predictor = nn.Sequential(
-            *pairs(known, n // 4, n // 2), Residual(n // 2, n), bend, nn.Conv2d(n, 2 * n, 1)
+            *pairs(known, n // 4, n // 2), Residual(n // 2, n), identity, nn.Conv2d(n, 2 * n, 1)
         )
         self.Decoder_Fusion = nn.Sequential(
             DepthBlock(fused, fused), Residual(fused, fused // 4),
@@ -96,14 +96,17 @@ class PlainModel(nn.Module):
         noise = torch.randn_like(mu) if noise is None else noise
         return mu + noise * torch.exp(0.5 * logvar), mu, logvar
 
-    def draw(self, features, pose, z):
+    def generate(self, features, pose, z):
         return self.Generator(self.Decoder_Fusion(torch.cat([features, pose, z], dim=1)))
 
 
-def plain_step(model, optim, frames, poses, forced, detach=False, previous=False, noise=None):
-    """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss of a predicted frame.
+def plain_step(
+    model, optim, frames, poses, forced, detach=False, previous=False, noise=None, beta=1.0
+):
+    """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss per predicted frame.
 
-    `noise` (B, T-1, N, H, W) is that of every z; it is drawn where it is not given.
+    As in the template, the loss is the sum over the predicted frames, and the norm of its gradient
+    is clipped to 1. `noise` (B, T-1, N, H, W) is that of every z; None: it is drawn here.
     """
     loss, frame, steps = 0, frames[:, 0], frames.shape[1] - 1
     for t in range(1, steps + 1):
@@ -115,14 +118,14 @@ def plain_step(model, optim, frames, poses, forced, detach=False, previous=False
         pose = model.label_transformation(poses[:, t])
         seen = features if previous else model.frame_transformation(frames[:, t])
         z, mu, logvar = model.posterior(seen, pose, None if noise is None else noise[:, t - 1])
-        frame = model.draw(features, pose, z)
+        frame = model.generate(features, pose, z)
         kl = -0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp()) / len(frames)
-        loss = loss + (F.mse_loss(frame, frames[:, t]) + kl) / steps
+        loss = loss + F.mse_loss(frame, frames[:, t]) + beta * kl
     optim.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optim.step()
-    return loss.item()
+    return loss.item() / steps
 
 
 @torch.no_grad()
@@ -133,12 +136,12 @@ def plain_rollout(model, given, poses, z_dim):
         pose = model.label_transformation(poses[:, t])
         z = torch.randn(len(given), z_dim, *given.shape[-2:], device=given.device)
         features = model.frame_transformation(frames[-1])
-        frames.append(model.draw(features, pose, z))
+        frames.append(model.generate(features, pose, z))
     return torch.stack(frames, 1)
 
 
 class PlainDataset(torch.utils.data.Dataset):
-    """Clips of consecutive frames; every picture is opened, decoded and resized when asked for."""
+    """Clips of consecutive frames; every image is opened, decoded and resized on access."""
 
     def __init__(self, root, length, size):
         folder = Path(root) / "train"
@@ -150,8 +153,8 @@ class PlainDataset(torch.utils.data.Dataset):
         return len(self.frames) // self.length
 
     def read(self, path):
-        picture = Image.open(path).convert("RGB").resize(self.size[::-1], Image.BILINEAR)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        image = Image.open(path).convert("RGB").resize(self.size[::-1], Image.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
     def __getitem__(self, index):
         clip = slice(index * self.length, (index + 1) * self.length)

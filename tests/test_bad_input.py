@@ -103,13 +103,30 @@ def folder_as_picture(root):
     return path
 
 
-def gigantic_picture(root):
-    """A header that promises 60,000 x 60,000 pixels."""
+def promise(root, pixels):
+    """A picture whose header, sound in itself, promises pixels x pixels; there are 16 x 16."""
     path = root / "train/train_img/frame000003.png"
     Image.new("1", (16, 16)).save(path)
     data = bytearray(path.read_bytes())
-    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[16:24] = pixels.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+def gigantic_picture(root):
+    return promise(root, 60_000)
+
+
+def large_picture_without_its_pixels(root):
+    return promise(root, 5_000)
+
+
+def wrong_byte_in_a_picture(root):
+    """Of full length, but its pixels cannot be unpacked: a native decoder may die of it."""
+    path = root / "train/train_img/frame000003.png"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 255
     path.write_bytes(data)
     return path
 
@@ -133,6 +150,7 @@ def few_validation_frames(root):
 FOR_TRAINING = [
     no_folder, empty_folder, file_as_folder, no_pictures, no_poses, one_pose_missing,
     truncated_picture, empty_picture, text_as_picture, folder_as_picture, gigantic_picture,
+    large_picture_without_its_pixels, wrong_byte_in_a_picture,
     no_validation, few_training_frames, few_validation_frames,
 ]  # fmt: skip
 
@@ -144,6 +162,19 @@ def test_a_dataset_that_cannot_be_trained_on(call, dataset, tmp_path, spoil):
     assert_refused(done, 1, named)
     assert files_below(run) == []
     assert not list(tmp_path.rglob("*.partial"))
+
+
+DAMAGES = [
+    truncated_picture, empty_picture, gigantic_picture, large_picture_without_its_pixels,
+    wrong_byte_in_a_picture,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", DAMAGES)
+def test_a_damaged_picture_is_the_one_that_skip_bad_frames_leaves_out(dataset, spoil):
+    number = dataloader.frame_number(spoil(dataset))
+    clips = dataloader.Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
+    assert clips.numbers[clips.bad].tolist() == [number]
 
 
 @pytest.mark.parametrize("share", range(0, 100, 7))

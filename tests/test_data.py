@@ -1,4 +1,4 @@
-"""Folders of pictures -> arrays, their cache, and the clips that training draws from them."""
+"""Folders of images -> arrays, their cache, and the clips of every epoch."""
 
 import hashlib
 import multiprocessing
@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import draw, make_dataset
+from helpers import draw, make_dataset, settings_of
 from PIL import Image
 
-import dataloader
 from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips
-from modules import cache
+from modules.data import cache
+from modules.data.folders import frame_number, list_images
 from modules.errors import UserError
 
 SIZE = (12, 16)
@@ -27,7 +27,7 @@ def open_dance(root, mode="train", length=4, **more):
 
 
 def resized(path, size=SIZE):
-    """What PIL makes of a picture, without any code of the package."""
+    """An image as PIL decodes and resizes it, without any code of the package."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
 
@@ -41,30 +41,30 @@ def caches(folder, pattern="*.npy"):
 
 def test_clips_are_consecutive_and_do_not_overlap(dataset):
     clips = open_dance(dataset, length=5)
-    assert len(clips) == 3  # of 16 frames; the last one is left over
+    assert len(clips) == 3  # of 16 frames; the last frame is left over
     for index in range(3):
-        for name, pictures in zip(("img", "label"), clips[index]):
-            for i, picture in enumerate(pictures):
+        for name, images in zip(("img", "label"), clips[index]):
+            for i, image in enumerate(images):
                 path = dataset / f"train/train_{name}/frame{index * 5 + i:06d}.png"
                 expected = torch.tensor(resized(path)).permute(2, 0, 1).float() / 255
-                assert torch.equal(picture, expected)
+                assert torch.equal(image, expected)
 
 
-def test_reading_past_the_last_clip_ends_a_loop_over_the_dataset(dataset):
+def test_iterating_over_the_dataset_ends_after_the_last_clip(dataset):
     assert len(list(open_dance(dataset, length=5))) == 3
 
 
 @pytest.mark.parametrize(("partial", "clips"), [(1.0, 4), (0.5, 2), (0.49, 1), (0.25, 1)])
-def test_partial_is_the_share_of_the_frames_that_is_used(dataset, partial, clips):
+def test_partial_is_the_share_of_frames_used(dataset, partial, clips):
     assert len(open_dance(dataset, partial=partial)) == clips
 
 
-def test_too_small_a_share_for_one_clip_is_an_error(dataset):
+def test_a_share_too_small_for_one_clip_is_an_error(dataset):
     with pytest.raises(UserError, match="--train_vi_len"):
         open_dance(dataset, partial=0.2)
 
 
-def test_values_are_floats_in_0_to_1_and_reach_both_ends(tmp_path):
+def test_values_are_floats_in_0_to_1_including_both_ends(tmp_path):
     root = make_dataset(tmp_path / "data")
     for value in (0, 255):
         path = root / f"val/val_img/frame{value // 255:06d}.png"
@@ -75,16 +75,40 @@ def test_values_are_floats_in_0_to_1_and_reach_both_ends(tmp_path):
     assert (frames.min().item(), frames.max().item()) == (0, 1)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_decoding_is_pils_bilinear_resize_of_the_rgb_picture(tmp_path, mode):
+def noise_image(mode, height=40, width=90):
+    """Random values as an image of this PIL mode."""
     rng = np.random.default_rng(0)
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 2**16, (height, width), np.uint16))
+    colours = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+    if mode[-1] == "A":
+        colours.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), np.uint8)))
+    return colours
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+def test_decoding_is_the_bilinear_resize_of_pil_in_every_mode(tmp_path, mode):
     path = tmp_path / "frame0.png"
-    Image.fromarray(rng.integers(0, 256, (40, 90, 3), np.uint8)).convert(mode).save(path)
-    assert np.array_equal(dataloader.decode(path, (32, 64)), resized(path, (32, 64)))
+    noise_image(mode).save(path)
+    assert np.array_equal(cache.decode(path, (32, 64)), resized(path, (32, 64)))
+
+
+@pytest.mark.parametrize("size", [(512, 1024), (32, 64), (12, 200), (7, 5), (1, 1)])
+def test_decoding_is_bit_identical_to_pil_at_every_size(tmp_path, size):
+    path = tmp_path / "frame0.png"
+    noise_image("RGB", *size).save(path)
+    assert np.array_equal(cache.decode(path, (32, 64)), resized(path, (32, 64)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "TIFF"])
+def test_other_formats_named_png_are_decoded(tmp_path, kind):
+    path = tmp_path / "frame0.png"
+    noise_image("RGB").save(path, kind)
+    assert np.array_equal(cache.decode(path, (32, 64)), resized(path, (32, 64)))
 
 
 @pytest.mark.parametrize("names", ["frame{}.png", "{}.png", "frame{:06d}.png", "Frame{}.PNG"])
-def test_order_is_numeric_whatever_the_number_of_digits(tmp_path, names):
+def test_order_is_numeric_for_any_number_of_digits(tmp_path, names):
     numbers = [100, 2, 10, 9, 1, 11]
     for kind, pose in (("img", False), ("label", True)):
         folder = tmp_path / f"train/train_{kind}"
@@ -98,7 +122,7 @@ def test_order_is_numeric_whatever_the_number_of_digits(tmp_path, names):
     assert list(clips.numbers) == sorted(numbers)
 
 
-def test_frame_and_pose_pair_by_number_though_digits_differ(tmp_path):
+def test_frames_and_poses_are_paired_by_number(tmp_path):
     for kind, name in (("img", "frame{}.png"), ("label", "frame{:06d}.png")):
         (tmp_path / f"train/train_{kind}").mkdir(parents=True)
         for n in (2, 10, 1, 9):
@@ -108,31 +132,31 @@ def test_frame_and_pose_pair_by_number_though_digits_differ(tmp_path):
     assert np.array_equal(poses, [resized(folder / f"frame{n:06d}.png") for n in (1, 2, 9, 10)])
 
 
-def test_poses_without_a_frame_are_left_out(dataset):
+def test_poses_without_a_frame_are_ignored(dataset):
     draw(99, True).save(dataset / "train/train_label/frame000099.png")
     assert len(open_dance(dataset).conditions) == 16
 
 
 @pytest.mark.parametrize("above", ["", "LAB4_Dataset", "LAB4_Dataset/LAB4_Dataset"])
-def test_the_nested_zip_is_found_from_above(tmp_path, above):
+def test_nested_folders_of_a_zip_are_found(tmp_path, above):
     make_dataset(tmp_path / "data" / above)
     assert len(open_dance(tmp_path / "data")) == 4
     assert len(load_test_clips(tmp_path / "data", SIZE)) == 2
 
 
-def test_hidden_and_foreign_files_among_the_pictures_are_passed_over(dataset):
+def test_hidden_and_other_files_among_the_images_are_ignored(dataset):
     for name in ("._frame000001.png", "Thumbs.db", ".DS_Store", "notes.txt"):
-        (dataset / "train/train_img" / name).write_bytes(b"no picture")
+        (dataset / "train/train_img" / name).write_bytes(b"not an image")
     assert len(open_dance(dataset).frames) == 16
 
 
-def test_a_picture_without_a_number_is_named_in_the_error(dataset):
+def test_an_image_without_a_number_is_named_in_the_error(dataset):
     shutil.copy(dataset / "train/train_img/frame000001.png", dataset / "train/train_img/copy.png")
     with pytest.raises(UserError, match=r"copy\.png"):
         open_dance(dataset)
 
 
-def test_test_clips_come_in_numeric_order_each_at_its_length(tmp_path):
+def test_test_clips_are_in_numeric_order_with_their_own_lengths(tmp_path):
     lengths = [3, 4, 5, 2, 6, 3, 4, 5, 2, 6, 7]  # folders 0 .. 10
     root = make_dataset(tmp_path / "data", clips=lengths)
     clips = load_test_clips(root, SIZE)
@@ -145,35 +169,30 @@ def test_test_clips_come_in_numeric_order_each_at_its_length(tmp_path):
 # ---------------------------------------------------------------- the cache
 
 
-@pytest.fixture
-def no_decoding(monkeypatch):
-    """Call it, and from then on every decoding fails."""
-
-    def start():
-        def decode(path, size):
-            raise AssertionError(f"{path} was decoded again")
-
-        monkeypatch.setattr(dataloader, "decode", decode)
-
-    return start
+def make_undecodable(root):
+    """Overwrite every image; size and time stay, so that a valid cache remains valid."""
+    for path in root.rglob("*.png"):
+        stat = path.stat()
+        path.write_bytes(bytes(stat.st_size))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_opening_again_decodes_nothing(dataset, no_decoding):
+def test_opening_again_decodes_nothing(dataset):
     first = np.array(open_dance(dataset).frames)
-    no_decoding()
+    make_undecodable(dataset)
     assert np.array_equal(open_dance(dataset).frames, first)
 
 
-def test_train_and_val_caches_do_not_displace_each_other(dataset, no_decoding):
+def test_train_and_val_caches_do_not_replace_each_other(dataset):
     for mode in ("train", "val"):
         open_dance(dataset, mode)
-    no_decoding()
+    make_undecodable(dataset)
     for mode, count in (("train", 16), ("val", 6)):
         assert len(open_dance(dataset, mode).frames) == count
 
 
 def touch_later(path):
-    """Give a file another time, as writing it a moment later would."""
+    """Give a file a later time stamp."""
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10_000_000))
 
@@ -194,12 +213,12 @@ def remove_one(folder):
 
 def rename_one(folder):
     for kind in ("img", "label"):
-        pictures = folder.parent / f"train_{kind}"
-        (pictures / "frame000003.png").rename(pictures / "frame000099.png")
+        images = folder.parent / f"train_{kind}"
+        (images / "frame000003.png").rename(images / "frame000099.png")
 
 
 @pytest.mark.parametrize("alter", [change_one, add_one, remove_one, rename_one])
-def test_an_altered_folder_is_decoded_again_and_its_old_cache_removed(dataset, alter):
+def test_a_changed_folder_is_decoded_again_and_its_old_cache_removed(dataset, alter):
     open_dance(dataset)
     before = caches(dataset, "train-frames*.npy")
     alter(dataset / "train/train_img")
@@ -211,18 +230,18 @@ def test_an_altered_folder_is_decoded_again_and_its_old_cache_removed(dataset, a
     assert before != after
 
 
-def test_another_size_is_decoded_and_the_first_size_kept(dataset, no_decoding):
+def test_caches_of_two_sizes_are_kept(dataset):
     open_dance(dataset)
     other = Dataset_Dance(dataset, "train", 4, size=(14, 16))
     path = dataset / "train/train_img/frame000005.png"
     assert np.array_equal(other.frames[5], resized(path, (14, 16)))
-    no_decoding()
+    make_undecodable(dataset)
     assert open_dance(dataset).frames.shape == (16, *SIZE, 3)
 
 
 def failing_at(number, error):
     def decode(path, size):
-        if dataloader.frame_number(path) == number:
+        if frame_number(path) == number:
             raise error
         return resized(path, size)
 
@@ -230,7 +249,7 @@ def failing_at(number, error):
 
 
 @pytest.mark.parametrize("error", [UserError("unreadable"), KeyboardInterrupt(), MemoryError()])
-def test_a_decoding_that_breaks_off_leaves_no_cache_and_no_temporary(dataset, monkeypatch, error):
+def test_interrupted_decoding_leaves_no_cache_and_no_temporary_file(dataset, monkeypatch, error):
     monkeypatch.setattr(cache, "decode", failing_at(7, error))
     with pytest.raises(type(error)):
         open_dance(dataset)
@@ -239,7 +258,7 @@ def test_a_decoding_that_breaks_off_leaves_no_cache_and_no_temporary(dataset, mo
     assert len(open_dance(dataset).frames) == 16
 
 
-def test_a_damaged_cache_is_decoded_again_or_named_in_an_error(dataset):
+def test_a_damaged_cache_is_rebuilt_or_named_in_an_error(dataset):
     expected = np.array(open_dance(dataset).frames)
     (target,) = dataset.rglob("train-frames*.npy")
     target.write_bytes(target.read_bytes()[:200])
@@ -249,11 +268,11 @@ def test_a_damaged_cache_is_decoded_again_or_named_in_an_error(dataset):
         assert target.name in str(error)
 
 
-def test_a_finished_cache_is_never_taken_from_under_another_run(dataset, monkeypatch):
-    """Where there is no lock two runs may build one cache; the second must only replace it."""
+def test_a_second_build_replaces_a_finished_cache_without_deleting_it(dataset, monkeypatch):
+    """Without file locks two runs may build the same cache."""
     open_dance(dataset)
     (target,) = dataset.rglob("train-frames*.npy")
-    files = dataloader.list_pictures(dataset / "train/train_img")
+    files = list_images(dataset / "train/train_img")
     there, rename = [], os.replace
 
     def replace(source, goal):
@@ -278,7 +297,7 @@ def checksums(root, barrier, answers):
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_processes_that_open_at_once_all_get_the_right_pictures(dataset, stale):
+def test_concurrent_processes_all_get_the_right_images(dataset, stale):
     if stale:
         open_dance(dataset)
         change_one(dataset / "train/train_img")
@@ -300,7 +319,7 @@ def test_processes_that_open_at_once_all_get_the_right_pictures(dataset, stale):
 
 
 @pytest.mark.parametrize("typed", [True, False])
-def test_a_cache_place_that_is_a_file_is_an_error_that_names_cache_dir(dataset, tmp_path, typed):
+def test_a_cache_dir_that_is_a_file_is_an_error(dataset, tmp_path, typed):
     place = tmp_path / "file" if typed else dataset / ".cache"
     place.write_text("in the way")
     with pytest.raises(UserError, match="--cache_dir") as caught:
@@ -309,20 +328,20 @@ def test_a_cache_place_that_is_a_file_is_an_error_that_names_cache_dir(dataset, 
     assert place.read_text() == "in the way"
 
 
-def test_a_full_disk_is_an_error_that_names_cache_dir(dataset, monkeypatch):
+def test_a_full_disk_is_an_error_that_names_the_flag(dataset, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(UserError, match="--cache_dir"):
         open_dance(dataset)
     assert caches(dataset) == caches(dataset, "*.partial") == []
 
 
-def test_one_cache_dir_keeps_the_caches_of_two_datasets(tmp_path, no_decoding):
+def test_one_cache_dir_keeps_the_caches_of_two_datasets(tmp_path):
     place = tmp_path / "place"
     roots = [make_dataset(tmp_path / name, train=count) for name, count in (("a", 8), ("b", 12))]
     for root in roots:
         open_dance(root, cache_dir=place)
         assert not (root / ".cache").exists()
-    no_decoding()
+    make_undecodable(tmp_path)
     assert [len(open_dance(root, cache_dir=place).frames) for root in roots] == [8, 12]
     assert len(caches(place)) == 4
 
@@ -330,44 +349,43 @@ def test_one_cache_dir_keeps_the_caches_of_two_datasets(tmp_path, no_decoding):
 # ---------------------------------------------------------------- clips of an epoch
 
 
-def calm_dataset(count, numbers=None):
-    """A stand-in for a Dataset_Dance: one take of grey pictures."""
+def grey_dataset(count, numbers=None):
+    """A stand-in for a Dataset_Dance: one take of grey images."""
     frames = np.full((count, 2, 2, 3), 100, np.uint8)
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
     return SimpleNamespace(frames=frames, conditions=frames, numbers=numbers, bad=[])
 
 
 def train_clips(line, dataset):
-    args = settings_of(["--train_vi_len", "4", *line.split()])
-    return DanceClips(dataset, args, "cpu")
+    return DanceClips(dataset, settings_of(f"--train_vi_len 4 {line}"), "cpu")
 
 
 ALL_RANDOM = "--shuffle --random_offset --jump_start 0.5"
 
 
 def test_clips_are_in_order_by_default():
-    clips = train_clips("", calm_dataset(10))
+    clips = train_clips("", grey_dataset(10))
     for epoch in range(3):
         assert clips.clips_at(epoch).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_clips_depend_on_seed_and_epoch_alone():
+def test_clips_depend_on_seed_and_epoch_only():
     line = f"{ALL_RANDOM} --seed 3"
-    first = train_clips(line, calm_dataset(60))
+    first = train_clips(line, grey_dataset(60))
     expected = [first.clips_at(epoch).tolist() for epoch in range(5)]
     np.random.seed(1)
     torch.manual_seed(1)
-    second = train_clips(line, calm_dataset(60))
+    second = train_clips(line, grey_dataset(60))
     assert [second.clips_at(epoch).tolist() for epoch in (4, 2, 2)] == [
         expected[e] for e in (4, 2, 2)
     ]
-    other = train_clips(f"{ALL_RANDOM} --seed 4", calm_dataset(60))
+    other = train_clips(f"{ALL_RANDOM} --seed 4", grey_dataset(60))
     assert len({str(c) for c in expected}) == 5
     assert other.clips_at(0).tolist() != expected[0]
 
 
-def test_shuffle_uses_every_frame_once_in_a_new_order_every_epoch():
-    clips = train_clips("--shuffle", calm_dataset(40))
+def test_shuffle_uses_every_frame_once_per_epoch_in_a_new_order():
+    clips = train_clips("--shuffle", grey_dataset(40))
     orders = [clips.clips_at(epoch) for epoch in range(4)]
     for order in orders:
         assert sorted(order.ravel()) == list(range(40))
@@ -376,62 +394,61 @@ def test_shuffle_uses_every_frame_once_in_a_new_order_every_epoch():
 
 
 @pytest.mark.parametrize("count", [4, 5, 6, 7, 8, 41])
-def test_random_offset_takes_every_legal_offset_and_no_other(count):
-    clips = train_clips("--random_offset", calm_dataset(count))
+def test_random_offset_takes_every_valid_offset_and_no_other(count):
+    clips = train_clips("--random_offset", grey_dataset(count))
     offsets = set()
     for epoch in range(60):
         order = clips.clips_at(epoch)
         assert order.ravel().tolist() == list(range(order[0, 0], order[-1, -1] + 1))
         assert order[-1, -1] < count
-        assert count - 1 - order[-1, -1] < 4  # no clip that would fit is left out
+        assert count - 1 - order[-1, -1] < 4  # no further clip would fit
         offsets.add(int(order[0, 0]))
     assert offsets == set(range(min(4, count - 3)))
 
 
 def test_random_offset_stays_within_the_partial_share():
-    clips = train_clips("--random_offset --partial 0.5", calm_dataset(41))
+    clips = train_clips("--random_offset --partial 0.5", grey_dataset(41))
     assert all(clips.clips_at(epoch).max() < 20 for epoch in range(20))
 
 
 @pytest.mark.parametrize("share", ["--partial 0.25", "--fast_train --fast_partial 0.25"])
-def test_jumps_stay_within_the_share_of_frames_that_is_used(share):
-    clips = train_clips(f"--jump_start 1 {share}", calm_dataset(200))
+def test_jump_starts_stay_within_the_used_share(share):
+    clips = train_clips(f"--jump_start 1 {share}", grey_dataset(200))
     starts = np.concatenate([clips.clips_at(epoch)[:, 0] for epoch in range(5)])
     assert starts.max() < 50 and len(set(starts.tolist())) > 20
 
 
-def test_the_fast_start_lasts_exactly_its_epochs():
-    clips = train_clips("--fast_train --fast_partial 0.5 --fast_train_epoch 3", calm_dataset(40))
+def test_the_fast_start_lasts_fast_train_epoch_epochs():
+    clips = train_clips("--fast_train --fast_partial 0.5 --fast_train_epoch 3", grey_dataset(40))
     assert [len(clips.clips_at(epoch)) for epoch in range(6)] == [5, 5, 5, 10, 10, 10]
 
 
-def test_clips_grow_over_the_curriculum_and_still_cover_the_split():
-    clips = train_clips("--curriculum 3 --train_vi_len 8", calm_dataset(48))
+def test_curriculum_clips_grow_and_cover_the_split():
+    clips = train_clips("--curriculum 3 --train_vi_len 8", grey_dataset(48))
     lengths = [2, 4, 6, 8, 8]
     for epoch, length in enumerate(lengths):
         assert clips.clips_at(epoch).shape == (48 // length, length)
         assert sorted(clips.clips_at(epoch).ravel()) == list(range(48))
 
 
-def test_the_fast_start_is_no_larger_than_the_share_that_is_used():
-    clips = train_clips("--fast_train --fast_partial 0.5 --partial 0.25", calm_dataset(80))
+def test_the_fast_start_is_limited_by_partial():
+    clips = train_clips("--fast_train --fast_partial 0.5 --partial 0.25", grey_dataset(80))
     assert len(clips.clips_at(0)) == len(clips.clips_at(9)) == 5
 
 
-def test_without_fast_train_every_epoch_is_whole():
-    assert len(train_clips("", calm_dataset(40)).clips_at(0)) == 10
+def test_without_fast_train_every_epoch_uses_all_clips():
+    assert len(train_clips("", grey_dataset(40)).clips_at(0)) == 10
 
 
-def test_a_fast_start_too_short_for_a_clip_names_its_flag():
-    clips = train_clips("--fast_train --fast_partial 0.05", calm_dataset(40))
+def test_a_fast_start_too_short_for_a_clip_is_an_error():
+    clips = train_clips("--fast_train --fast_partial 0.05", grey_dataset(40))
     with pytest.raises(UserError, match="--fast_partial"):
         clips.clips_at(0)
 
 
-def test_batches_are_the_clips_in_order_the_last_one_smaller(dataset):
-    args = settings_of(["--train_vi_len", "5"])
+def test_batches_are_the_clips_in_order(dataset):
     data = open_dance(dataset, length=5)
-    clips = DanceClips(data, args, "cpu")
+    clips = DanceClips(data, settings_of("--train_vi_len 5"), "cpu")
     batches = list(clips.fetch(clips.batches(0)))
     assert [len(frames) for frames, _ in batches] == [2, 1]
     for kind in (0, 1):
@@ -442,13 +459,13 @@ def test_batches_are_the_clips_in_order_the_last_one_smaller(dataset):
 # ---------------------------------------------------------------- takes and jump starts
 
 
-def test_takes_change_where_numbers_skip():
+def test_a_gap_in_frame_numbers_starts_a_new_take():
     numbers = [*range(10), *range(50, 55), 60]
-    takes = find_takes(calm_dataset(16, numbers))
+    takes = find_takes(grey_dataset(16, numbers))
     assert takes.tolist() == [[0, 9]] * 10 + [[10, 14]] * 5 + [[15, 15]]
 
 
-def test_takes_change_where_pictures_jump_and_not_where_they_move(dataset):
+def test_a_cut_starts_a_new_take_and_motion_does_not(dataset):
     moving = open_dance(dataset)
     assert find_takes(moving).tolist() == [[0, 15]] * 16
     jumping = SimpleNamespace(frames=np.array(moving.frames), numbers=moving.numbers)
@@ -457,15 +474,15 @@ def test_takes_change_where_pictures_jump_and_not_where_they_move(dataset):
 
 
 @pytest.mark.skipif(not REAL_CLIPS.exists(), reason="needs ../shared/real_dance")
-def test_real_dancing_however_fast_is_one_take():
+def test_a_real_dance_video_is_one_take():
     clips = np.load(REAL_CLIPS)
-    frames = np.concatenate([clips[f"frames_{i}"] for i in range(5)])  # of one unbroken take
+    frames = np.concatenate([clips[f"frames_{i}"] for i in range(5)])  # one take
     takes = find_takes(SimpleNamespace(frames=frames, numbers=np.arange(len(frames))))
     assert np.unique(takes, axis=0).tolist() == [[0, len(frames) - 1]]
 
 
 def two_takes():
-    return calm_dataset(400, [*range(200), *range(1000, 1200)])
+    return grey_dataset(400, [*range(200), *range(1000, 1200)])
 
 
 def test_a_jump_start_replaces_the_first_frame_by_one_of_the_same_take():
@@ -481,14 +498,14 @@ def test_a_jump_start_replaces_the_first_frame_by_one_of_the_same_take():
 
 
 @pytest.mark.parametrize("share", [0.25, 0.8])
-def test_only_the_asked_share_of_clips_jumps(share):
-    clips = train_clips(f"--jump_start {share}", calm_dataset(8000))
+def test_the_given_share_of_clips_has_a_jump_start(share):
+    clips = train_clips(f"--jump_start {share}", grey_dataset(8000))
     jumped = np.mean([clips.clips_at(e)[:, 0] != np.arange(0, 8000, 4) for e in range(5)])
-    assert jumped == pytest.approx(share, abs=0.02)  # of 10,000 tosses: five deviations
+    assert jumped == pytest.approx(share, abs=0.02)  # 10,000 draws: five standard errors
 
 
-def test_jump_starts_leave_the_order_of_the_clips_as_it_is():
-    with_jumps = train_clips("--shuffle --jump_start 0.5", calm_dataset(80)).clips_at(2)
-    without = train_clips("--shuffle", calm_dataset(80)).clips_at(2)
+def test_jump_starts_do_not_change_the_order_of_clips():
+    with_jumps = train_clips("--shuffle --jump_start 0.5", grey_dataset(80)).clips_at(2)
+    without = train_clips("--shuffle", grey_dataset(80)).clips_at(2)
     assert np.array_equal(with_jumps[:, 1:], without[:, 1:])
     assert not np.array_equal(with_jumps, without)

@@ -1,20 +1,17 @@
-"""The five nets: their sizes and keys are those of published checkpoints, and they compute what
-the contract says."""
+"""The pose lab's five nets: sizes and state_dict keys of published checkpoints, and the numbers."""
 
 import importlib
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY
+from helpers import TINY, settings_of
 
 from modules.models.pose import VAE_Model
 from modules.nets.course import Gaussian_Predictor, Label_Encoder
 from modules.nets.gaussian import bound
 from modules.nets.layers import DepthConvBlock, ResidualBlock
 from modules.training.losses import kl_criterion
-
-torch.set_num_threads(1)  # tiny nets: on busy cores, threads only wait for one another
 
 NETS = {
     "frame_transformation": 193_568,
@@ -38,7 +35,7 @@ def make_model(flags):
 
 
 def with_random_weights(net):
-    """Every value random, statistics too, so that no bias of 0 or variance of 1 hides an error."""
+    """All parameters and statistics random: a bias of 0 or a variance of 1 could hide an error."""
     generator = torch.Generator().manual_seed(1)
     for name, value in net.state_dict().items():
         if value.is_floating_point():
@@ -48,7 +45,7 @@ def with_random_weights(net):
     return net
 
 
-# ---------------------------------------------------------------- keys, from the contract's words
+# ---------------------------------------------------------------- state_dict keys
 
 
 def conv(out, inp, size):
@@ -115,7 +112,7 @@ def expected_entries(F_dim, L_dim, N_dim, D_out_dim):
 
 
 @pytest.mark.parametrize("flags", [DEFAULT, TINY, ODD], ids=["default", "tiny", "odd"])
-def test_every_key_and_shape_is_as_the_contract_says(flags):
+def test_state_dict_has_the_published_keys_and_shapes(flags):
     model = make_model(flags)
     dims = {n: getattr(model.settings, n) for n in ("F_dim", "L_dim", "N_dim", "D_out_dim")}
     found = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -123,7 +120,7 @@ def test_every_key_and_shape_is_as_the_contract_says(flags):
     assert list(dict.fromkeys(name.split(".")[0] for name in found)) == list(NETS)
 
 
-def test_default_sizes_hold_the_published_number_of_values():
+def test_default_sizes_have_the_published_number_of_parameters():
     state = make_model(DEFAULT).state_dict()
     values = {net: sum(v.numel() for k, v in state.items() if k.startswith(net)) for net in NETS}
     assert values == NETS
@@ -132,7 +129,7 @@ def test_default_sizes_hold_the_published_number_of_values():
 
 
 @pytest.mark.parametrize("flags", [DEFAULT, ["--sigmoid"]], ids=["plain", "sigmoid"])
-def test_a_published_state_dict_loads_strictly_and_completely(flags):
+def test_published_state_dict_loads_strictly_and_completely(flags):
     model = make_model(flags)
     published = {k: torch.randn(s) for k, s in expected_entries(128, 32, 12, 192).items()}
     published["label_transformation.2.num_batches_tracked"] = torch.tensor(1463)
@@ -147,7 +144,7 @@ def test_a_published_state_dict_loads_strictly_and_completely(flags):
     + [("modules", "Decoder_Fusion"), ("dataloader", "Dataset_Dance")]
     + [("Trainer", n) for n in "VAE_Model kl_annealing kl_criterion Generate_PSNR".split()],
 )
-def test_names_are_importable_from_where_users_know_them(module, name):
+def test_published_names_are_importable(module, name):
     assert callable(getattr(importlib.import_module(module), name))
 
 
@@ -155,10 +152,10 @@ def test_names_are_importable_from_where_users_know_them(module, name):
 
 
 @pytest.mark.parametrize(("flags", "h", "w"), [(DEFAULT, 32, 64), (TINY, 11, 13)])
-def test_all_nets_work_at_full_resolution(flags, h, w):
+def test_all_nets_keep_height_and_width(flags, h, w):
     model, a = make_model(flags), settings_of(flags)
-    picture = torch.rand(2, 3, h, w)
-    frame, pose = model.frame_transformation(picture), model.label_transformation(picture)
+    image = torch.rand(2, 3, h, w)
+    frame, pose = model.frame_transformation(image), model.label_transformation(image)
     z, mu, logvar = model.Gaussian_Predictor(frame, pose)
     fused = model.Decoder_Fusion(frame, pose, z)
     out = model.Generator(fused)
@@ -167,13 +164,13 @@ def test_all_nets_work_at_full_resolution(flags, h, w):
     assert found == [(2, c, h, w) for c in channels]
 
 
-def residual_by_hand(w, x):
+def reference_residual(w, x):
     y = F.leaky_relu(F.conv2d(x, w["conv1.weight"], w["conv1.bias"], padding=1), 0.01)
     y = F.leaky_relu(F.conv2d(y, w["conv2.weight"], w["conv2.bias"], padding=1), 0.01)
     return y + (F.conv2d(x, w["skip.weight"], w["skip.bias"]) if "skip.weight" in w else x)
 
 
-def depth_conv_block_by_hand(w, x):
+def reference_depth_conv_block(w, x):
     d, f = (
         {k.removeprefix(f"block.{i}."): v for k, v in w.items() if k.startswith(f"block.{i}.")}
         for i in (0, 1)
@@ -189,44 +186,44 @@ def depth_conv_block_by_hand(w, x):
 
 @pytest.mark.parametrize("out", [4, 6], ids=["identity", "projection"])
 @pytest.mark.parametrize(
-    ("block", "by_hand"),
-    [(ResidualBlock, residual_by_hand), (DepthConvBlock, depth_conv_block_by_hand)],
+    ("block", "reference"),
+    [(ResidualBlock, reference_residual), (DepthConvBlock, reference_depth_conv_block)],
 )
 @pytest.mark.parametrize("training", [False, True])
-def test_blocks_compute_what_is_written_out_by_hand(block, by_hand, out, training):
+def test_blocks_match_the_reference(block, reference, out, training):
     net = with_random_weights(block(4, out)).double()
     x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
     with torch.set_grad_enabled(training):
         found = net(x)
-    torch.testing.assert_close(found, by_hand(net.state_dict(), x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, reference(net.state_dict(), x), rtol=1e-10, atol=1e-10)
 
 
-def label_encoder_by_hand(w, pose, mean, var):
-    """BatchNorm with these statistics, and no bend after it."""
+def reference_label_encoder(w, pose, mean, var):
+    """BatchNorm with these statistics, and no activation after it."""
     x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
     mean, var, scale, shift = (v.view(1, -1, 1, 1) for v in (mean, var, w["2.weight"], w["2.bias"]))
     x = (x - mean) / (var + 1e-5).sqrt() * scale + shift
-    assert x.min() < 0, "no negative value: a bend would go unnoticed"
-    return residual_by_hand({k.removeprefix("4."): v for k, v in w.items()}, x)
+    assert x.min() < 0, "no negative value: an activation would go unnoticed"
+    return reference_residual({k.removeprefix("4."): v for k, v in w.items()}, x)
 
 
-def test_label_encoder_in_eval_uses_running_statistics_and_no_bend():
+def test_label_encoder_in_eval_uses_running_statistics_and_no_activation():
     net = with_random_weights(Label_Encoder(3, 6)).eval()
     pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
-    wanted = label_encoder_by_hand(w, pose, w["2.running_mean"], w["2.running_var"])
+    wanted = reference_label_encoder(w, pose, w["2.running_mean"], w["2.running_var"])
     torch.testing.assert_close(net(pose), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_label_encoder_in_training_normalises_by_its_batch():
+def test_label_encoder_in_training_uses_batch_statistics():
     net = with_random_weights(Label_Encoder(3, 6)).train()
     pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
     x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
     flat = x.transpose(0, 1).flatten(1)
-    wanted = label_encoder_by_hand(w, pose, flat.mean(1), flat.var(1, unbiased=False))
+    wanted = reference_label_encoder(w, pose, flat.mean(1), flat.var(1, unbiased=False))
     torch.testing.assert_close(net(pose), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_per_image_equals_batchnorm_in_training_on_each_image_alone():
+def test_per_image_equals_batchnorm_in_training_mode_on_each_image():
     net = with_random_weights(Label_Encoder(3, 6))
     poses = torch.rand(3, 3, 12, 16) * torch.tensor([0.2, 1.0, 3.0]).view(3, 1, 1, 1)
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -238,7 +235,7 @@ def test_per_image_equals_batchnorm_in_training_on_each_image_alone():
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_per_image_changes_nothing_in_training():
+def test_per_image_has_no_effect_in_training():
     net = with_random_weights(Label_Encoder(3, 6)).train()
     poses = torch.rand(3, 3, 12, 16)
     plain = net(poses)
@@ -246,20 +243,20 @@ def test_per_image_changes_nothing_in_training():
     assert torch.equal(net(poses), plain)
 
 
-def test_gaussian_predictor_has_no_bend_before_its_last_convolution():
+def test_gaussian_predictor_has_no_activation_before_its_last_convolution():
     net = with_random_weights(Gaussian_Predictor(7, 4))
     frame, pose = torch.randn(2, 5, 6, 8), torch.randn(2, 2, 6, 8)
     x = torch.cat([frame, pose], 1)
     for layer in list(net)[:5]:
         x = layer(x)
-    assert x.min() < 0, "no negative value: a bend would go unnoticed"
+    assert x.min() < 0, "no negative value: an activation would go unnoticed"
     out = F.conv2d(x, net[6].weight, net[6].bias)
     _, mu, logvar = net(frame, pose)
     torch.testing.assert_close(mu, out[:, :4])
     torch.testing.assert_close(logvar, out[:, 4:].clamp(-30, 10))
 
 
-def test_z_has_the_mean_and_deviation_it_was_drawn_with():
+def test_z_has_the_mean_and_standard_deviation_of_the_posterior():
     torch.manual_seed(0)
     mu = torch.tensor([3.0, -1.0]).view(2, 1).expand(2, 40_000)
     logvar = torch.tensor([0.25, 4.0]).log().view(2, 1).expand(2, 40_000)
@@ -268,11 +265,11 @@ def test_z_has_the_mean_and_deviation_it_was_drawn_with():
     torch.testing.assert_close(z.std(1), torch.tensor([0.5, 2.0]), rtol=0.02, atol=0)
 
 
-# ---------------------------------------------------------------- logvar cannot explode
+# ---------------------------------------------------------------- bounded log variance
 
 
 @pytest.mark.parametrize("value", [-1e30, -1e8, -31.0, -30.0, 0.01, 10.0, 10.5, 1e3, 1e8, 1e30])
-def test_bound_clamps_the_value_and_lets_the_gradient_through(value):
+def test_bound_clamps_the_value_and_passes_the_gradient(value):
     x = torch.tensor([value], requires_grad=True)
     bounded = bound(x, -30.0, 10.0)
     bounded.sum().backward()
@@ -280,7 +277,7 @@ def test_bound_clamps_the_value_and_lets_the_gradient_through(value):
     assert x.grad.item() == 1.0
 
 
-def test_a_logvar_out_of_range_can_come_back():
+def test_a_logvar_out_of_range_can_return():
     x = torch.tensor(40.0, requires_grad=True)
     optim = torch.optim.SGD([x], lr=1.0)
     for _ in range(60):

@@ -1,6 +1,5 @@
-"""A run from end to end: train, resume, test; what it writes, prints and draws."""
+"""A run from end to end: train, test; what it writes, prints and draws."""
 
-import csv
 import json
 import os
 import re
@@ -9,21 +8,21 @@ import sys
 from base64 import b64decode
 
 import pytest
-import torch
-from helpers import ROOT, SHORT, read_csv
+from helpers import ROOT, SHORT, bits, load, read_csv, reproducible
 from PIL import Image
 
-from modules import report
+from modules.config import PoseTraining
+from modules.report.pictures import gif_time
 
 SETTINGS = {"train/beta", "train/tfr", "train/lr"}
-MEASURED = {"train/loss", "train/mse", "train/kl", "val/psnr", "val/ssim"}
+MEASURED = {"train/loss", "train/mse", "train/kl", "val/psnr", "val/ssim", "val/loss", "val/kl"}
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-FREE_OF_PLOTS = pytest.mark.usefixtures("no_plots")
+WITHOUT_PLOTS = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture
 def train(call, dataset, tmp_path):
-    """train(flag, ...) -> the run folder, and what was printed, of a run that went well."""
+    """train(flag, ...) -> the run folder, and what was printed, of a run that succeeded."""
 
     def run(*flags, name="run"):
         done = call("Trainer", "--DR", dataset, "--save_root", tmp_path / name, *SHORT, *flags)
@@ -33,7 +32,7 @@ def train(call, dataset, tmp_path):
     return run
 
 
-def pictures_on(page):
+def images_on(page):
     return {b64decode(data) for data in re.findall(r"base64,([^\"]+)", page.read_text())}
 
 
@@ -44,7 +43,7 @@ def test_train_then_test(call, dataset, tmp_path):
     names = {p.name for p in run.iterdir()}
     assert {"args.json", "metrics.csv", "last.ckpt", "best_score.ckpt", "epoch=0.ckpt"} <= names
     assert {"val.gif", "val_strip.png", "val_frames.csv", "plots"} <= names
-    on_page = pictures_on(run / "report.html")
+    on_page = images_on(run / "report.html")
     shown = {"plots/curves.png", "plots/psnr_per_frame.png", "val_strip.png"}
     shown |= {"plots/kl_per_dimension.png"}
     assert on_page == {(run / name).read_bytes() for name in shown}
@@ -54,27 +53,16 @@ def test_train_then_test(call, dataset, tmp_path):
     assert {"pred_seq0.gif", "pred_seq1.gif", "submission.csv", "scores.json"} <= names
     tested = {"strip0.png", "strip1.png", "psnr_per_frame.png"}
     on_page |= {(run / name).read_bytes() for name in tested}
-    assert pictures_on(run / "report.html") == on_page
+    assert images_on(run / "report.html") == on_page
     scores = json.loads((run / "scores.json").read_text())["mean"]
     assert f"<td>{scores['psnr']:.2f}</td>" in (run / "report.html").read_text()
 
 
-# ---------------------------------------------------------------- the same again
-
-
-def without_speed(rows):
-    return [{k: v for k, v in row.items() if k != "train/frames_per_second"} for row in rows]
-
-
-def raw_rows(path):
-    """The table as text: not a digit may differ."""
-    with open(path, newline="") as file:
-        return without_speed(csv.DictReader(file))
+# ---------------------------------------------------------------- reproducibility
 
 
 def weights_of(folder):
-    state = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
-    return {name: value.numpy().tobytes() for name, value in state.items()}
+    return {name: bits(value) for name, value in load(folder)["state_dict"].items()}
 
 
 RANDOM = (
@@ -83,30 +71,30 @@ RANDOM = (
 )
 
 
-@FREE_OF_PLOTS
+@WITHOUT_PLOTS
 @pytest.mark.parametrize("line", ["", "--tfr 0 --ema 0.9", RANDOM])
-def test_the_same_command_gives_the_same_bits(train, line):
+def test_the_same_command_gives_the_same_run_to_the_bit(train, line):
     flags = ["--num_epoch", 2, *line.split()]
     first, again = train(*flags, name="first")[0], train(*flags, name="again")[0]
     assert weights_of(first) == weights_of(again)
-    assert raw_rows(first / "metrics.csv") == raw_rows(again / "metrics.csv")
+    assert reproducible(first / "metrics.csv") == reproducible(again / "metrics.csv")
     assert (first / "val.gif").read_bytes() == (again / "val.gif").read_bytes()
 
 
-@FREE_OF_PLOTS
+@WITHOUT_PLOTS
 def test_another_seed_gives_other_weights(train):
     first, other = (train("--num_epoch", 1, "--seed", seed, name=f"{seed}")[0] for seed in (0, 1))
     assert weights_of(first) != weights_of(other)
 
 
-@FREE_OF_PLOTS
-def test_threads_that_decode_and_keeping_the_cache_change_no_bit(train, tmp_path):
+@WITHOUT_PLOTS
+def test_decoding_threads_and_the_cache_folder_change_no_bit(train, tmp_path):
     first = train("--num_epoch", 1, "--num_workers", 0, name="a")[0]
     second = train("--num_epoch", 1, "--num_workers", 3, "--cache_dir", tmp_path / "c", name="b")[0]
     assert weights_of(first) == weights_of(second)
 
 
-@FREE_OF_PLOTS
+@WITHOUT_PLOTS
 @pytest.mark.parametrize("tfr", [0, 1])
 def test_training_learns(train, tfr):
     line = f"--num_epoch 8 --tfr {tfr} --lr 0.005 --lr_schedule constant --kl_anneal_stop 1e-4"
@@ -118,12 +106,13 @@ def test_training_learns(train, tfr):
 # ---------------------------------------------------------------- metrics.csv and args.json
 
 
-@FREE_OF_PLOTS
-def test_metrics_have_a_row_an_epoch_under_the_houses_names(train):
+@WITHOUT_PLOTS
+def test_metrics_have_one_row_per_epoch(train):
     line = "--num_epoch 3 --tfr_sde 1 --kl_anneal_type Monotonic --lr_milestones 2"
     rows = read_csv(train(*line.split())[0] / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert all(SETTINGS | MEASURED <= set(row) for row in rows)
+    assert all(SETTINGS | MEASURED <= {k for k, v in row.items() if v is not None} for row in rows)
+    assert all(row["train/frames_per_second"] > 0 for row in rows)
     assert [row["train/tfr"] for row in rows] == pytest.approx([1, 0.9, 0.8])
     assert [row["train/beta"] for row in rows] == pytest.approx([0, 1 / 3, 2 / 3])
     assert [row["train/lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4])
@@ -132,8 +121,8 @@ def test_metrics_have_a_row_an_epoch_under_the_houses_names(train):
         assert row["train/loss"] == pytest.approx(loss, rel=1e-4)
 
 
-@FREE_OF_PLOTS
-def test_val_every_validates_so_often_and_after_the_last_epoch(train):
+@WITHOUT_PLOTS
+def test_val_every_and_the_last_epoch_are_validated(train):
     folder, printed = train("--num_epoch", 5, "--val_every", 2)
     rows = read_csv(folder / "metrics.csv")
     done = [row["val/psnr"] is not None for row in rows]
@@ -141,8 +130,8 @@ def test_val_every_validates_so_often_and_after_the_last_epoch(train):
     assert printed.count("val psnr") == 3
 
 
-@FREE_OF_PLOTS
-def test_an_epoch_prints_one_line_with_its_losses_and_schedules(train):
+@WITHOUT_PLOTS
+def test_an_epoch_prints_its_losses_and_schedules(train):
     folder, printed = train("--num_epoch", 2)
     lines = [line for line in printed.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2
@@ -152,14 +141,15 @@ def test_an_epoch_prints_one_line_with_its_losses_and_schedules(train):
         assert f"psnr {row['val/psnr']:.2f}" in line
 
 
-@FREE_OF_PLOTS
-def test_args_json_holds_every_flag_of_the_run(train):
+@WITHOUT_PLOTS
+def test_args_json_has_every_setting_of_the_run(train):
     folder = train("--num_epoch", 1, "--lr", 0.002, "--shuffle")[0]
     args = json.loads((folder / "args.json").read_text())
+    assert args.keys() == PoseTraining.names() | {"environment"}
     assert (args["lr"], args["shuffle"], args["F_dim"], args["batch_size"]) == (0.002, True, 8, 2)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- plots
 
 
 def colours(path):
@@ -167,7 +157,7 @@ def colours(path):
         return len(image.convert("RGB").getcolors(2**24))
 
 
-def test_every_plot_is_there_and_not_empty(train):
+def test_every_plot_is_written_and_not_blank(train):
     folder = train("--num_epoch", 2)[0]
     names = {p.name for p in (folder / "plots").iterdir()}
     drawn = "loss mse kl beta tfr lr psnr ssim curves psnr_per_frame".split()
@@ -175,10 +165,10 @@ def test_every_plot_is_there_and_not_empty(train):
     for name in names:
         assert colours(folder / "plots" / name) > 10, name
     assert colours(folder / "val_strip.png") > 10
-    assert report.gif_time(folder / "val.gif") == 6 * 20
+    assert gif_time(folder / "val.gif") == 6 * 20
 
 
-@FREE_OF_PLOTS
+@WITHOUT_PLOTS
 def test_val_frames_is_the_psnr_of_every_frame_after_the_first(train):
     folder, printed = train("--num_epoch", 1)
     rows = read_csv(folder / "val_frames.csv")
@@ -187,9 +177,11 @@ def test_val_frames_is_the_psnr_of_every_frame_after_the_first(train):
     (line,) = [line for line in printed.splitlines() if line.startswith("validation, ")]
     assert f"PSNR {sum(psnr) / 5:.2f} dB" in line
     assert f"lowest {min(psnr):.2f} dB" in line
+    assert f"drawn: {folder / 'val.gif'}\n" in printed  # --no-plots: no strip, no plot
+    assert not (folder / "val_strip.png").exists()
 
 
-# ---------------------------------------------------------------- as a shell sees it
+# ---------------------------------------------------------------- output of a shell
 
 
 def test_output_into_a_file_has_no_progress_bars(dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""Tester.py: what it writes is the rollout of the checkpoint, and its scores are what they say."""
+"""Tester.py writes rollouts of the checkpoint and scores them, of our files and the template's."""
 
 import copy
 import json
@@ -14,9 +14,12 @@ from PIL import Image, ImageSequence
 import dataloader
 import Tester
 import Trainer
-from modules import report
+from modules.config import PoseModel
+from modules.data.cache import decode
+from modules.fields import settings_from
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source
+from modules.report import pictures
 
 SIZE = (12, 16)
 VALUES = 3 * 12 * 16
@@ -26,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Its test clips have 6 and 5 frames."""
+    """The test clips have 6 and 5 frames."""
     return train_once(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
 def run_test(call, trained, tmp_path):
-    """run_test(flag, ...) -> the run folder, and what was printed, of a test that went well."""
+    """run_test(flag, ...) -> the run folder, and what was printed, of a test that succeeded."""
 
     def run(*flags, ckpt=trained.best, data=trained.data, name="test"):
         folder = tmp_path / name
@@ -55,15 +58,16 @@ def scores_of(folder):
 
 
 def model_of(path, **changes):
-    """The net of a checkpoint of ours, put together here."""
+    """The model of a checkpoint of ours."""
     checkpoint = torch.load(path, weights_only=True)
-    model = VAE_Model(SimpleNamespace(**checkpoint["args"] | {"precision": "float32"} | changes))
+    values = checkpoint["args"] | {"precision": "float32"} | changes
+    model = VAE_Model(settings_from(PoseModel, values))
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 
 
 def rollouts(path, data, seed=0, kind="sample"):
-    """The predictions that a test of this checkpoint must arrive at, clip by clip."""
+    """The expected predictions of this checkpoint, clip by clip."""
     model, clips = model_of(path), []
     for i, (given, poses) in enumerate(dataloader.load_test_clips(data, SIZE)):
         frames = model.rollout(given[None, None], poses[None], noise_source(kind, seed, [i]))
@@ -76,7 +80,7 @@ def to_rows(clips):
     return np.rint(255 * np.clip(rows, 0, 1)).astype(int)
 
 
-# ---------------------------------------------------------------- the same number as in training
+# ---------------------------------------------------------------- the score of validation
 
 
 def as_test_clip(root):
@@ -88,7 +92,7 @@ def as_test_clip(root):
 
 
 @pytest.mark.parametrize("flags", ["--z_source sample", "--z_source mean", "--ema 0.5 --sigmoid"])
-def test_the_best_validation_psnr_is_what_the_tester_scores(call, dataset, tmp_path, flags):
+def test_the_tester_gives_the_best_validation_psnr(call, dataset, tmp_path, flags):
     as_test_clip(dataset)
     places = ["--DR", dataset, "--save_root", tmp_path / "run"]
     done = call("Trainer", *places, *SHORT, *flags.split(), "--num_epoch", 2, "--seed", 5)
@@ -107,7 +111,7 @@ def test_the_best_validation_psnr_is_what_the_tester_scores(call, dataset, tmp_p
 # ---------------------------------------------------------------- submission.csv
 
 
-def test_submission_has_the_contracts_shape(run_test):
+def test_submission_has_the_required_shape(run_test):
     header, rows = read_submission(run_test()[0])
     assert header == ["id", *map(str, range(VALUES))]
     assert rows.shape == (6 + 5, 1 + VALUES)
@@ -130,10 +134,10 @@ def test_rows_are_the_rounded_and_clipped_rollout_as_c_h_w(run_test, trained, ki
     _, rows = read_submission(run_test("--z_source", kind, "--seed", seed)[0])
     expected = to_rows(rollouts(trained.best, trained.data, seed, kind))
     assert np.array_equal(rows[:6, 1:], expected[:6])  # the longest clip is not padded
-    assert np.abs(rows[:, 1:] - expected).max() <= 1  # nor does padding change the other
+    assert np.abs(rows[:, 1:] - expected).max() <= 1  # padding does not change the other
 
 
-def test_values_outside_0_to_1_are_clipped_and_do_not_wrap_round(run_test, trained, tmp_path):
+def test_values_outside_0_to_1_are_clipped(run_test, trained, tmp_path):
     bright = torch.load(trained.best, weights_only=True)
     bias = bright["state_dict"]["Generator.7.bias"]
     bias += torch.tensor([5.0, -5.0, 0.0])
@@ -148,7 +152,7 @@ def test_values_outside_0_to_1_are_clipped_and_do_not_wrap_round(run_test, train
     assert red > 240 > 15 > green
 
 
-def test_same_seed_same_bytes_and_another_seed_other_frames(run_test):
+def test_the_seed_determines_the_submission(run_test):
     first, again, other = (
         (run_test("--seed", seed, name=name)[0] / "submission.csv").read_bytes()
         for seed, name in ((1, "first"), (1, "again"), (2, "other"))
@@ -181,7 +185,7 @@ def test_val_vi_len_shortens_every_clip(run_test, tmp_path):
 
 
 def played(path, ms=20):
-    """The picture shown at every frame time, by PIL alone."""
+    """The frame shown at every frame time, read by PIL only."""
     with Image.open(path) as gif:
         frames = [(f.info["duration"], f.convert("RGB")) for f in ImageSequence.Iterator(gif)]
     assert all(duration % ms == 0 for duration, _ in frames)
@@ -201,30 +205,30 @@ CLIPS = {
     "all the same": [77] * 630,
     "pairs": [t // 2 % 250 for t in range(630)],
     "pauses": PAUSES,
-    "a still end": [*range(100), *[99] * 530],
+    "a static end": [*range(100), *[99] * 530],
     "two frames": [1, 1],
     "one frame": [1],
 }
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_gif_plays_all_its_frame_times_though_neighbours_merge(tmp_path, name):
+def test_a_gif_has_its_full_duration_with_merged_identical_frames(tmp_path, name):
     clip, path = clip_of(CLIPS[name]), tmp_path / "clip.gif"
-    report.write_gif(path, clip, 20)
+    pictures.write_gif(path, clip, 20)
     shown = played(path)
-    assert report.gif_time(path) / 20 == len(shown) == len(clip)
+    assert pictures.gif_time(path) / 20 == len(shown) == len(clip)
     assert np.abs(np.stack(shown).astype(int) - clip).max() <= 4  # colours of a palette
     with Image.open(path) as gif:
         assert gif.info.get("loop") == 0
 
 
-def test_gifs_of_clips_of_different_length_have_their_own_length(run_test):
+def test_a_gif_is_as_long_as_its_clip(run_test):
     folder, _ = run_test()
     assert [len(played(folder / f"pred_seq{i}.gif")) for i in (0, 1)] == [6, 5]
     assert not list(folder.glob("seq*"))
 
 
-def test_make_gif_writes_the_three_gifs_of_2023_with_what_their_names_say(run_test, trained):
+def test_make_gif_writes_the_three_gifs_of_2023(run_test, trained):
     folder, _ = run_test("--make_gif")
     for i, length in ((0, 6), (1, 5)):
         names = {p.name for p in (folder / f"seq{i}").iterdir()}
@@ -233,7 +237,7 @@ def test_make_gif_writes_the_three_gifs_of_2023_with_what_their_names_say(run_te
         for name, kind in (("pose", "label"), ("ground_truth", "truth")):
             files = sorted((trained.data / f"test/test_{kind}/{i}").iterdir())
             shown = played(folder / f"seq{i}" / f"{name}.gif")
-            expected = [dataloader.decode(p, SIZE).astype(int) for p in files]
+            expected = [decode(p, SIZE).astype(int) for p in files]
             assert np.abs(np.stack(shown) - expected).mean() < 4
     assert played(folder / "seq0/pred_seq.gif")[2].tobytes() == (
         played(folder / "pred_seq0.gif")[2].tobytes()
@@ -251,10 +255,10 @@ def psnr(pred, true):
 
 def true_clip(data, i):
     files = sorted((data / f"test/test_truth/{i}").iterdir())
-    return np.stack([dataloader.decode(p, SIZE) for p in files]).transpose(0, 3, 1, 2) / 255
+    return np.stack([decode(p, SIZE) for p in files]).transpose(0, 3, 1, 2) / 255
 
 
-def test_scores_are_the_three_averages_under_their_names(run_test, trained):
+def test_scores_have_three_averages(run_test, trained):
     folder, printed = run_test()
     scores = scores_of(folder)
     assert {"psnr", "psnr_2023_tester", "psnr_competition"} < set(scores["averages"])
@@ -277,7 +281,7 @@ def test_scores_are_the_three_averages_under_their_names(run_test, trained):
         assert f"{mean:.3f}" in printed
 
 
-def test_drift_is_told_beside_that_of_single_steps_from_true_frames(run_test, trained):
+def test_drift_is_compared_with_that_of_one_step_predictions(run_test, trained):
     folder, printed = run_test("--z_source", "mean")
     found = scores_of(folder)["clips"]
     model, clips = model_of(trained.best), dataloader.load_test_clips(trained.data, SIZE)
@@ -286,7 +290,7 @@ def test_drift_is_told_beside_that_of_single_steps_from_true_frames(run_test, tr
         values = []
         for t in range(1, len(true)):
             given = true[None, t - 1 : t]
-            now = poses[None, [t, t]]  # a rollout of a single step
+            now = poses[None, [t, t]]  # a rollout of one step
             *_, step = model.rollout(given, now, noise_source("mean", 0, [0]))
             values.append(psnr(step.numpy(), true[t : t + 1].numpy()).item())
         half = max(len(values) // 2, 1)
@@ -311,7 +315,7 @@ def test_truth_gives_the_same_scores_as_folders_and_as_csv(run_test, trained, tm
     assert default == folders == table
 
 
-def test_truth_of_one_clip_may_be_a_folder_of_pictures(run_test, tmp_path):
+def test_truth_of_one_clip_may_be_a_folder_of_images(run_test, tmp_path):
     data = make_dataset(tmp_path / "one", clips=(6,))
     default = scores_of(run_test(data=data, name="a")[0])
     folder = data / "test/test_truth/0"
@@ -319,14 +323,14 @@ def test_truth_of_one_clip_may_be_a_folder_of_pictures(run_test, tmp_path):
 
 
 def test_a_perfect_prediction_scored_as_truth_is_100_db(run_test, tmp_path):
-    """A submission given back as truth: all that is left is its rounding."""
+    """The submission itself as truth: only rounding differs."""
     folder, _ = run_test(name="a")
     again, _ = run_test("--truth", folder / "submission.csv", name="b")
     assert scores_of(again)["mean"]["psnr_competition"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("change", ["one frame less", "one clip less"])
-def test_truth_of_the_wrong_length_is_an_error_that_says_so(call, trained, tmp_path, change):
+def test_truth_of_the_wrong_length_is_refused(call, trained, tmp_path, change):
     truth = shutil.copytree(trained.data / "test/test_truth", tmp_path / "truth")
     if change == "one frame less":
         (truth / "0/frame000005.png").unlink()
@@ -339,6 +343,17 @@ def test_truth_of_the_wrong_length_is_an_error_that_says_so(call, trained, tmp_p
     assert not (tmp_path / "run/scores.json").exists()
 
 
+@pytest.mark.parametrize("clips", [4, 5])
+def test_public_and_private_scores_need_five_clips(run_test, tmp_path, clips):
+    data = make_dataset(tmp_path / "data", clips=[2] * clips)
+    folder, printed = run_test(data=data)
+    found = [clip["psnr_competition"] for clip in scores_of(folder)["clips"]]
+    groups = {"public (clips 0-2)": found[:3], "private (clips 3-4)": found[3:]}
+    for name, values in groups.items():
+        line = f"competition, {name}: {np.mean(values):.3f}"
+        assert (line in printed) == (name in printed) == (clips == 5)
+
+
 def test_futures_without_truth_are_refused(call, trained, tmp_path):
     data = make_dataset(tmp_path / "data")
     shutil.rmtree(data / "test/test_truth")
@@ -348,7 +363,7 @@ def test_futures_without_truth_are_refused(call, trained, tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_futures_of_a_dancer_are_scored(run_test):
+def test_futures_are_scored(run_test):
     folder, printed = run_test("--n_samples", 3)
     futures = json.loads((folder / "scores.json").read_text())["futures"]
     assert futures["psnr_worst"] <= futures["psnr_mean"] <= futures["psnr_best"]
@@ -356,11 +371,11 @@ def test_futures_of_a_dancer_are_scored(run_test):
     assert "3 futures" in printed
 
 
-def test_without_truth_nothing_is_scored_and_all_else_is_written(run_test, tmp_path):
+def test_without_truth_everything_but_scores_is_written(run_test, tmp_path):
     data = make_dataset(tmp_path / "data")
     shutil.rmtree(data / "test/test_truth")
     folder, printed = run_test("--make_gif", data=data)
-    assert "nothing is scored" in printed
+    assert "there are no scores" in printed
     assert not (folder / "scores.json").exists()
     assert (folder / "submission.csv").exists()
     assert {p.name for p in (folder / "seq0").iterdir()} == {"pred_seq.gif", "pose.gif"}
@@ -378,17 +393,17 @@ def test_flags_of_training_are_named_in_a_note(run_test):
     assert "note:" not in run_test("--make_gif", name="other")[1]
 
 
-def test_a_file_spoilt_after_writing_is_noticed_unless_no_sanity(
+def test_a_file_damaged_after_writing_is_noticed_without_no_sanity(
     call, trained, tmp_path, monkeypatch
 ):
     write = Tester.Tester.write_submission
 
-    def spoil(self, clips):
+    def damage(self, clips):
         write(self, clips)
         path = self.folder / "submission.csv"
         path.write_bytes(path.read_bytes()[:-3] + b"9\n")
 
-    monkeypatch.setattr(Tester.Tester, "write_submission", spoil)
+    monkeypatch.setattr(Tester.Tester, "write_submission", damage)
     places = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
     done = call("Tester", *places)
     assert done.code == 1
@@ -396,17 +411,17 @@ def test_a_file_spoilt_after_writing_is_noticed_unless_no_sanity(
     assert call("Tester", *places, "--no_sanity").code == 0
 
 
-# ---------------------------------------------------------------- files of the course's template
+# ---------------------------------------------------------------- checkpoints of the template
 
 
 @pytest.fixture
 def template(args, tmp_path):
-    """A published file: weights, "optimizer" = the weights again, and three numbers."""
+    """A published file: weights, "optimizer" = the same weights, and three numbers."""
     torch.manual_seed(0)
     model = VAE_Model(args)
-    model.label_transformation[2].running_mean.fill_(3.0)  # not what any one picture has
-    model.Generator[-1].weight.data *= 30  # what is fed back counts
-    model.Generator[-1].bias.data = torch.tensor([8.0, 0.5, 0.5])  # and red leaves 0..1
+    model.label_transformation[2].running_mean.fill_(3.0)  # unlike the mean of any image
+    model.Generator[-1].weight.data *= 30  # feedback has an effect
+    model.Generator[-1].bias.data = torch.tensor([8.0, 0.5, 0.5])  # red leaves 0..1
     weights = model.state_dict()
     path = tmp_path / "Best.ckpt"
     file = {"state_dict": weights, "optimizer": weights, "lr": 1e-5, "tfr": 0.3, "last_epoch": 42}
@@ -416,7 +431,7 @@ def template(args, tmp_path):
 
 @pytest.fixture
 def spied(monkeypatch):
-    """The models that Tester.py rolls out, as they were then."""
+    """The models that Tester.py rolls out."""
     models, roll_out = [], Tester.roll_out
 
     def spy(model, *more):
@@ -427,11 +442,11 @@ def spied(monkeypatch):
     return models
 
 
-PICTURE = ("--frame_H", 12, "--frame_W", 16)
+SIZE_FLAGS = ("--frame_H", 12, "--frame_W", 16)
 
 
-def test_a_template_file_is_read_with_its_sizes_and_statistics_per_image(run_test, template, spied):
-    printed = run_test(*PICTURE, ckpt=template.path)[1]
+def test_a_template_file_determines_sizes_and_per_image_statistics(run_test, template, spied):
+    printed = run_test(*SIZE_FLAGS, ckpt=template.path)[1]
     (model,) = spied
     assert model.label_transformation.per_image
     assert "from the course" in printed
@@ -440,7 +455,7 @@ def test_a_template_file_is_read_with_its_sizes_and_statistics_per_image(run_tes
         assert torch.equal(value, template.weights[name])
 
 
-def as_its_author_saw(model, given, poses, highest=100.0):
+def template_rollout(model, given, poses, highest=100.0):
     """The template's loop: BatchNorm in training mode, one frame at a time, no clamp, z = 0."""
     frames, model = [given[None]], copy.deepcopy(model).train()
     with torch.no_grad():
@@ -452,22 +467,22 @@ def as_its_author_saw(model, given, poses, highest=100.0):
     return torch.cat(frames).numpy()
 
 
-def test_a_template_file_predicts_what_its_author_saw(run_test, template, trained):
-    _, rows = read_submission(run_test(*PICTURE, "--z_source", "mean", ckpt=template.path)[0])
+def test_a_template_file_predicts_as_in_the_template(run_test, template, trained):
+    _, rows = read_submission(run_test(*SIZE_FLAGS, "--z_source", "mean", ckpt=template.path)[0])
     given, poses = dataloader.load_test_clips(trained.data, SIZE)[0]
-    seen = as_its_author_saw(template.model, given, poses)
-    clamped = as_its_author_saw(template.model, given, poses, highest=1.0)
-    assert np.abs(to_rows([seen]) - to_rows([clamped])).max() > 5  # a clamp would show
-    assert np.abs(rows[:6, 1:] - to_rows([seen])).max() <= 1
+    expected = template_rollout(template.model, given, poses)
+    clamped = template_rollout(template.model, given, poses, highest=1.0)
+    assert np.abs(to_rows([expected]) - to_rows([clamped])).max() > 5  # a clamp would be visible
+    assert np.abs(rows[:6, 1:] - to_rows([expected])).max() <= 1
 
 
-def test_pose_norm_batch_takes_the_learned_statistics_of_a_template_file(run_test, template, spied):
-    printed = run_test(*PICTURE, "--pose_norm", "batch", ckpt=template.path)[1]
+def test_pose_norm_batch_uses_the_learned_statistics_of_a_template_file(run_test, template, spied):
+    printed = run_test(*SIZE_FLAGS, "--pose_norm", "batch", ckpt=template.path)[1]
     assert not spied[0].label_transformation.per_image
     assert "as learned" in printed
 
 
-def test_our_files_use_learned_statistics_unless_told_otherwise(run_test, spied):
+def test_our_files_use_learned_statistics_by_default(run_test, spied):
     run_test(name="a")
     run_test("--pose_norm", "image", name="b")
     assert [model.label_transformation.per_image for model in spied] == [False, True]
@@ -476,7 +491,7 @@ def test_our_files_use_learned_statistics_unless_told_otherwise(run_test, spied)
 @pytest.mark.parametrize(
     ("nets", "flags"), [("--nets unet", "--pose_norm image"), ("--scene", "--sigmoid")]
 )
-def test_what_a_checkpoint_leaves_no_room_for_is_refused(call, trained, tmp_path, nets, flags):
+def test_flags_that_contradict_the_checkpoint_are_refused(call, trained, tmp_path, nets, flags):
     places = "--DR", trained.data, "--save_root", tmp_path / "run"
     done = call("Trainer", *places, *SHORT, "--num_epoch", 1, *nets.split())
     assert done.code == 0, done.err
@@ -484,32 +499,32 @@ def test_what_a_checkpoint_leaves_no_room_for_is_refused(call, trained, tmp_path
     assert done.code == 1 and flags in done.err
 
 
-def test_a_bare_state_dict_is_read_like_a_template_file(run_test, template, tmp_path):
+def test_a_bare_state_dict_equals_a_template_file(run_test, template, tmp_path):
     torch.save(template.weights, tmp_path / "bare.ckpt")
-    whole = read_submission(run_test(*PICTURE, ckpt=template.path, name="a")[0])[1]
-    bare = read_submission(run_test(*PICTURE, ckpt=tmp_path / "bare.ckpt", name="b")[0])[1]
+    whole = read_submission(run_test(*SIZE_FLAGS, ckpt=template.path, name="a")[0])[1]
+    bare = read_submission(run_test(*SIZE_FLAGS, ckpt=tmp_path / "bare.ckpt", name="b")[0])[1]
     assert np.array_equal(whole, bare)
 
 
-def test_a_template_file_trained_with_a_sigmoid_is_told_by_the_flag(run_test, template, spied):
-    plain = run_test(*PICTURE, ckpt=template.path, name="a")[1]
-    bent = run_test(*PICTURE, "--sigmoid", ckpt=template.path, name="b")[1]
+def test_the_sigmoid_of_a_template_file_is_set_by_its_flag(run_test, template, spied):
+    plain = run_test(*SIZE_FLAGS, ckpt=template.path, name="a")[1]
+    squashed = run_test(*SIZE_FLAGS, "--sigmoid", ckpt=template.path, name="b")[1]
     assert [model.settings.sigmoid for model in spied][1]
     assert "sigmoid off" in plain
-    assert "sigmoid on" in bent
+    assert "sigmoid on" in squashed
 
 
-def test_a_typed_sigmoid_overrides_the_checkpoints(run_test):
+def test_a_typed_sigmoid_overrides_the_checkpoint(run_test):
     folder, plain = run_test("--no-sigmoid", name="a")
-    bent_folder, bent = run_test("--sigmoid", name="b")
+    sigmoid_folder, squashed = run_test("--sigmoid", name="b")
     assert "sigmoid off" in plain
-    assert "sigmoid on" in bent
-    frames = [read_submission(f)[1][1:6, 1:] for f in (folder, bent_folder)]
+    assert "sigmoid on" in squashed
+    frames = [read_submission(f)[1][1:6, 1:] for f in (folder, sigmoid_folder)]
     assert frames[1].min() > 0
     assert not np.array_equal(*frames)
 
 
-def test_trainer_starts_from_a_template_files_weights_and_says_what_it_ignored(
+def test_trainer_starts_from_template_weights_and_lists_what_it_ignores(
     call, dataset, tmp_path, monkeypatch, template
 ):
     trainers = []
@@ -528,5 +543,5 @@ def test_trainer_starts_from_a_template_files_weights_and_says_what_it_ignored(
             assert torch.equal(value, template.weights[name])
 
 
-def test_sizes_typed_as_they_are_in_the_file_are_accepted(run_test, template):
+def test_the_sizes_of_the_file_may_be_typed(run_test, template):
     run_test(*TINY, ckpt=template.path)

@@ -1,4 +1,4 @@
-"""--warp: what stands still, and dancers moved before it, their poses with them."""
+"""--warp: the static background, and foreground affine augmentation of frames and poses."""
 
 from types import SimpleNamespace
 
@@ -6,30 +6,34 @@ import numpy as np
 import pytest
 import torch
 
-from modules.data import warp
-from modules.data.warp import Warp, static_background
+from modules.data.warp import Affine, Warp, foreground_mask, random_affine, static_background
 
-SIZE, BODY = (32, 64), (12, 8)  # of a picture, of a dancer
+SIZE, BODY = (32, 64), (12, 8)  # of an image, of a dancer
 
 
 def dance(places, seed=0):
-    """A dancer at each (top, left) before a smooth scene -> a stand-in data set, and the scene."""
+    """A dancer at each (top, left) on a smooth background -> (stand-in data set, background)."""
     rng, (h, w) = np.random.default_rng(seed), SIZE
-    scene = np.linspace(60, 120, h * w * 3).reshape(h, w, 3).astype(np.uint8)
+    background = np.linspace(60, 120, h * w * 3).reshape(h, w, 3).astype(np.uint8)
     dancer = rng.integers(180, 256, (*BODY, 3), dtype=np.uint8)
-    frames = np.repeat(scene[None], len(places), axis=0)
+    frames = np.repeat(background[None], len(places), axis=0)
     poses = np.full_like(frames, 255)
     for frame, pose, (top, left) in zip(frames, poses, places):
         body = (slice(top, top + BODY[0]), slice(left, left + BODY[1]))
         frame[body], pose[body] = dancer, dancer - 100
-    return SimpleNamespace(frames=frames, conditions=poses), scene
+    return SimpleNamespace(frames=frames, conditions=poses), background
+
+
+def image(array):
+    """uint8 (H, W, 3) -> float (3, H, W)."""
+    return torch.from_numpy(array).movedim(-1, 0).float() / 255
 
 
 def clips_of(dataset, length=2):
-    pictures = dataset.frames, dataset.conditions
+    arrays = dataset.frames, dataset.conditions
     return [
         torch.from_numpy(x).movedim(-1, 1).float().div(255).unflatten(0, (-1, length))
-        for x in pictures
+        for x in arrays
     ]
 
 
@@ -38,138 +42,134 @@ def anywhere(count, seed=0):
     return [(int(rng.integers(0, 20)), int(rng.integers(0, 56))) for _ in range(count)]
 
 
-@pytest.fixture
-def only(monkeypatch):
-    """only(STRETCH=0.2): no other kind of warp."""
-
-    def leave(**strengths):
-        nothing = {"MOVE": (0.0, 0.0), "STRETCH": 0.0, "LEAN": 0.0}
-        for name, value in (nothing | strengths).items():
-            monkeypatch.setattr(warp, name, value)
-
-    return leave
+def affine(batch, log_scale=(0, 0), shear=(0, 0), translation=(0, 0)):
+    """The same map for every clip of a batch."""
+    return Affine(
+        *(
+            torch.tensor([row] * batch, dtype=torch.float32)
+            for row in (log_scale, shear, translation)
+        )
+    )
 
 
-# ---------------------------------------------------------------- what stands still
+@pytest.fixture(scope="module")
+def warper():
+    """Its background is that of any dance()."""
+    return Warp(1.0, dance(anywhere(50))[0], "cpu")
 
 
-def test_the_static_background_is_seen_behind_a_dancer_who_hardly_ever_moves():
-    dataset, scene = dance([(10, 20)] * 80 + [(10, 45)] * 20)
-    assert (np.median(dataset.frames, axis=0) != scene).any()  # a median alone shows the dancer
-    found = static_background(dataset)
-    assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
+# ---------------------------------------------------------------- the static background
 
 
-def test_what_is_never_seen_bare_is_what_most_frames_show():
-    dataset, scene = dance([(10, 20)] * 5)
-    found = static_background(dataset)
-    shown = torch.from_numpy(dataset.frames[0]).movedim(-1, 0).float() / 255
-    assert torch.equal(found, shown)
+def test_the_background_is_seen_behind_a_dancer_who_rarely_moves():
+    dataset, background = dance([(10, 20)] * 80 + [(10, 45)] * 20)
+    assert (np.median(dataset.frames, axis=0) != background).any()  # a median shows the dancer
+    assert torch.equal(static_background(dataset), image(background))
 
 
-def test_frames_beyond_the_share_that_is_used_say_nothing_of_the_scene():
-    dataset, scene = dance(anywhere(100))
+def test_pixels_that_are_always_covered_have_the_median_of_all_frames():
+    dataset, _ = dance([(10, 20)] * 5)
+    assert torch.equal(static_background(dataset), image(dataset.frames[0]))
+
+
+def test_frames_outside_the_used_share_do_not_count():
+    dataset, background = dance(anywhere(100))
     other, _ = dance(anywhere(100), seed=1)
     dataset.frames[40:] = 255 - other.frames[40:]
-    found = static_background(dataset, partial=0.4)
-    assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
+    assert torch.equal(static_background(dataset, partial=0.4), image(background))
 
 
-def test_a_few_frames_of_many_tell_what_stands_still():
-    dataset, scene = dance(anywhere(1201))
-    found = static_background(dataset)
-    assert torch.equal(found, torch.from_numpy(scene).movedim(-1, 0).float() / 255)
+def test_the_background_is_found_from_a_subset_of_many_frames():
+    dataset, background = dance(anywhere(1201))
+    assert torch.equal(static_background(dataset), image(background))
 
 
-# ---------------------------------------------------------------- warps
+# ---------------------------------------------------------------- affine maps
 
 
-def test_a_dancer_moved_by_whole_pixels_is_the_same_dancer_elsewhere(only, monkeypatch):
-    only(MOVE=(6 / 32, 4 / 16))  # 6 pixels across, 4 down
-    monkeypatch.setattr(warp, "around_zero", lambda batch: torch.ones(batch, 2))
+def test_translation_by_whole_pixels_moves_the_dancer_exactly(warper):
     places = [(8, 20), (9, 21), (10, 40), (10, 41)]
     dataset, _ = dance(places)
     expected, _ = dance([(top + 4, left + 6) for top, left in places])
-    warper = Warp(1.0, dance(anywhere(50))[0], "cpu")
-    for found, true in zip(warper(*clips_of(dataset)), clips_of(expected)):
-        torch.testing.assert_close(found, true, atol=1e-4, rtol=0)
+    found = warper.transform(clips_of(dataset), affine(2, translation=(6 / 32, 4 / 16)))
+    for clip, true in zip(found, clips_of(expected)):
+        torch.testing.assert_close(clip, true, atol=1e-4, rtol=0)
 
 
-def test_what_leaves_the_picture_is_gone_and_nothing_comes_in(only, monkeypatch):
-    only(MOVE=(50 / 32, 0.0))
-    monkeypatch.setattr(warp, "around_zero", lambda batch: torch.ones(batch, 2))
-    dataset, scene = dance([(8, 20), (8, 22)])
-    frames, poses = Warp(1.0, dance(anywhere(50))[0], "cpu")(*clips_of(dataset))
-    still = torch.from_numpy(scene).movedim(-1, 0).float() / 255
-    torch.testing.assert_close(frames, still.expand_as(frames), atol=1e-4, rtol=0)
+def test_a_dancer_outside_the_image_leaves_only_the_background(warper):
+    dataset, background = dance([(8, 20), (8, 22)])
+    frames, poses = warper.transform(clips_of(dataset), affine(1, translation=(50 / 32, 0)))
+    torch.testing.assert_close(frames, image(background).expand_as(frames), atol=1e-4, rtol=0)
     torch.testing.assert_close(poses, torch.ones_like(poses), atol=1e-4, rtol=0)
 
 
-def extent(pictures, still):
-    """Rows and columns that something before the still picture takes up, summed softly."""
-    mask = ((pictures - still).abs().amax(-3) / warp.SEEN).clamp(max=1)
-    return mask.amax(-1).sum(-1), mask.amax(-2).sum(-1), mask
-
-
-def test_a_stretch_keeps_the_place_and_changes_width_and_height(only, monkeypatch):
-    only(STRETCH=np.log(1.5))
-    monkeypatch.setattr(warp, "around_zero", lambda batch: torch.tensor([[1.0, -1.0]] * batch))
+def test_scaling_keeps_the_place_and_changes_width_and_height(warper):
     dataset, _ = dance([(10, 28)] * 2)
-    warper = Warp(1.0, dance(anywhere(50))[0], "cpu")
-    frames, poses = warper(*clips_of(dataset))
-    for pictures, still in zip((frames, poses), warper.still):
-        rows, columns, mask = extent(pictures, still)
+    scale = (np.log(1.5), -np.log(1.5))
+    clips = warper.transform(clips_of(dataset), affine(1, log_scale=scale))
+    for clip, background in zip(clips, warper.backgrounds):
+        mask = foreground_mask(clip, background)[:, :, 0]
+        rows, columns = mask.amax(-1).sum(-1), mask.amax(-2).sum(-1)
         assert rows.mean().item() == pytest.approx(BODY[0] / 1.5, abs=1)
         assert columns.mean().item() == pytest.approx(BODY[1] * 1.5, abs=1)
         y, x = (torch.arange(n) + 0.5 for n in SIZE)
-        where = mask[0, 0] / mask[0, 0].sum()
-        assert (where.sum(0) @ x).item() == pytest.approx(28 + BODY[1] / 2, abs=0.2)
-        assert (where.sum(1) @ y).item() == pytest.approx(10 + BODY[0] / 2, abs=0.2)
+        weight = mask[0, 0] / mask[0, 0].sum()
+        assert (weight.sum(0) @ x).item() == pytest.approx(28 + BODY[1] / 2, abs=0.2)
+        assert (weight.sum(1) @ y).item() == pytest.approx(10 + BODY[0] / 2, abs=0.2)
 
 
-def test_a_lean_moves_the_head_against_the_feet(only, monkeypatch):
-    only(LEAN=0.5)
-    monkeypatch.setattr(warp, "around_zero", lambda batch: torch.tensor([[1.0, 0.0]] * batch))
+def test_shear_moves_every_row_by_the_given_fraction_of_a_pixel(warper):
     dataset, _ = dance([(10, 28)] * 2)
-    warper = Warp(1.0, dance(anywhere(50))[0], "cpu")
-    _, _, mask = extent(warper(*clips_of(dataset))[0], warper.still[0])
+    frames, _ = warper.transform(clips_of(dataset), affine(1, shear=(0.5, 0)))
+    mask = foreground_mask(frames, warper.backgrounds[0])[0, 0, 0]
     x = torch.arange(SIZE[1]) + 0.5
-    middles = [(row @ x / row.sum()).item() for row in mask[0, 0, 11:21]]
-    lean = np.polyfit(range(10), middles, 1)[0]
-    assert lean == pytest.approx(-0.5, abs=0.05)  # half a pixel for every row, as asked
+    centres = [(row @ x / row.sum()).item() for row in mask[11:21]]
+    slope = np.polyfit(range(10), centres, 1)[0]
+    assert slope == pytest.approx(-0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", [{"STRETCH": 0.2}, {"LEAN": 0.1}])
-def test_every_kind_of_warp_changes_dancers_each_in_its_own_way(only, kind):
-    only(**kind)
+@pytest.mark.parametrize("kind", ["log_scale", "shear"])
+def test_random_maps_differ_between_clips(warper, kind):
     dataset, _ = dance([(10, 28)] * 8)
     before = clips_of(dataset)
-    torch.manual_seed(0)
-    after = Warp(1.0, dance(anywhere(50))[0], "cpu")(*before)
+    torch.manual_seed(3)
+    drawn = {kind: getattr(random_affine(4), kind)}
+    after = warper.transform(before, affine(4)._replace(**drawn))
     for old, new in zip(before, after):
         assert ((old - new).abs().flatten(1).amax(1) > 0.1).all()
         assert all((a - b).abs().max() > 0.05 for a, b in zip(new[:-1], new[1:]))
 
 
-def test_all_frames_of_a_clip_are_warped_alike():
+def test_random_maps_fill_their_ranges():
+    torch.manual_seed(0)
+    drawn = random_affine(4000)
+    for values, limits in zip(drawn, [(0.2, 0.2), (0.1, 0.1), (0.5, 0.15)]):
+        largest = values.abs().amax(0)
+        assert (largest <= torch.tensor(limits)).all()
+        assert (largest > 0.99 * torch.tensor(limits)).all()
+        assert (values.mean(0).abs() < 0.03).all()
+
+
+# ---------------------------------------------------------------- clips of a batch
+
+
+def test_all_frames_of_a_clip_are_warped_alike(warper):
     dataset, _ = dance([(10, 28)] * 12)
-    frames, poses = Warp(1.0, dance(anywhere(50))[0], "cpu")(*clips_of(dataset, length=4))
-    for x in (frames, poses):
+    for x in warper(*clips_of(dataset, length=4)):
         assert torch.equal(x, x[:, :1].expand_as(x))
 
 
-def test_poses_stay_on_their_dancers():
+def test_poses_are_warped_with_their_frames():
     dataset, _ = dance(anywhere(40))
     torch.manual_seed(0)
     warper = Warp(1.0, dataset, "cpu")
-    frames, poses = (
-        extent(x, still)[2] for x, still in zip(warper(*clips_of(dataset)), warper.still)
-    )
-    assert ((frames - poses).abs() > 0.5).sum() == 0  # only their soft edges differ
+    clips = zip(warper(*clips_of(dataset)), warper.backgrounds)
+    frames, poses = (foreground_mask(x, background) for x, background in clips)
+    assert ((frames - poses).abs() > 0.5).sum() == 0  # only soft edges differ
     assert frames.sum().item() == pytest.approx(poses.sum().item(), rel=0.02)
 
 
-def test_only_the_asked_share_of_clips_is_warped():
+def test_only_the_given_share_of_clips_is_warped():
     dataset, _ = dance(anywhere(4000))
     before = clips_of(dataset)
     torch.manual_seed(0)
@@ -179,7 +179,7 @@ def test_only_the_asked_share_of_clips_is_warped():
     assert torch.equal(*changed)
 
 
-def test_the_same_seed_warps_alike_and_the_next_draw_does_not():
+def test_the_seed_determines_the_maps():
     dataset, _ = dance(anywhere(8))
     warper, clips, found = Warp(1.0, dataset, "cpu"), clips_of(dataset), []
     for seed in (0, 0, None):

@@ -44,7 +44,7 @@ def decode_all(files, size, workers, out, name, skip):
     """
     bad = []
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        images = pool.map(decode_if_sound if skip else decode, files, [size] * len(files))
+        images = pool.map(decode_or_none if skip else decode, files, [size] * len(files))
         try:
             for i, image in enumerate(tqdm(images, f"reading {name}", len(files), disable=None)):
                 bad += [i] if image is None else []
@@ -55,7 +55,7 @@ def decode_all(files, size, workers, out, name, skip):
     return bad
 
 
-def decode_if_sound(path, size):
+def decode_or_none(path, size):
     with contextlib.suppress(UserError):
         return decode(path, size)
 
@@ -80,7 +80,7 @@ def locked(path):
         yield
 
 
-def cached_pictures(files, size, cache_dir, name, workers, skip=False):
+def cached_images(files, size, cache_dir, name, workers, skip=False):
     """uint8 (N, H, W, 3) of these files; with `skip` some rows may be unreadable()."""
 
     def fill(array):

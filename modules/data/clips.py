@@ -61,7 +61,7 @@ def fits(arrays, where, device):
     return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[0] / 2
 
 
-def sound(clips, bad):
+def without_bad_frames(clips, bad):
     """The clips (N, T) of frame numbers that hold none of the bad ones."""
     good = clips[~np.isin(clips, bad).any(axis=1)]
     if len(good) == 0:
@@ -69,7 +69,7 @@ def sound(clips, bad):
     return good
 
 
-def say_left_out(folder, bad, clips, good):
+def report_left_out(folder, bad, clips, good):
     if len(bad):
         print(
             f"{folder}: {len(bad)} pictures cannot be read; "

@@ -36,7 +36,7 @@ def frame_number(path):
     return int(stem)
 
 
-def list_pictures(folder):
+def list_images(folder):
     """The PNGs of a folder in numeric order."""
     if not folder.is_dir():
         raise UserError(
@@ -50,8 +50,8 @@ def list_pictures(folder):
 
 def list_pairs(images, labels):
     """Frames and the poses of the same number. A frame without its pose is an error."""
-    frames = list_pictures(images)
-    poses = {frame_number(p): p for p in list_pictures(labels)}
+    frames = list_images(images)
+    poses = {frame_number(p): p for p in list_images(labels)}
     for frame in frames:
         if frame_number(frame) not in poses:
             raise UserError(f"{frame} has no pose: {labels / frame.name} is missing")

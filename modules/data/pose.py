@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .cache import cached_pictures, decode, to_float, unreadable
-from .clips import TrainClips, say_left_out, sound
-from .folders import clip_folders, find_root, frame_number, list_pairs, list_pictures
+from .cache import cached_images, decode, to_float, unreadable
+from .clips import TrainClips, report_left_out, without_bad_frames
+from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
 from .warp import Warp
 
 CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
@@ -35,7 +35,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
         image_files, pose_files = list_pairs(base / f"{mode}_img", base / f"{mode}_label")
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         self.frames, self.conditions = (
-            cached_pictures(files, size, cache, f"{mode}-{name}", workers, skip_bad)
+            cached_images(files, size, cache, f"{mode}-{name}", workers, skip_bad)
             for name, files in (("frames", image_files), ("poses", pose_files))
         )
         self.numbers = np.array([frame_number(p) for p in image_files])
@@ -48,8 +48,8 @@ class Dataset_Dance(torch.utils.data.Dataset):
             )
         self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))
         clips = np.arange(count)[:, None] * video_len + np.arange(video_len)
-        self.starts = sound(clips, self.bad)[:, 0]
-        say_left_out(base, self.bad, clips, self.starts)
+        self.starts = without_bad_frames(clips, self.bad)[:, 0]
+        report_left_out(base, self.bad, clips, self.starts)
 
     def __len__(self):
         return len(self.starts)
@@ -87,7 +87,7 @@ class DanceClips(TrainClips):
         starts = np.arange(offset, usable - length + 1, length)
         if settings.shuffle:
             rng.shuffle(starts)
-        clips = sound(starts[:, None] + np.arange(length), self.dataset.bad)
+        clips = without_bad_frames(starts[:, None] + np.arange(length), self.dataset.bad)
         return self.jump(clips, usable, rng) if settings.jump_start else clips
 
     def to_device(self, arrays):
@@ -126,11 +126,11 @@ def load_test_clips(root, size, cache_dir=None, workers=4):
     cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
     clips = []
     for folder in clip_folders(base / "test_img"):
-        given = list_pictures(folder)[0]
-        pose_files = list_pictures(base / "test_label" / folder.name)
+        given = list_images(folder)[0]
+        pose_files = list_images(base / "test_label" / folder.name)
         if len(pose_files) < 2:
             raise UserError(f"{pose_files[0].parent} holds one pose; a rollout needs at least two")
-        poses = cached_pictures(pose_files, size, cache, f"test{folder.name}-poses", workers)
+        poses = cached_images(pose_files, size, cache, f"test{folder.name}-poses", workers)
         clips.append((to_float(torch.tensor(decode(given, size))), to_float(torch.tensor(poses))))
     return clips
 
@@ -146,7 +146,7 @@ def load_truth(path, size, lengths, cut=None):
     path = Path(path)
     if path.is_dir():
         folders = clip_folders(path) if not any(path.glob("*.png")) else [path]
-        truth = [np.stack([decode(p, size) for p in list_pictures(f)[:cut]]) for f in folders]
+        truth = [np.stack([decode(p, size) for p in list_images(f)[:cut]]) for f in folders]
     elif path.is_file():
         truth = read_csv(path, size, lengths)
     else:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .cache import cached, cached_pictures, to_float, unreadable
-from .clips import TrainClips, say_left_out, sound
-from .folders import candidates, clip_folders, frame_number, list_pictures, natural_key
+from .cache import cached, cached_images, to_float, unreadable
+from .clips import TrainClips, report_left_out, without_bad_frames
+from .folders import candidates, clip_folders, frame_number, list_images, natural_key
 
 ROBOT_SIZE = (64, 64)
 TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a row of each
@@ -60,7 +60,7 @@ def read_table(path):
 
 def list_clip(folder, needed, flag):
     """A clip's pictures and the number of the first: none may be missing."""
-    files = list_pictures(folder)
+    files = list_images(folder)
     numbers = [frame_number(path) for path in files]
     if len(files) < needed:
         raise UserError(f"{folder} holds {len(files)} frames, {needed} are needed ({flag})")
@@ -92,7 +92,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         files = [path for clip in pictures for path in clip]
         name = f"{split}-frames"
-        self.frames = cached_pictures(files, ROBOT_SIZE, cache, name, workers, skip_bad)
+        self.frames = cached_images(files, ROBOT_SIZE, cache, name, workers, skip_bad)
 
         def fill(array):
             for folder, first, start, rows in zip(folders, firsts, self.starts, self.lengths):
@@ -106,8 +106,8 @@ class Dataset_Robot(torch.utils.data.Dataset):
     def leave_out(self, bad, base):
         """Forget the clips that hold a bad picture."""
         clips = np.arange(len(self.starts))
-        kept = sound(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
-        say_left_out(base, bad, clips, kept)
+        kept = without_bad_frames(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
+        report_left_out(base, bad, clips, kept)
         self.starts, self.lengths = self.starts[kept], self.lengths[kept]
 
     def __len__(self):

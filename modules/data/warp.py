@@ -1,101 +1,126 @@
-"""Dancers moved, stretched and leaned before a still scene (--warp): poses never danced."""
+"""Foreground affine augmentation (--warp): the dancer is translated, scaled and sheared over a
+static background, and the pose image with it: poses outside the training set.
+"""
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .cache import to_float
-from .poses import ground_of, pose_boxes
+from .poses import background_of, pose_boxes
 
-SEEN = 0.1  # what differs so much from the still scene stands before it
-HIDDEN = 3  # pixels around a pose's box in which its dancer may hide the scene
-MOVE = 0.5, 0.15  # the most a dancer is moved, in halves of the picture's width and height
-STRETCH = 0.2  # the most it is stretched or shrunk either way, as a logarithm
-LEAN = 0.1  # the most it leans, in pixels sideways for a pixel up, and up for a pixel sideways
-ENOUGH = 500  # frames tell what stands still
-
-
-def some_of(pictures):
-    """(N, H, W, 3) uint8 -> no more than ENOUGH of them (n, 3, H, W) in 0..1."""
-    return to_float(torch.tensor(pictures[:: -(-len(pictures) // ENOUGH)]))
+FOREGROUND_DIFFERENCE = 0.1  # a pixel that differs from the background by this is foreground
+BOX_MARGIN = 3  # pixels around a pose's box that the dancer may cover
+MAX_TRANSLATION = 0.5, 0.15  # x and y, in units of half the width and half the height
+MAX_LOG_SCALE = 0.2
+MAX_SHEAR = 0.1  # pixels in x per pixel in y, and the reverse
+BACKGROUND_FRAMES = 500  # used to estimate the background
 
 
-def static_background(dataset, partial=1.0):
-    """What stands still in a share of the training frames: (3, H, W) in 0..1.
+def spread_out(images: np.ndarray) -> torch.Tensor:
+    """(N, H, W, 3) uint8 -> at most BACKGROUND_FRAMES of them, (n, 3, H, W) in 0..1."""
+    return to_float(torch.tensor(images[:: -(-len(images) // BACKGROUND_FRAMES)]))
 
-    A pixel is the median of the frames whose dancer is not near it; of all where there are none.
+
+def static_background(dataset: torch.utils.data.Dataset, partial: float = 1.0) -> torch.Tensor:
+    """The background (3, H, W) in 0..1 of the given share of the training frames.
+
+    A pixel is its median over the frames in which it is outside the pose's box, or over all
+    frames if there are none.
     """
     used = slice(max(int(len(dataset.frames) * partial), 1))
-    frames, poses = some_of(dataset.frames[used]), some_of(dataset.conditions[used])
-    bare = frames.clone()
-    for picture, box in zip(bare, pose_boxes(poses, HIDDEN)):
+    frames, poses = spread_out(dataset.frames[used]), spread_out(dataset.conditions[used])
+    visible = frames.clone()
+    for image, box in zip(visible, pose_boxes(poses, BOX_MARGIN)):
         if box:
-            picture[(..., *box)] = torch.nan
-    bare = bare.nanmedian(dim=0).values
-    return torch.where(bare.isnan(), frames.median(dim=0).values, bare)
+            image[(..., *box)] = torch.nan
+    visible = visible.nanmedian(dim=0).values
+    return torch.where(visible.isnan(), frames.median(dim=0).values, visible)
+
+
+class Affine(NamedTuple):
+    """One affine map per clip; every row is (x, y)."""
+
+    log_scale: torch.Tensor  # (B, 2)
+    shear: torch.Tensor  # (B, 2), pixels per pixel
+    translation: torch.Tensor  # (B, 2), in units of half the width and half the height
+
+
+def random_affine(batch: int) -> Affine:
+    """Uniform in all its ranges, on the CPU."""
+    log_scale, shear, translation = (torch.rand(batch, 2) * 2 - 1 for _ in range(3))
+    return Affine(
+        MAX_LOG_SCALE * log_scale, MAX_SHEAR * shear, torch.tensor(MAX_TRANSLATION) * translation
+    )
 
 
 class Warp:
-    """Clips of frames and poses (B, T, 3, H, W) -> the same, the dancers of a share warped."""
+    """Frames and poses (B, T, 3, H, W) -> the same, the foreground of a share of clips warped."""
 
-    def __init__(self, share, dataset, device, partial=1.0):
-        ground = ground_of(some_of(dataset.conditions)).median(dim=0).values
-        still = static_background(dataset, partial), ground
-        self.share, self.still = share, [x.to(device) for x in still]
+    def __init__(
+        self,
+        share: float,
+        dataset: torch.utils.data.Dataset,
+        device: torch.device | str,
+        partial: float = 1.0,
+    ):
+        pose_background = background_of(spread_out(dataset.conditions)).median(dim=0).values
+        backgrounds = static_background(dataset, partial), pose_background
+        self.share, self.backgrounds = share, [x.to(device) for x in backgrounds]
 
-    def __call__(self, *clips):
+    def __call__(self, *clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
         chosen = (torch.rand(len(clips[0])) < self.share).nonzero()[:, 0]
         if not len(chosen):
             return clips
+        affine = random_affine(len(chosen))
         chosen = chosen.to(clips[0].device, non_blocking=True)
-        grid = draw_grids(in_front(clips[0][chosen], self.still[0]))
-        return tuple(
-            x.index_copy(0, chosen, warp(x[chosen], still, grid))
-            for x, still in zip(clips, self.still)
-        )
+        warped = self.transform([x[chosen] for x in clips], affine)
+        return tuple(x.index_copy(0, chosen, new) for x, new in zip(clips, warped))
+
+    def transform(self, clips: list[torch.Tensor], affine: Affine) -> list[torch.Tensor]:
+        """Frames and poses (B, T, 3, H, W) with their foregrounds transformed."""
+        grid = sampling_grid(foreground_mask(clips[0], self.backgrounds[0]), affine)
+        return [warp(x, background, grid) for x, background in zip(clips, self.backgrounds)]
 
 
-def in_front(clips, still):
-    """(B, T, 1, H, W) in 0..1: where clips (B, T, 3, H, W) show something before what is still."""
-    return ((clips - still).abs().amax(dim=2, keepdim=True) / SEEN).clamp(max=1)
+def foreground_mask(clips: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """(B, T, 1, H, W) in 0..1: where clips (B, T, 3, H, W) differ from their background."""
+    difference = (clips - background).abs().amax(dim=2, keepdim=True)
+    return (difference / FOREGROUND_DIFFERENCE).clamp(max=1)
 
 
-def warp(clips, still, grid):
-    """What is in front of the still picture, taken from where the grid (B, H, W, 2) says."""
-    moved = sample(clips, grid, "bicubic", "border").clamp(0, 1)
-    mask = sample(in_front(clips, still), grid, "bilinear", "zeros")
-    return torch.lerp(still.expand_as(clips), moved, mask)
+def warp(clips: torch.Tensor, background: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Resample the foreground at the grid (B, H, W, 2) and composite it over the background."""
+    moved = resample(clips, grid, "bicubic", "border").clamp(0, 1)
+    mask = resample(foreground_mask(clips, background), grid, "bilinear", "zeros")
+    return torch.lerp(background.expand_as(clips), moved, mask)
 
 
-def sample(clips, grid, mode, padding):
+def resample(clips: torch.Tensor, grid: torch.Tensor, mode: str, padding: str) -> torch.Tensor:
     out = F.grid_sample(clips.flatten(1, 2), grid, mode, padding, align_corners=False)
     return out.unflatten(1, clips.shape[1:3])
 
 
-def draw_grids(dancers):
-    """Where dancers are (B, T, 1, H, W) -> where every pixel of each warped clip comes from.
+def sampling_grid(masks: torch.Tensor, affine: Affine) -> torch.Tensor:
+    """Foreground masks (B, T, 1, H, W) -> the grid (B, H, W, 2) of grid_sample for every clip.
 
-    (B, H, W, 2), x and y in -1..1 as grid_sample has them. Dancers are warped around their centre.
+    Each clip is transformed around the centre of its foreground.
     """
-    batch, (h, w) = len(dancers), dancers.shape[-2:]
-    size = torch.exp(STRETCH * around_zero(batch))  # x, y
-    lean = LEAN * around_zero(batch) * torch.tensor([h / w, w / h])
-    move = torch.tensor(MOVE) * around_zero(batch)
-    numbers = torch.diag_embed(1 / size) + torch.diag_embed(lean).flip(-1), move[..., None]
-    matrix, move = (
-        torch.cat(numbers, dim=-1).to(dancers.device, non_blocking=True).split([2, 1], dim=-1)
-    )
-    centre = centres(dancers)[..., None]
+    batch, (h, w) = len(masks), masks.shape[-2:]
+    shear = affine.shear * torch.tensor([h / w, w / h])
+    linear = torch.diag_embed(1 / torch.exp(affine.log_scale)) + torch.diag_embed(shear).flip(-1)
+    numbers = torch.cat([linear, affine.translation[..., None]], dim=-1)  # one copy to the device
+    matrix, move = numbers.to(masks.device, non_blocking=True).split([2, 1], dim=-1)
+    centre = centres(masks)[..., None]
     theta = torch.cat([matrix, centre - matrix @ (centre + move)], dim=-1)
     return F.affine_grid(theta, (batch, 1, h, w), align_corners=False)
 
 
-def around_zero(batch):
-    return torch.rand(batch, 2) * 2 - 1
-
-
-def centres(dancers):
-    """x and y (B, 2) of the middle of each clip's dancer."""
-    where = dancers.mean(dim=(1, 2))
-    where = where / where.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    y, x = (torch.arange(1, 2 * n, 2, device=where.device) / n - 1 for n in where.shape[1:])
-    return torch.stack([where.sum(dim=1) @ x, where.sum(dim=2) @ y], dim=-1)
+def centres(masks: torch.Tensor) -> torch.Tensor:
+    """x and y (B, 2) of each clip's centre of mass, in -1..1."""
+    weight = masks.mean(dim=(1, 2))
+    weight = weight / weight.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+    y, x = (torch.arange(1, 2 * n, 2, device=weight.device) / n - 1 for n in weight.shape[1:])
+    return torch.stack([weight.sum(dim=1) @ x, weight.sum(dim=2) @ y], dim=-1)

@@ -92,7 +92,7 @@ class RecurrentVAE(nn.Module):
         last = (s[:, past - 1 : past].expand(-1, steps - past, -1, -1, -1) for s in skips)
         return [torch.cat([s[:, :past], held], dim=1) for s, held in zip(skips, last)]
 
-    def skip_frame(self, given):
+    def skip_frame(self, given: int) -> int:
         """The number of the given frame that all later frames take the skip connections of."""
         return given - (2 if self.settings.skip_from == "second_last" else 1)
 

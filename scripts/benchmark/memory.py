@@ -1,0 +1,58 @@
+"""--memory: peak memory of a training step, each row in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from modules.training.device import choose_precision
+
+from . import SCRIPTS
+from .workloads import describe, make_trainer
+
+ROWS = [  # clip length, batch, height
+    (8, 2, 32), (16, 2, 32), (32, 2, 32), (16, 4, 32), (16, 2, 64),
+]  # fmt: skip
+
+
+def memory_of_one(opts, row, device):
+    """GiB that two training steps need in addition to what is allocated before them."""
+    length, batch, height, recompute = row
+    precision = choose_precision("auto", device)
+    flags = ["--frame_H", str(height), "--frame_W", str(2 * height)] + ["--recompute"] * recompute
+    trainer = make_trainer(opts, precision, device, *flags)
+    clips = [torch.rand(batch, length, 3, height, 2 * height, device=device) for _ in range(2)]
+    before = peak_bytes(device)
+    for _ in range(2):
+        trainer.training_one_step(*clips, False)
+    return (peak_bytes(device) - before) / 2**30
+
+
+def peak_bytes(device):
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_table(opts, numbers):
+    print(f"{describe(torch.device(opts.device))}, free running, peak GiB of a training step")
+    print(f"{'clip':>6} {'batch':>6} {'size':>9} {'plain':>8} {'--recompute':>12}")
+    numbers["memory"] = []
+    for length, batch, height in ROWS:
+        peak = [in_a_process(opts, [length, batch, height, again]) for again in (False, True)]
+        size = f"{height}x{2 * height}"
+        print(f"{length:>6} {batch:>6} {size:>9} {peak[0]:>8.2f} {peak[1]:>12.2f}", flush=True)
+        measured = {"length": length, "batch": batch, "height": height, "peak": peak}
+        numbers["memory"].append(measured)
+
+
+def in_a_process(opts, row):
+    command = [sys.executable, str(SCRIPTS / "bench.py"), "--device", opts.device]
+    command += ["--compile", opts.compile, "--one", json.dumps(row)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"the row {row} ended with {done.returncode}")
+    return float(done.stdout.splitlines()[-1])

@@ -1,0 +1,136 @@
+"""The table of frames per second."""
+
+import tempfile
+
+import torch
+
+from modules.labs import LABS
+from modules.models.rollout import noise_source, roll_out
+from modules.training.device import choose_precision
+
+from .timing import seconds, time_alternately
+from .workloads import (
+    LENGTH,
+    SIZE,
+    describe,
+    make_trainer,
+    random_clips,
+    reference_epoch,
+    reference_rollout,
+    reference_training,
+    write_images,
+    zero_output_layer,
+)
+
+GFLOP = 22  # per trained frame: three passes over 1.6 M weights at 32x64 positions
+
+
+def time_training(opts, device, precision, batch, forced):
+    """Frames trained per second: ours, and the reference's (always float32)."""
+    trainer = make_trainer(opts, precision, device)
+    clips = random_clips(batch, device)
+    workloads = {"ours": lambda: trainer.training_one_step(*clips, forced)}
+    reference = reference_training, batch, forced
+    spent = time_alternately(workloads, opts.rounds, device, reference)
+    return {name: batch * (LENGTH - 1) / value for name, value in spent.items()}
+
+
+def time_rollout(opts, device, precision, clips):
+    """Predicted frames per second of rollouts with untrained weights."""
+    trainer = make_trainer(opts, precision, device)
+    zero_output_layer(trainer.model)
+    given, poses = torch.rand(clips, 1, 3, *SIZE), torch.rand(clips, opts.frames, 3, *SIZE)
+    given = given.to(device)
+
+    def ours():
+        roll_out(trainer.model, given, poses, noise_source("sample", 0, range(clips)))
+
+    reference = reference_rollout, clips, opts.frames
+    spent = time_alternately({"ours": ours}, min(opts.rounds, 3), device, reference)
+    return {name: clips * (opts.frames - 1) / value for name, value in spent.items()}
+
+
+def time_epoch(opts, device, precision, batch):
+    """Seconds of an epoch on 1024x512 PNGs with loading, and the share of loading."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(folder, opts.pictures)
+        flags = ["--DR", folder, "--batch_size", str(batch)]
+        trainer = make_trainer(opts, precision, device, *flags)
+        lab = LABS["pose"](trainer.settings)
+        first = seconds(lab.open_train, device)
+        clips = lab.TrainClips(lab.open_train(), trainer.settings, device)
+
+        def epoch(step):
+            for batch in clips.fetch(clips.batches(0)):
+                step(*batch)
+
+        workloads = {
+            "ours": lambda: epoch(lambda *batch: trainer.training_one_step(*batch, False)),
+            "our loading": lambda: epoch(lambda *batch: None),
+        }
+        rounds = 1 if device.type == "cpu" else min(opts.rounds, 3)
+        reference = reference_epoch, folder, batch
+        spent = time_alternately(workloads, rounds, device, reference)
+    spent["our first epoch decodes"] = first
+    spent["our loading's share"] = spent["our loading"] / spent["ours"]
+    return spent
+
+
+def peaks(device, precision):
+    """The machine's own limits: TFLOP/s of a matrix product, GB/s of a copy."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    source = torch.empty(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8).to(device)
+    target = torch.empty_like(source)
+    workloads = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    spent = time_alternately(workloads, 9, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # not part of the models' peak memory
+    return {
+        "tflops": 2 * n**3 / spent["product"] / 1e12,
+        "copy_gb_s": 2 * source.numel() / spent["copy"] / 1e9,
+    }
+
+
+def print_row(name, result, peak=None):
+    """Print one row; with the machine's peak in TFLOP/s, also the share of it that ours reaches."""
+    line = f"{name:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} "
+    if result["reference"]:
+        result["ratio"] = result["ours"] / result["reference"]
+        line += f"{result['ratio']:>7.2f}x"
+    else:
+        line += f"{'OOM':>8}"
+    if peak:
+        result["share_of_matmul"] = result["ours"] * GFLOP / 1000 / peak
+        line += f" {result['share_of_matmul']:>8.0%}"
+    print(line, flush=True)
+    return result
+
+
+def bench(opts, numbers):
+    """Print the table and fill `numbers` row by row."""
+    device = torch.device(opts.device)
+    best = choose_precision("auto", device)
+    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
+    print(f"{'frames per second':<44} {'reference':>9} {'ours':>9} {'ratio':>8} {'of matmul':>9}")
+    for precision in dict.fromkeys(("float32", best)):
+        peak = numbers[f"peaks {precision}"] = peaks(device, precision)
+        for batch in opts.batches:
+            for forced in (False, True):
+                name = f"train, {precision}, batch {batch}, tfr {int(forced)}"
+                result = time_training(opts, device, precision, batch, forced)
+                numbers[name] = print_row(name, result, peak["tflops"])
+    for clips in (1, 5) if device.type == "cuda" else (1,):
+        name = f"rollout, {best}, {clips} clips of {opts.frames} frames"
+        numbers[name] = print_row(name, time_rollout(opts, device, best, clips))
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device) / 2**30
+        numbers["peak memory, GiB"] = memory
+        print(f"{f'peak memory, {best}':<44} {memory:>9.1f} GiB")
+    numbers["epoch"] = time_epoch(opts, device, best, opts.batches[0])
+    for name, value in numbers["epoch"].items():
+        unit = "%" if "share" in name else "s"
+        value *= 100 if unit == "%" else 1
+        print(f"epoch of {opts.pictures} pictures, {name:<32} {value:>9.2f} {unit}")

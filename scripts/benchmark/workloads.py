@@ -1,0 +1,96 @@
+"""What is timed: training steps, rollouts and epochs of the package and of the plain loop."""
+
+import os
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
+
+from modules.cli.parser import parse
+from modules.training.device import choose_device
+from Trainer import Trainer
+
+from .timing import release_memory
+
+LENGTH, SIZE, N_DIM = 16, (32, 64), 12  # of a clip, of a frame, of z: the defaults
+
+
+def make_trainer(opts, precision, device, *flags):
+    line = ["--device", str(device)] if device.type != "cpu" else ["--gpu", "0"]
+    line += ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
+    line += ["--compile", opts.compile] + ["--cuda_graphs"] * opts.cuda_graphs
+    settings, _ = parse("Trainer", line)
+    release_memory()
+    with redirect_stdout(None):
+        choose_device(settings)
+    image = torch.zeros(2, 3, *SIZE)
+    return Trainer(settings, device, None, [(image, image)])
+
+
+def make_plain(device):
+    model = PlainModel().to(device)
+    return model, torch.optim.Adam(model.parameters(), lr=1e-5)
+
+
+def random_clips(batch, device):
+    return [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
+
+
+def zero_output_layer(model):
+    """Long rollouts of untrained nets would overflow."""
+    torch.nn.init.zeros_(model.Generator[-1].weight)
+
+
+def describe(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+# ---------------------------------------------------------------- the plain loop, in its process
+
+
+def reference_training(batch, forced, device):
+    (model, optim), clips = make_plain(device), random_clips(batch, device)
+    return {"reference": lambda: plain_step(model, optim, *clips, forced)}
+
+
+def reference_rollout(clips, frames, device):
+    model, _ = make_plain(device)
+    zero_output_layer(model.eval())
+    given, poses = torch.rand(clips, 3, *SIZE), torch.rand(clips, frames, 3, *SIZE)
+    given, poses = given.to(device), poses.to(device)
+    return {"reference": lambda: plain_rollout(model, given, poses, N_DIM)}
+
+
+def reference_epoch(folder, batch, device):
+    model, optim = make_plain(device)
+    loader = torch.utils.data.DataLoader(
+        PlainDataset(folder, LENGTH, SIZE), batch, num_workers=min(4, os.cpu_count())
+    )
+
+    def epoch(step):
+        for clips in loader:
+            step(*(x.to(device) for x in clips))
+
+    return {
+        "reference": lambda: epoch(lambda *clips: plain_step(model, optim, *clips, False)),
+        "reference's loading": lambda: epoch(lambda *clips: None),
+    }
+
+
+# ---------------------------------------------------------------- data
+
+
+def write_images(folder, count):
+    """1024x512 PNGs of about the course's file sizes: 200 KB per frame, 25 KB per pose."""
+    rng = np.random.default_rng(0)
+    for kind, width, method in (("img", 16, Image.BICUBIC), ("label", 96, Image.NEAREST)):
+        place = Path(folder) / "train" / f"train_{kind}"
+        place.mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (width // 2, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((1024, 512), method).save(place / f"{i}.png")

@@ -1,0 +1,115 @@
+"""load_model and roll_out, as a notebook uses them, give the frames of Tester.py to the bit."""
+
+import os
+
+import pytest
+import torch
+from helpers import load, settings_of, train_once
+from robot_helpers import train_robot_once
+
+import Tester
+from modules.cli.parser import parse
+from modules.errors import UserError
+from modules.models import RecurrentVAE, VAE_Model, load_model, roll_out
+from modules.models.rollout import noise_source
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each lab; no test changes them."""
+    pose = train_once(tmp_path_factory.mktemp("pose"))
+    robot = train_robot_once(tmp_path_factory.mktemp("robot"))
+    return {"pose": (pose.data, pose.best), "robot": (robot.data, robot.scaled)}
+
+
+def make_tester(data, path, folder, *flags):
+    flags = ["--DR", data, "--save_root", folder, "--ckpt_path", path, "--device", "cpu", *flags]
+    checkpoint = load(path.parent, path.name)
+    lab = checkpoint.get("args", {}).get("lab", "pose")
+    settings, typed = parse("Tester", list(map(str, flags)), lab=lab)
+    return Tester.Tester(settings, typed, torch.device("cpu"), checkpoint)
+
+
+FAMILIES = {"pose": VAE_Model, "robot": RecurrentVAE}
+
+
+@pytest.mark.parametrize("z_source", ["sample", "mean"])
+@pytest.mark.parametrize("lab", FAMILIES)
+def test_a_rollout_of_a_loaded_model_is_the_testers(runs, tmp_path, monkeypatch, lab, z_source):
+    data, path = runs[lab]
+    flags = ["--precision", "float32", "--batch_size", 1, "--z_source", z_source]
+    tester = make_tester(data, path, tmp_path / "test", *flags)
+    monkeypatch.chdir(tmp_path)  # the path does not depend on where the package is
+    model = load_model(os.path.relpath(path), "cpu", "float32")
+    assert type(model) is FAMILIES[lab] and not model.training
+    for clip, expected in enumerate(tester.rollout()):
+        given, conditions = tester.given[clip][None], tester.conditions[clip][None]
+        noise = noise_source(z_source, tester.settings.seed, [clip])
+        assert torch.equal(roll_out(model, given, conditions, noise)[0], expected)
+        assert not torch.equal(expected[-1], expected[-2])
+
+
+def test_by_default_noise_is_that_of_seed_0_and_clips_counted_from_0(runs, tmp_path):
+    data, path = runs["pose"]
+    tester = make_tester(data, path, tmp_path / "test", "--seed", 0, "--batch_size", 1)
+    model = load_model(path, "cpu")
+    pred = roll_out(model, tester.given[0][None], tester.conditions[0][None])
+    assert torch.equal(pred[0], tester.rollout()[0])
+
+
+@pytest.mark.parametrize("lab", FAMILIES)
+def test_settings_are_those_of_the_checkpoint(runs, lab):
+    path = runs[lab][1]
+    stored, settings = load(path.parent, path.name)["args"], load_model(path, "cpu").settings
+    model_settings = settings.as_dict().keys() - {"device", "precision"}
+    assert {k: getattr(settings, k) for k in model_settings} == {
+        k: stored[k] for k in model_settings
+    }
+
+
+# ---------------------------------------------------------------- checkpoints of the template
+
+
+def template_files(folder):
+    """The two kinds of published files, of the same weights: bare, and with training state."""
+    torch.manual_seed(0)
+    sizes = "--F_dim 8 --L_dim 2 --N_dim 4 --D_out_dim 8"  # of frames: the template's 32x64
+    model = VAE_Model(settings_of(f"{sizes} --precision float32"))
+    model.label_transformation[2].running_mean.fill_(3.0)  # unlike the mean of any image
+    weights = model.state_dict()
+    whole = {"state_dict": weights, "optimizer": weights, "lr": 1e-5, "tfr": 0.3, "last_epoch": 42}
+    for name, content in (("bare.ckpt", weights), ("whole.ckpt", whole)):
+        torch.save(content, folder / name)
+        yield folder / name
+
+
+def test_template_files_load_and_normalise_poses_per_image(tmp_path):
+    given, poses = torch.rand(2, 1, 3, 32, 64), torch.rand(2, 4, 3, 32, 64)
+    rollouts = []
+    for path in template_files(tmp_path):
+        model = load_model(path, "cpu", "float32")
+        settings = model.settings
+        assert (settings.F_dim, settings.L_dim, settings.N_dim, settings.D_out_dim) == (8, 2, 4, 8)
+        assert model.label_transformation.per_image and not settings.feedback_clamp
+        rollouts.append(roll_out(model, given, poses))
+        model.label_transformation.per_image = False
+        assert not torch.equal(roll_out(model, given, poses), rollouts[-1])
+    assert torch.equal(*rollouts)
+
+
+def test_a_template_file_rolls_out_as_in_tester(runs, tmp_path):
+    data, _ = runs["pose"]
+    path = list(template_files(tmp_path))[1]
+    flags = "--precision", "float32", "--batch_size", 1
+    tester = make_tester(data, path, tmp_path / "test", *flags)
+    noise = noise_source("sample", tester.settings.seed, [0])
+    model = load_model(path, "cpu", "float32")
+    pred = roll_out(model, tester.given[0][None], tester.conditions[0][None], noise)
+    assert torch.equal(pred[0], tester.rollout()[0])
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"state_dict": {"a": torch.zeros(2)}}])
+def test_weights_of_another_model_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt lacks the weights of .*: not a model"):
+        load_model(tmp_path / "x.ckpt", "cpu")
