@@ -15,7 +15,7 @@ KNOWN = {getattr(errno, name) for name in KNOWN_NAMES.split() if hasattr(errno, 
 
 def run(main: Callable[[], None]) -> None:
     """Call main(). --debug shows the traceback of any error."""
-    debug = "--debug" in sys.argv
+    debug = any(word.startswith("--deb") for word in sys.argv)  # a prefix counts
     try:
         with listener:
             main()
