@@ -20,6 +20,8 @@ from PIL import Image
 import Trainer
 from modules.config import TRAINING
 from modules.data.cache import decode
+from modules.data.folders import frame_number
+from modules.data.pose import Dataset_Dance
 from modules.errors import UserError
 from modules.fields import Number
 from modules.files import write_atomically
@@ -172,8 +174,8 @@ DAMAGES = [
 
 @pytest.mark.parametrize("spoil", DAMAGES)
 def test_a_damaged_picture_is_the_one_that_skip_bad_frames_leaves_out(dataset, spoil):
-    number = dataloader.frame_number(spoil(dataset))
-    clips = dataloader.Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
+    number = frame_number(spoil(dataset))
+    clips = Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
     assert clips.numbers[clips.bad].tolist() == [number]
 
 
