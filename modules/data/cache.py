@@ -34,7 +34,7 @@ def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
             return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
     except UNREADABLE as error:
         raise UserError(
-            f"{path} cannot be read as a picture ({error}); replace it, or leave its clip out "
+            f"{path} cannot be read as an image ({error}); replace it, or leave its clip out "
             "with Trainer.py --skip_bad_frames"
         ) from None
 
@@ -139,10 +139,12 @@ def cached(
                     build_cache(target, shape, dtype, stem, fill)
         return np.load(target, mmap_mode="c")  # "c": torch warns of arrays that it cannot write to
     except ValueError as error:
-        raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
+        raise UserError(
+            f"{target} is damaged ({error}); delete it and it will be rebuilt"
+        ) from None
     except OSError as error:
         raise UserError(
-            f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
+            f"cannot write the image cache to {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"
         ) from None
 

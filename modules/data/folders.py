@@ -12,7 +12,7 @@ def candidates(root: str | Path, val: str) -> Iterator[Path]:
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"--DR {root} is no folder; give the one that holds train/, {val}/ and test/"
+            f"--DR {root} is not a folder; pass the folder that contains train/, {val}/ and test/"
         )
     yield root
     for pattern in ("*", "*/*"):
@@ -25,7 +25,7 @@ def find_root(root: str | Path, split: str) -> Path:
         if (folder / split / f"{split}_img").is_dir():
             return folder
     raise UserError(
-        f"--DR {root} holds no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
+        f"--DR {root} has no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
     )
 
 
@@ -45,7 +45,7 @@ def list_images(folder: Path) -> list[Path]:
         )
     files = [p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.name[0] != "."]
     if not files:
-        raise UserError(f"{folder} holds no .png picture")
+        raise UserError(f"{folder} has no .png image")
     return sorted(files, key=frame_number)
 
 
@@ -63,7 +63,7 @@ def clip_folders(folder: Path) -> list[Path]:
     """The numbered folders of clips, in numeric order, wherever their numbers start."""
     found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
     if not found:
-        raise UserError(f"{folder} holds no clip: folders named 0, 1, 2, ... are expected")
+        raise UserError(f"{folder} has no clip: folders named 0, 1, 2, ... are expected")
     return sorted(found, key=lambda p: int(p.name))
 
 

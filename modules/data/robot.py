@@ -22,7 +22,7 @@ def find_records(root: str | Path, split: str) -> list[Path]:
         if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
             return sorted(records, key=natural_key)
     raise UserError(
-        f"--DR {root} holds no clips to {split}; expected "
+        f"--DR {root} has no {split} clips; expected "
         f"{Path(root) / split}/traj_0_to_255.tfrecords/0/0.png and so on"
     )
 

@@ -36,7 +36,7 @@ def choose_device(settings: Compute) -> torch.device:
             f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0"
         )
     if name == "mps" and not mps:
-        raise UserError("--device mps: this torch does not offer it; use --device cpu")
+        raise UserError("--device mps: this PyTorch has no MPS support; use --device cpu")
     device = torch.device(name)
     if device.index is not None:  # what names no GPU means this one
         torch.cuda.set_device(device)

@@ -122,11 +122,6 @@ def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
         yield first["epoch"], last["epoch"], first
 
 
-def objective_name(settings: Training) -> str:
-    """What --loss minimises, as a label."""
-    return "MSE + beta KL" if settings.loss == "mse" else "log MSE + beta KL"
-
-
 def warnings(settings: Training) -> Iterator[str]:
     """What is legal but surprises."""
     annealed = settings.num_epoch - settings.pretrain_epochs
