@@ -44,7 +44,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
         count = int(len(self.frames) * partial) // video_len
         if count == 0:
             raise UserError(
-                f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} of them used: "
+                f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} are used: "
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise --partial"
             )
         self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))

@@ -73,7 +73,8 @@ class Resumable:
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
         if self.best_score is not None and not self.best_is_there():
             print(
-                f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next validation sets a new best"
+                f"{self.folder / 'best_score.ckpt'} is missing or damaged; "
+                "the next validation sets a new best"
             )
             self.best_score = None
         if self.history:
