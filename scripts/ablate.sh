@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What each means is worth, by itself and left out: bash scripts/ablate.sh --DR /path/to/dataset
-# Without flags it takes hours on two CPU cores; --arms, --seeds and --steps choose less.
+# Ablation study: parts of the best recipe added and left out. --DR /path/to/dataset is required.
+# All arms take hours on two CPU cores; select fewer with --arms, --seeds and --steps.
 source "$(dirname "$0")/setup.sh"
 exec python scripts/ablate.py "$@"

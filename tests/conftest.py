@@ -67,10 +67,10 @@ def children(tmp_path_factory):
 
 # ---------------------------------------------------------------- runs to interrupt
 
-QUICK = "--num_epoch 3 --batch_size 1 --precision float32 --lr_schedule constant --per_save 1"
+THREE = "--num_epoch 3 --lr_schedule constant --per_save 1 --keep 0".split()
 LINES = {  # three epochs of three steps; the pose lab validates six frames
-    "pose": [*SHORT, *QUICK.split()],
-    "robot": [*ROBOT, *"--num_epoch 3 --lr_schedule constant --per_save 1".split()],
+    "pose": [*SHORT, *THREE, "--batch_size", "1", "--precision", "float32"],
+    "robot": [*ROBOT, *THREE],
 }
 DRAWS = (
     "--shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 --tfr 0.5 "

@@ -1,12 +1,17 @@
 """scripts/ablate.py: its arms are what their names say, and take the same number of steps."""
 
 import importlib.util
+import io
 import json
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, TINY
+from helpers import ROOT, SHORT
+
+from modules.cli.entry import run
+from modules.cli.parser import parse
+from modules.config import SIZES
 
 spec = importlib.util.spec_from_file_location("ablate", ROOT / "scripts" / "ablate.py")
 ablate = importlib.util.module_from_spec(spec)
@@ -15,80 +20,134 @@ spec.loader.exec_module(ablate)
 
 def settings(flags, epochs=10):
     line = ["--DR", "data", "--save_root", "run", *flags.split(), "--num_epoch", str(epochs)]
-    return vars(parse("Trainer", line)[0])
+    return parse("Trainer", line)[0].as_dict()
 
 
 @pytest.mark.parametrize("name", ablate.ARMS)
-def test_every_arm_is_a_command_that_trainer_takes(name):
-    assert settings(ablate.ARMS[name])["DR"] == "data"
+def test_every_arm_is_a_command_of_trainer_without_ineffective_flags(name, capsys):
+    found = settings(ablate.ARMS[name])
+    assert found["DR"] == "data"
+    assert found["loss_reduction"] == "mean"  # as the published runs of this study
+    assert "no effect" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ablate.LEFT_OUT)
-def test_leaving_a_means_out_changes_what_it_sets_and_nothing_else(name):
+def test_an_arm_without_a_part_differs_in_the_settings_of_this_part_only(name):
     best, other = settings(ablate.ARMS["best"]), settings(ablate.ARMS[name])
     changed = {flag for flag in best if best[flag] != other[flag]}
-    means = ablate.MEANS[name.removeprefix("best - ")].split()
-    meant = {word[2:] for word in means if word.startswith("--")}
+    words = ablate.PARTS[name.removeprefix("best - ")].split()
+    flags_of_part = {word[2:] for word in words if word.startswith("--")}
     assert changed
-    assert changed <= meant | {"grad_clip", "tfr_d_step", "kl_anneal_type"}
+    assert changed <= flags_of_part | {"grad_clip", "tfr_d_step", "kl_anneal_type"}
 
 
-def test_the_courses_nets_stay_as_they_are_where_only_training_is_better():
-    plain, better = (settings(ablate.ARMS[name]) for name in list(ablate.COMPARED)[0::2])
-    nets = SIZES | {"position_map", "sigmoid"}
-    assert {plain[flag] == better[flag] for flag in nets if flag in plain} == {True}
+@pytest.mark.parametrize("name", ablate.ADDED)
+def test_an_arm_with_a_part_differs_in_the_settings_of_this_part_only(name):
+    public, other = (settings(ablate.ARMS[x]) for x in ("best public recipe", name))
+    words = ablate.PARTS[name.removeprefix("public + ")].split()
+    flags_of_part = {word[2:] for word in words if word.startswith("--")}
+    assert {flag for flag in public if public[flag] != other[flag]} == flags_of_part
 
 
-@pytest.mark.parametrize(("name", "steps"), [("course's defaults", 79), ("best", 32)])
-def test_epochs_make_about_the_asked_steps(name, steps):
+def test_best_training_does_not_change_the_courses_nets():
+    names = "course defaults", "the course's nets, best training"
+    plain, better = (settings(ablate.ARMS[name]) for name in names)
+    for flag in (SIZES & plain.keys()) | {"position_map", "sigmoid"}:
+        assert plain[flag] == better[flag]
+
+
+@pytest.mark.parametrize(("name", "steps"), [("course defaults", 79), ("best", 32)])
+def test_epochs_give_about_the_required_steps(name, steps):
     epochs = ablate.epochs_for(480, ablate.ARMS[name], frames=2520)
     assert epochs == round(480 / steps)
     assert ablate.epochs_for(1, ablate.ARMS[name], frames=2520) == 1
 
 
-def test_an_arm_is_trained_tested_and_not_done_twice(dataset, tmp_path):
-    short = " ".join([*TINY, "--train_vi_len 4 --val_vi_len 6 --device cpu"])
-    code = (
-        "import sys; sys.path.insert(0, 'scripts'); import ablate;"
-        f"ablate.ARMS.update({{'best': {short!r}}}); ablate.main()"
-    )
-    flags = ["--DR", dataset, "--runs", tmp_path, "--steps", "1", "--seeds", "3", "--arms", "best"]
-    command = [sys.executable, "-c", code, *map(str, flags)]
-    tables, written = [], []
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        tables.append(done.stdout)
-        written.append((tmp_path / "best/seed3/last.ckpt").stat().st_mtime_ns)
+# ---------------------------------------------------------------- the script
+
+
+@pytest.fixture
+def ablate_with(monkeypatch, capsys):
+    """ablate_with(flag, ...) -> code, out, err of the script, run in this process."""
+
+    def in_process(*flags):
+        monkeypatch.setattr(sys, "argv", ["ablate.py", *map(str, flags)])
+        code = 0
+        try:
+            run(ablate.main)
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        if isinstance(code, str):  # sys.exit(text) prints it and ends with 1
+            code, err = 1, err + code
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return in_process
+
+
+def test_an_arm_is_trained_and_tested_once(ablate_with, dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(ablate.ARMS, "best", " ".join([*SHORT, "--no-plots"]))
+    monkeypatch.chdir(tmp_path)  # it runs from any folder
+    flags = ["--DR", dataset, "--runs", tmp_path, "--steps", 1, "--seeds", 3, "--arms", "best"]
+    first = ablate_with(*flags)
+    written = (tmp_path / "best/seed3/last.ckpt").stat().st_mtime_ns
+    again = ablate_with(*flags)
+    assert (first.code, again.code) == (0, 0), first.err + again.err
     scores = json.loads((tmp_path / "best/seed3/scores.json").read_text())["mean"]
-    assert f"| best | {scores['psnr']:.2f} | {scores['psnr_pose_box']:.2f} |" in tables[0]
-    assert tables[0] == tables[1] and written[0] == written[1]
+    assert f"| best | {scores['psnr']:.2f} | {scores['psnr_pose_box']:.2f} |" in first.out
+    assert first.out == again.out
+    assert (tmp_path / "best/seed3/last.ckpt").stat().st_mtime_ns == written
+    assert first.err.startswith(f"best, seed 3: PSNR {scores['psnr']:.2f} dB, ")
+    assert first.err.count("\n") == 1 and again.err == ""  # no progress bar in a file
 
 
-def ablate_with(*flags):
-    command = [sys.executable, ROOT / "scripts/ablate.py", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
-def test_scores_of_another_run_are_refused(dataset, tmp_path):
+@pytest.fixture
+def complete(tmp_path, dataset):
+    """The flags of a run that is complete, and its folder."""
     folder = tmp_path / "best" / "seed0"
+    flags = f"{ablate.ARMS['best']} --seed 0 --num_epoch 5".split()
+    line = ["--DR", str(dataset), "--save_root", str(folder), *flags]
     folder.mkdir(parents=True)
-    flags = f"{ablate.ARMS['best']} --seed 0".split()
-    line = ["--DR", str(dataset), "--save_root", str(folder), *flags, "--num_epoch", "5"]
-    args = vars(parse("Trainer", line)[0])
-    (folder / "args.json").write_text(json.dumps(args))
+    (folder / "args.json").write_text(json.dumps(ablate.settings_of(line)))
     scores = {"psnr": 30.0, "psnr_pose_box": 20.0, "drift": 1.0}
     (folder / "scores.json").write_text(json.dumps({"mean": scores}))
-    same = ["--DR", dataset, "--runs", tmp_path, "--seeds", 0, "--arms", "best"]
-    done = ablate_with(*same, "--steps", 5)  # 16 frames, a step an epoch
-    assert "| best | 30.00 | 20.00 | 1.00 |" in done.stdout, done.stderr
-    done = ablate_with(*same, "--steps", 7)
-    assert done.returncode == 1 and "--num_epoch 5, now it is 7" in done.stderr
-    (folder / "args.json").write_text(json.dumps(args | {"warp": 0.1}))
-    done = ablate_with(*same, "--steps", 5)
-    assert done.returncode == 1 and "--warp 0.1, now it is 0.5" in done.stderr
+    return ["--DR", dataset, "--runs", tmp_path, "--seeds", 0, "--arms", "best"], folder
 
 
-def test_no_data_no_ablation(tmp_path):
+def change_stored(folder, **changes):
+    args = json.loads((folder / "args.json").read_text()) | changes
+    kept = {name: value for name, value in args.items() if value != "absent"}
+    (folder / "args.json").write_text(json.dumps(kept))
+
+
+def test_scores_of_another_run_are_refused(ablate_with, complete):
+    flags, folder = complete
+    done = ablate_with(*flags, "--steps", 5)  # 16 frames, one step per epoch
+    assert "| best | 30.00 | 20.00 | 1.00 |" in done.out, done.err
+    done = ablate_with(*flags, "--steps", 7)
+    assert done.code == 1 and "--num_epoch 5, now it is 7" in done.err
+    change_stored(folder, warp=0.1)
+    done = ablate_with(*flags, "--steps", 5)
+    assert done.code == 1 and "--warp 0.1, now it is 0.5" in done.err
+
+
+def test_runs_from_before_these_flags_count(ablate_with, complete):
+    flags, folder = complete
+    newer = dict.fromkeys(["loss_reduction", "kl_anneal_from", "plots"], "absent")
+    change_stored(folder, precision="bf16", environment={"torch": "2"}, **newer)
+    done = ablate_with(*flags, "--steps", 5)
+    assert "| best | 30.00 | 20.00 | 1.00 |" in done.out, done.err
+
+
+def test_a_terminal_has_a_progress_bar_over_all_runs(ablate_with, complete, monkeypatch):
+    flags, _ = complete
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert ablate_with(*flags, "--steps", 5).code == 0
+    assert "best, seed 0" in terminal.getvalue() and "1/1" in terminal.getvalue()
+
+
+def test_a_folder_without_data_is_refused(ablate_with, tmp_path):
     done = ablate_with("--DR", tmp_path, "--runs", tmp_path / "runs")
-    assert done.returncode == 1 and done.stderr.startswith(f"error: --DR {tmp_path}")
+    assert done.code == 1 and done.err.startswith(f"error: --DR {tmp_path}")

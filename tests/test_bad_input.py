@@ -1,5 +1,6 @@
-"""What a user can get wrong ends in one message that names it, and leaves nothing half-written."""
+"""A user's mistake ends in one message that names it, and leaves no incomplete file."""
 
+import dataclasses
 import errno
 import os
 import pickle
@@ -13,11 +14,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHORT, train_once
+from helpers import ROOT, SHORT, files_below, train_once
 from PIL import Image
 
-import dataloader
 import Trainer
+from modules.config import TRAINING
+from modules.data.cache import decode
+from modules.data.folders import frame_number
+from modules.data.pose import Dataset_Dance
+from modules.errors import UserError
+from modules.fields import Number
+from modules.files import write_atomically
 from modules.runs import checkpoint as ckpt
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -27,10 +34,6 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 def trained(tmp_path_factory):
     """Its test clips have 6 and 5 frames."""
     return train_once(tmp_path_factory.mktemp("trained"))
-
-
-def files_below(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
 def assert_refused(done, code, *named):
@@ -171,18 +174,18 @@ DAMAGES = [
 
 @pytest.mark.parametrize("spoil", DAMAGES)
 def test_a_damaged_picture_is_the_one_that_skip_bad_frames_leaves_out(dataset, spoil):
-    number = dataloader.frame_number(spoil(dataset))
-    clips = dataloader.Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
+    number = frame_number(spoil(dataset))
+    clips = Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
     assert clips.numbers[clips.bad].tolist() == [number]
 
 
 @pytest.mark.parametrize("share", range(0, 100, 7))
 def test_a_picture_cut_off_anywhere_is_named_unless_all_its_pixels_are_there(dataset, share):
     path = dataset / "train/train_img/frame000003.png"
-    whole, data = dataloader.decode(path, (12, 16)), path.read_bytes()
+    whole, data = decode(path, (12, 16)), path.read_bytes()
     path.write_bytes(data[: len(data) * share // 100])
     try:
-        assert (dataloader.decode(path, (12, 16)) == whole).all()
+        assert (decode(path, (12, 16)) == whole).all()
         assert share > 90
     except UserError as error:
         assert str(path) in str(error)
@@ -262,9 +265,9 @@ def test_a_test_clip_of_one_pose_is_tested_or_refused_but_no_crash(
 
 
 def numeric_flags():
-    for action in build_parser("Trainer")._actions:
-        if getattr(action.type, "__name__", "") in ("int", "float"):
-            yield action.dest
+    for item in dataclasses.fields(TRAINING["pose"]):
+        if isinstance(item.metadata["check"], Number):
+            yield item.name
 
 
 def try_flags(call, *flags):
@@ -282,7 +285,8 @@ OUT_OF_RANGE = {
     "kl_anneal_cycle": [0], "train_vi_len": [0, 1], "val_vi_len": [1], "frame_H": [0, 10],
     "frame_W": [0, 10], "F_dim": [0, 7], "L_dim": [0, 1], "N_dim": [0, 3], "D_out_dim": [0, 7],
     "partial": [0, 1.01], "fast_partial": [0, 1.5], "tfr": [1.1], "tfr_d_step": [1.1],
-    "tfr_lower_bound": [1.1], "kl_anneal_ratio": [1.1], "jump_start": [1.1], "warp": [1.1, -0.1],
+    "tfr_lower_bound": [1.1], "kl_anneal_ratio": [-0.1], "posterior_share": [1.1, -0.1],
+    "jump_start": [1.1], "warp": [1.1, -0.1],
     "lr": [0], "lr_gamma": [0, 1.1], "ema": [1, 1.5], "gpu": [2], "seed": [10**30],
 }  # fmt: skip
 CASES = [(flag, value) for flag, values in OUT_OF_RANGE.items() for value in values]
@@ -314,7 +318,7 @@ def test_a_value_out_of_the_flags_range_is_wrong_usage(call, flag, value):
         ("--lr_milestones 2 x", "--lr_milestones"),
     ],
 )
-def test_flags_that_contradict_or_do_nothing_are_wrong_usage(call, line, named):
+def test_contradictory_flags_or_flags_without_effect_are_wrong_usage(call, line, named):
     assert_refused(try_flags(call, *shlex.split(line)), 2, named)
 
 
@@ -330,7 +334,7 @@ def test_a_seed_is_refused_at_once_or_trained_with(call, trained, tmp_path, seed
 
 
 class Malicious:
-    """Unpickled, it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -472,7 +476,7 @@ def full_disk(*args):
 
 
 def full_for(name, function):
-    """`function`, but no space is left where the last argument is a file of this name."""
+    """`function`, but the disk is full if the last argument is a file of this name."""
 
     def act(*args):
         return full_disk() if os.path.basename(args[-1]) == name else function(*args)
@@ -520,17 +524,17 @@ def test_a_full_disk_at_test_leaves_no_half_submission(call, trained, tmp_path, 
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_what_torch_makes_of_a_full_disk_is_named_too(tmp_path):
+def test_the_error_of_torch_on_a_full_disk_is_one_line_too(tmp_path):
     def write(file):
         with open("/dev/full", "wb") as full:
             torch.save(torch.ones(100_000), full)
 
     with pytest.raises(UserError, match=r"x\.ckpt cannot be written"):
-        ckpt.write_atomically(tmp_path / "x.ckpt", write)
+        write_atomically(tmp_path / "x.ckpt", write)
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------- memory that does not suffice
+# ---------------------------------------------------------------- not enough memory
 
 
 def full_gpu(size):
@@ -538,7 +542,7 @@ def full_gpu(size):
 
 
 @pytest.mark.parametrize("ask", [full_gpu, torch.empty, np.empty], ids=["gpu", "cpu", "numpy"])
-def test_too_little_memory_is_said_in_one_line_and_the_run_goes_on(call, tmp_path, ask):
+def test_too_little_memory_is_one_line_and_the_run_can_be_resumed(call, tmp_path, ask):
     done = train_once(tmp_path)
     more = "--DR", done.data, "--save_root", done.run, *SHORT, "--num_epoch", "2"
     with pytest.MonkeyPatch.context() as patch:
@@ -566,5 +570,5 @@ def shell(*words):
 def test_exit_codes_and_messages_of_the_real_scripts(tmp_path):
     done = shell("Trainer.py", "--DR", tmp_path / "none", "--save_root", tmp_path / "run")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: --DR {tmp_path / 'none'} is no folder")
+    assert done.stderr.startswith(f"error: --DR {tmp_path / 'none'} is not a folder")
     assert len(done.stderr.splitlines()) == 1

@@ -276,7 +276,7 @@ def test_the_best_score_is_restored_on_resume(train, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("every", "kept"), [(1, [0, 1, 2]), (2, [0, 2]), (3, [0])])
 def test_per_save_keeps_every_so_many_epochs(train, tmp_path, every, kept):
-    train("run", 3, f"--per_save {every} --partial 0.25")
+    train("run", 3, f"--per_save {every} --partial 0.25 --keep 0")
     found = sorted(p.name for p in (tmp_path / "run").glob("epoch=*.ckpt"))
     assert found == [f"epoch={e}.ckpt" for e in kept]
     assert [load(tmp_path / "run", name)["last_epoch"] for name in found] == [e + 1 for e in kept]

@@ -10,11 +10,15 @@ from helpers import (
     ROOT,
     assert_ended,
     assert_same_files,
+    assert_same_run,
     contents,
     differences,
+    interrupt,
     load,
     tree,
 )
+
+from modules.config import TRAINING
 
 # ---------------------------------------------------------------- what to resume from
 
@@ -77,7 +81,7 @@ def test_changed_settings_are_printed_and_only_those(command, call, half):
     assert_ended(done)
     changed = [text for text in done.out.splitlines() if "changed:" in text]
     assert changed == [
-        "  changed: --num_epoch 3 -> 4", "  changed: --keep 5 -> 2", "  changed: --val_every 1 -> 3"
+        "  changed: --num_epoch 3 -> 4", "  changed: --keep 0 -> 2", "  changed: --val_every 1 -> 3"
     ]  # fmt: skip
 
 
@@ -89,6 +93,37 @@ def test_keep_deletes_all_but_the_newest(command, call, tmp_path, no_plots, keep
     assert_ended(call(*command("plain", run, "--keep", keep)))
     assert sorted(p.name for p in run.glob("epoch=[0-9]*")) == [f"epoch={e}.ckpt" for e in kept]
     assert (run / "epoch=best.ckpt").exists()
+
+
+# ---------------------------------------------------------------- runs older than a setting
+
+OLDER = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last"}
+NEWER = {"loss_reduction": "sum", "kl_anneal_from": "pretraining", "skip_from": "second_last"}
+RAMP = "--pretrain_epochs 1 --kl_anneal_type Monotonic --kl_anneal_ratio 1".split()
+
+
+@pytest.mark.parametrize(("lab", "setting"), [("pose", "plain"), ("robot", "the robot lab")])
+def test_a_run_saved_before_a_setting_existed_resumes_with_what_it_did(
+    call, command, tmp_path, monkeypatch, no_plots, lab, setting
+):
+    names = OLDER.keys() & TRAINING[lab].names()
+    explicit = [word for name in names for word in (f"--{name}", OLDER[name])]
+    assert_ended(call(*command(setting, tmp_path / "whole", *RAMP, *explicit)))
+    flags = command(setting, tmp_path / "parts", *RAMP)
+    with monkeypatch.context() as patch:
+        interrupt(patch, epoch=1, step=1)
+        assert_ended(call(*flags, *explicit), 130)
+    state = load(tmp_path / "parts")
+    assert state["args"].items() >= {(name, OLDER[name]) for name in names}
+    for name in names:
+        del state["args"][name]
+    torch.save(state, tmp_path / "parts/last.ckpt")
+    for name in names:  # typed, another value is another experiment
+        done = call(*flags, f"--{name}", NEWER[name])
+        assert_ended(done, 1)
+        assert f"--{name} {OLDER[name]}, but it is {NEWER[name]} now" in done.err
+    assert_ended(call(*flags))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 # ---------------------------------------------------------------- deterministic, unreadable frames

@@ -177,6 +177,8 @@ def test_val_frames_is_the_psnr_of_every_frame_after_the_first(train):
     (line,) = [line for line in printed.splitlines() if line.startswith("validation, ")]
     assert f"PSNR {sum(psnr) / 5:.2f} dB" in line
     assert f"lowest {min(psnr):.2f} dB" in line
+    assert f"drawn: {folder / 'val.gif'}\n" in printed  # --no-plots: no strip, no plot
+    assert not (folder / "val_strip.png").exists()
 
 
 # ---------------------------------------------------------------- output of a shell

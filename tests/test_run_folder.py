@@ -1,0 +1,147 @@
+"""The files of a run: permissions, args.json, and which of them `--resume never` moves."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, SHORT, assert_ended, files_below, load
+
+from modules.files import write_atomically
+from modules.runs.environment import commit
+from modules.runs.folder import move_aside
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
+@pytest.fixture
+def train(call, dataset, tmp_path):
+    """train(flag, ...) -> the run folder."""
+
+    def run(*flags):
+        place = "--DR", dataset, "--save_root", tmp_path / "run", "--num_epoch", 1
+        assert_ended(call("Trainer", *place, *SHORT, *flags))
+        return tmp_path / "run"
+
+    return run
+
+
+# ---------------------------------------------------------------- permissions
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o027, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no umask here")
+def test_all_files_of_a_run_and_its_cache_follow_the_umask(train, call, dataset, tmp_path, umask):
+    cache, tested = tmp_path / "cache", tmp_path / "tested"
+    bad = dataset / "train/train_img/frame000003.png"
+    bad.write_bytes(b"not an image")
+    run = train("--cache_dir", cache, "--skip_bad_frames", "--store_visualization")
+    place = "--DR", dataset, "--save_root", tested, "--ckpt_path", run / "best_score.ckpt"
+    assert_ended(call("Tester", *place, "--cache_dir", cache))
+    modes = {
+        name: (folder / name).stat().st_mode & 0o777
+        for folder in (run, cache, tested)
+        for name in files_below(folder)
+    }
+    kinds = {name.rpartition(".")[2] for name in modes}
+    assert {"ckpt", "csv", "json", "html", "gif", "npy"} <= kinds
+    assert any(name.endswith(".bad.json") for name in modes)
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no umask here")
+def test_a_rewritten_file_follows_the_umask_too(tmp_path, umask):
+    path = tmp_path / "file"
+    for _ in range(2):
+        write_atomically(path, lambda file: file.write(b"content"))
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+        path.chmod(0o400)
+    assert files_below(tmp_path) == ["file"]
+
+
+# ---------------------------------------------------------------- args.json
+
+
+def test_args_json_has_every_setting_and_the_environment(train):
+    run = train("--lr", 0.005)
+    args = json.loads((run / "args.json").read_text())
+    found = args.pop("environment")
+    assert args == load(run)["args"] and args["lr"] == 0.005
+    started = datetime.datetime.fromisoformat(found["time"])
+    assert abs(datetime.datetime.now(datetime.UTC) - started).total_seconds() < 600
+    assert found["commit"] == commit(ROOT)
+    assert re.fullmatch(r"([0-9a-f]{40}\+?)?", found["commit"])
+    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
+    assert found["python"] == platform.python_version()
+    assert platform.node() in found["machine"] and platform.machine() in found["machine"]
+    assert f"{torch.get_num_threads()} threads" in found["processor"]
+    assert bool(found["gpus"]) == torch.cuda.is_available()
+
+
+def git(folder, *words):
+    name = "-c", "user.name=t", "-c", "user.email=t@t"
+    subprocess.run(["git", "-C", folder, *name, *words], check=True, capture_output=True)
+
+
+def test_the_commit_is_marked_where_files_differ_from_it(tmp_path):
+    assert commit(tmp_path) == ""
+    git(tmp_path, "init")
+    (tmp_path / "file").write_text("first")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "first")
+    git(tmp_path, "tag", "-a", "v1", "-m", "a name is not shown instead")
+    clean = commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "file").write_text("second")
+    assert commit(tmp_path) == f"{clean}+"
+
+
+def test_without_git_the_commit_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit(ROOT) == ""
+
+
+# ---------------------------------------------------------------- --resume never
+
+USERS = ["val_notes.txt", "validation/list.csv", "notes.md", "strip_ideas.txt", "sequence/a.txt"]
+USERS += ["metrics.xlsx", "plot.py", "epochs.txt", "before.txt"]
+TRACKERS = ["events.out.tfevents.1700000000.host.1.0", "wandb/run-1/files/config.yaml"]
+
+
+def test_resume_never_moves_the_run_with_its_logs_and_leaves_the_users_files(train, tmp_path):
+    run = train("--store_visualization")
+    written = files_below(run)
+    for name in USERS + TRACKERS:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("content")
+    train("--resume", "never", "--lr", 0.002)
+    aside = run / "before-1"
+    assert files_below(aside) == sorted(written + TRACKERS)
+    kept = {name for name in files_below(run) if not name.startswith("before-1")}
+    assert kept >= set(USERS) and not kept & set(TRACKERS)
+    assert all((run / name).read_text() == "content" for name in USERS)
+    assert json.loads((run / "args.json").read_text())["lr"] == 0.002
+    assert json.loads((aside / "args.json").read_text())["lr"] == 0.001
+
+
+def test_a_second_run_is_moved_beside_the_first_and_a_folder_without_a_run_is_left(tmp_path):
+    for name in USERS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("content")
+    assert move_aside(tmp_path) is None
+    for number in (1, 2):
+        (tmp_path / "last.ckpt").write_text(str(number))
+        assert move_aside(tmp_path) == tmp_path / f"before-{number}"
+    expected = [*USERS, "before-1/last.ckpt", "before-2/last.ckpt"]
+    assert files_below(tmp_path) == sorted(expected)

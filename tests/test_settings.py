@@ -1,0 +1,267 @@
+"""Typed settings and the command line agree: every field is a flag, with the same default.
+
+Also the flags without effect: each is refused or noted.
+"""
+
+import dataclasses
+import typing
+
+import pytest
+from helpers import SHORT, make_dataset, settings_of
+
+from modules.cli import checks
+from modules.cli.parser import Parser, parse
+from modules.config import LABS, TEMPLATE, TESTS, TRAINING, Loop, PoseTraining, RobotTraining
+from modules.errors import UserError
+from modules.fields import Choice, Number, Numbers, device_name, kl_type, switch, text
+from Trainer import train
+
+CLASSES = {"Trainer": TRAINING, "Tester": TESTS}
+KINDS = [(script, lab) for script in CLASSES for lab in LABS]
+FIELDS = [(*kind, item) for kind in KINDS for item in dataclasses.fields(CLASSES[kind[0]][kind[1]])]
+SWITCHES = [case for case in FIELDS if case[2].metadata["check"] is switch]
+
+
+def name_of(value):
+    return value.name if isinstance(value, dataclasses.Field) else None
+
+
+# ---------------------------------------------------------------- fields and flags
+
+
+@pytest.mark.parametrize(("script", "lab"), KINDS)
+def test_every_field_is_a_flag_and_every_flag_is_a_field(script, lab):
+    accepted = TRAINING[lab].names() - Loop.names() if script == "Tester" else set()
+    names = Parser(script, lab).names
+    assert set(names.values()) == CLASSES[script][lab].names() | accepted
+    assert {f"--{name}" for name in CLASSES[script][lab].names()} <= names.keys()
+
+
+@pytest.mark.parametrize(("script", "lab"), KINDS)
+def test_no_flag_typed_gives_the_defaults_of_the_settings(script, lab):
+    parser = Parser(script, lab)
+    assert parser.read([]) == {}
+    assert settings_of("", script, lab) == CLASSES[script][lab]()
+    assert settings_of("", script, lab).changed() == set()
+
+
+@pytest.mark.parametrize(("script", "lab"), KINDS)
+def test_every_default_has_the_type_of_its_field(script, lab):
+    cls = CLASSES[script][lab]
+    hints = typing.get_type_hints(cls)
+    wrong = [f.name for f in dataclasses.fields(cls) if not isinstance(f.default, hints[f.name])]
+    assert wrong == []
+
+
+def another_value(item):
+    """A valid value that is not the field's default."""
+    check = item.metadata["check"]
+    if isinstance(check, Number):
+        values = [check.kind(x) for x in (0, 0.25, 0.5, 1, 2, 13) if in_range(check, x)]
+    elif isinstance(check, Numbers):
+        values = [(3, 4)]
+    elif isinstance(check, Choice):
+        values = check.words
+    else:
+        values = {switch: (True, False), kl_type: ("Monotonic", "None"), device_name: ("cpu",)}
+        values = values.get(check, ("some/path",) if check is text else ())
+    return next(value for value in values if value != item.default)
+
+
+def in_range(check, value):
+    try:
+        return check(check.kind(value)) == value
+    except ValueError:
+        return False
+
+
+def words(name, value):
+    """A setting as it is typed."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+
+
+@pytest.mark.parametrize(("script", "lab", "item"), FIELDS, ids=name_of)
+def test_a_typed_flag_is_the_setting_given_in_python(script, lab, item):
+    value = another_value(item)
+    default = CLASSES[script][lab]()
+    changed = settings_of(words(item.name, value), script, lab)
+    assert changed == default.replace(**{item.name: value}) != default
+    assert changed.changed() == {item.name}
+    stored = changed.as_dict()[item.name]
+    assert stored == (list(value) if isinstance(value, tuple) else value)
+    assert type(stored) in (str, int, float, bool, list)  # plain data, for checkpoints
+
+
+@pytest.mark.parametrize(("script", "lab", "item"), SWITCHES, ids=name_of)
+def test_every_switch_can_be_negated(script, lab, item):
+    def value(line):
+        return getattr(settings_of(line, script, lab), item.name)
+
+    assert value(f"--{item.name}") is True
+    if item.name.startswith("no_"):  # the template's --no_sanity is a negation itself
+        return
+    assert value(f"--no-{item.name}") is False
+    assert value(f"--{item.name} --no-{item.name}") is False
+    assert value(f"--no-{item.name} --{item.name}") is True
+
+
+def test_a_negated_flag_counts_as_typed():
+    places = "--DR d --save_root s --test --ckpt_path c".split()
+    settings, typed = parse("Trainer", [*places, "--no-scene", "--no-feedback_clamp"])
+    assert not settings.scene and not settings.feedback_clamp
+    assert {"scene", "feedback_clamp"} <= typed
+
+
+def test_a_switch_takes_no_value(capsys):
+    with pytest.raises(SystemExit) as stop:
+        settings_of("--scene=0")
+    assert stop.value.code == 2 and "--scene" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- from Python
+
+REFUSED = [
+    (PoseTraining, {"tfr": 3}), (PoseTraining, {"tfr": -0.1}), (PoseTraining, {"tfr": "half"}),
+    (PoseTraining, {"num_epoch": 0}), (PoseTraining, {"num_epoch": 1.5}),
+    (PoseTraining, {"lr": 0}), (PoseTraining, {"lr": float("nan")}), (PoseTraining, {"lr": None}),
+    (PoseTraining, {"optim": "Adan"}), (PoseTraining, {"scene": 1}),
+    (PoseTraining, {"scene": "no"}), (PoseTraining, {"lr_milestones": (2, -5)}),
+    (PoseTraining, {"kl_anneal_type": "Sometimes"}), (PoseTraining, {"device": "gpu"}),
+    (RobotTraining, {"n_past": 0}),
+    (RobotTraining, {"skip_from": "first"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "values"), REFUSED)
+def test_settings_out_of_range_are_refused(cls, values):
+    (name,) = values
+    with pytest.raises(UserError, match=f"--{name}: "):
+        cls(**values)
+    with pytest.raises(UserError, match=f"--{name}: "):
+        cls().replace(**values)
+
+
+def test_settings_do_not_change_and_unknown_ones_are_refused():
+    settings = PoseTraining()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.tfr = 0.5
+    with pytest.raises(TypeError, match="n_past"):
+        PoseTraining(n_past=2)
+    assert settings == PoseTraining()
+
+
+def test_every_spelling_of_a_value_is_stored_as_one():
+    assert PoseTraining(kl_anneal_type="W/O").kl_anneal_type == "None"
+    assert PoseTraining(tfr=1).tfr == 1.0 and type(PoseTraining(tfr=1).tfr) is float
+    assert PoseTraining(lr_milestones=[3, 4]).lr_milestones == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"scene": True, "sigmoid": True}, "--scene"), ({"DR": None}, "DR"), ({"gpu": 2}, "--gpu 2")],
+)
+def test_train_refuses_settings_that_cannot_be_trained(tmp_path, changes, named):
+    settings = settings_of(["--DR", tmp_path, "--save_root", tmp_path / "run", *SHORT])
+    with pytest.raises(UserError, match=named):
+        train(settings.replace(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_python_is_the_run_of_the_same_flags(tmp_path):
+    data = make_dataset(tmp_path / "data")
+    flags = ["--DR", data, "--save_root", tmp_path / "run", *SHORT, "--num_epoch", 1, "--no-plots"]
+    settings = settings_of(flags)
+    values = {name: getattr(settings, name) for name in settings.changed()}
+    trainer = train(PoseTraining(**values))
+    assert trainer.settings == settings.replace(precision=trainer.settings.precision)
+    assert (tmp_path / "run/best_score.ckpt").exists()
+
+
+# ---------------------------------------------------------------- flags without effect
+
+ALL_PRETRAINING = "--pretrain_epochs 70"
+IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it needs)]
+    "kl_anneal_cycle": (3, [
+        ("--kl_anneal_type None", "--kl_anneal_type Cyclical"),
+        ("--kl_anneal_type Monotonic", "--kl_anneal_type Cyclical"),
+        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+    ]),
+    "kl_anneal_ratio": (0.5, [
+        ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
+        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+    ]),
+    "kl_anneal_start": (0.5, [
+        ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
+        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+    ]),
+    "kl_anneal_floor": (0.5, [
+        ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
+        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+    ]),
+    "kl_anneal_stop": (0.5, [(ALL_PRETRAINING, "--pretrain_epochs below --num_epoch")]),
+    "kl_anneal_type": ("None", [(ALL_PRETRAINING, "--pretrain_epochs below --num_epoch")]),
+    "free_bits": (0.5, [(ALL_PRETRAINING, "--pretrain_epochs below --num_epoch")]),
+    "tfr_sde": (3, [
+        ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
+    ]),
+    "tfr_d_step": (0.2, [
+        ("--tfr 0", "--tfr above 0"), ("--tfr_mode linear", "--tfr_mode step"),
+    ]),
+    "tfr_mode": ("linear", [("--tfr 0", "--tfr above 0")]),
+    "tfr_lower_bound": (0, [
+        ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
+    ]),
+    "tfr_coin": ("batch", [("--tfr 0", "--tfr above 0")]),
+    "feedback": ("frame", [("--tfr_sde 70", "--tfr below 1, or a decay")]),
+    "push_forward": (2, [("--tfr_sde 70", "--tfr below 1, or a decay")]),
+    "fast_partial": (0.5, [("--no-fast_train", "--fast_train")]),
+    "fast_train_epoch": (2, [("--no-fast_train", "--fast_train")]),
+}  # fmt: skip
+CASES = [(flag, *case) for flag, (_, cases) in IGNORED.items() for case in cases]
+
+
+def print_notes(line, script="Trainer"):
+    """Parse a command line; its notes are printed."""
+    more = "--ckpt_path c" if script == "Tester" else ""
+    parse(script, f"--DR d --save_root s {more} {line}".split())
+
+
+@pytest.mark.parametrize(("flag", "beside", "needed"), CASES)
+def test_a_flag_without_effect_is_noted(capsys, flag, beside, needed):
+    typed = f"--{flag} {IGNORED[flag][0]}"
+    print_notes(f"{typed} {beside}")
+    found = capsys.readouterr().out.splitlines()
+    assert f"note: --{flag} has no effect without {needed}" in found
+    print_notes(beside)  # a default is not typed, so nothing is noted about it
+    assert f"--{flag} " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", IGNORED)
+def test_nothing_is_noted_about_a_flag_with_effect(capsys, flag):
+    beside = "--fast_train" if flag.startswith("fast") else ""
+    print_notes(f"--{flag} {IGNORED[flag][0]} {beside}")
+    assert capsys.readouterr().out == ""
+
+
+def test_every_rule_has_a_test():
+    assert checks.NOTED.keys() | (checks.REFUSED.keys() & TEMPLATE) == IGNORED.keys()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--lr_milestones 3 --lr_schedule constant", "--lr_gamma 0.5 --lr_schedule cosine",
+     "--lr_min 1e-5"],
+)  # fmt: skip
+def test_a_flag_without_effect_that_the_template_lacks_is_refused(capsys, line):
+    with pytest.raises(SystemExit) as stop:
+        print_notes(line)
+    assert stop.value.code == 2
+    assert f"{line.split()[0]} has no effect without --lr_schedule" in capsys.readouterr().err
+
+
+def test_tester_and_validation_note_nothing_about_training(capsys):
+    print_notes("--fast_partial 0.5 --tfr_mode linear --tfr_d_step 0.1", "Tester")
+    print_notes("--fast_partial 0.5 --tfr_mode linear --tfr_d_step 0.1 --test --ckpt_path c")
+    assert capsys.readouterr().out == ""
