@@ -28,6 +28,7 @@ def parse_arguments():
     batches = [2, 8, 32, 64] if cuda else [2, 4]
     add("--batches", type=int, nargs="*", default=batches, help="clips per batch")
     add("--rounds", type=int, default=10 if cuda else 3, help="timed runs of each side")
+    add("--length", type=int, default=16, help="frames per training clip")
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 images of the timed epoch")
     add("--memory", action="store_true", help="measure peak memory instead of time")

@@ -25,7 +25,7 @@ def profile(opts, numbers):
     device = torch.device(opts.device)
     precision, batch = choose_precision("auto", device), opts.batches[0]
     trainer = make_trainer(opts, precision, device)
-    clips = random_clips(batch, device)
+    clips = random_clips(batch, opts.length, device)
     print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
     for forced in (False, True):
         trainer.training_one_step(*clips, forced)

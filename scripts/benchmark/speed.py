@@ -10,7 +10,6 @@ from modules.training.device import choose_precision
 
 from .timing import seconds, time_alternately
 from .workloads import (
-    LENGTH,
     SIZE,
     describe,
     make_trainer,
@@ -28,11 +27,11 @@ GFLOP = 22  # per trained frame: three passes over 1.6 M weights at 32x64 positi
 def time_training(opts, device, precision, batch, forced):
     """Frames trained per second: ours, and the reference's (always float32)."""
     trainer = make_trainer(opts, precision, device)
-    clips = random_clips(batch, device)
+    clips = random_clips(batch, opts.length, device)
     workloads = {"ours": lambda: trainer.training_one_step(*clips, forced)}
-    reference = reference_training, batch, forced
+    reference = reference_training, batch, opts.length, forced
     spent = time_alternately(workloads, opts.rounds, device, reference)
-    return {name: batch * (LENGTH - 1) / value for name, value in spent.items()}
+    return {name: batch * (opts.length - 1) / value for name, value in spent.items()}
 
 
 def time_rollout(opts, device, precision, clips):
@@ -54,7 +53,7 @@ def time_epoch(opts, device, precision, batch):
     """Seconds of an epoch on 1024x512 PNGs with loading, and the share of loading."""
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder, opts.pictures)
-        flags = ["--DR", folder, "--batch_size", str(batch)]
+        flags = ["--DR", folder, "--batch_size", str(batch), "--train_vi_len", str(opts.length)]
         trainer = make_trainer(opts, precision, device, *flags)
         lab = LABS["pose"](trainer.settings)
         first = seconds(lab.open_train, device)
@@ -69,7 +68,7 @@ def time_epoch(opts, device, precision, batch):
             "our loading": lambda: epoch(lambda *batch: None),
         }
         rounds = 1 if device.type == "cpu" else min(opts.rounds, 3)
-        reference = reference_epoch, folder, batch
+        reference = reference_epoch, folder, batch, opts.length
         spent = time_alternately(workloads, rounds, device, reference)
     spent["our first epoch decodes"] = first
     spent["our loading's share"] = spent["our loading"] / spent["ours"]

@@ -15,7 +15,7 @@ from Trainer import Trainer
 
 from .timing import release_memory
 
-LENGTH, SIZE, N_DIM = 16, (32, 64), 12  # of a clip, of a frame, of z: the defaults
+SIZE, N_DIM = (32, 64), 12  # of a frame, of z: the defaults
 
 
 def make_trainer(opts, precision, device, *flags):
@@ -35,8 +35,8 @@ def make_plain(device):
     return model, torch.optim.Adam(model.parameters(), lr=1e-5)
 
 
-def random_clips(batch, device):
-    return [torch.rand(batch, LENGTH, 3, *SIZE, device=device) for _ in range(2)]
+def random_clips(batch, length, device):
+    return [torch.rand(batch, length, 3, *SIZE, device=device) for _ in range(2)]
 
 
 def zero_output_layer(model):
@@ -53,8 +53,8 @@ def describe(device):
 # ---------------------------------------------------------------- the plain loop, in its process
 
 
-def reference_training(batch, forced, device):
-    (model, optim), clips = make_plain(device), random_clips(batch, device)
+def reference_training(batch, length, forced, device):
+    (model, optim), clips = make_plain(device), random_clips(batch, length, device)
     return {"reference": lambda: plain_step(model, optim, *clips, forced)}
 
 
@@ -66,10 +66,10 @@ def reference_rollout(clips, frames, device):
     return {"reference": lambda: plain_rollout(model, given, poses, N_DIM)}
 
 
-def reference_epoch(folder, batch, device):
+def reference_epoch(folder, batch, length, device):
     model, optim = make_plain(device)
     loader = torch.utils.data.DataLoader(
-        PlainDataset(folder, LENGTH, SIZE), batch, num_workers=min(4, os.cpu_count())
+        PlainDataset(folder, length, SIZE), batch, num_workers=min(4, os.cpu_count())
     )
 
     def epoch(step):
