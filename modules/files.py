@@ -2,7 +2,9 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UserError
 
@@ -14,7 +16,7 @@ except ImportError:  # Windows: no advisory locks
 UNFINISHED = ".partial"
 
 
-def write_atomically(path, write):
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Call write(file) on a temporary neighbour, sync it and rename it to path."""
     path = Path(path)
     temporary = temporary_path(path.parent, f".{path.name}.")
@@ -37,12 +39,12 @@ def write_atomically(path, write):
         temporary.unlink(missing_ok=True)
 
 
-def temporary_path(folder, prefix):
+def temporary_path(folder: Path, prefix: str) -> Path:
     """A new name in the folder. Unlike tempfile's, a file opened there follows the umask."""
-    return Path(folder) / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
+    return folder / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
 
 
-def sync_folder(folder):
+def sync_folder(folder: Path) -> None:
     """Make a rename outlive a power cut, where folders can be synced."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

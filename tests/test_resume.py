@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import (
     ROOT,
+    SHORT,
     assert_ended,
     assert_same_files,
     assert_same_run,
@@ -93,6 +94,25 @@ def test_keep_deletes_all_but_the_newest(command, call, tmp_path, no_plots, keep
     assert_ended(call(*command("plain", run, "--keep", keep)))
     assert sorted(p.name for p in run.glob("epoch=[0-9]*")) == [f"epoch={e}.ckpt" for e in kept]
     assert (run / "epoch=best.ckpt").exists()
+
+
+def test_a_resumed_run_keeps_its_keep_and_deletes_only_its_own_files(call, dataset, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--DR", dataset, "--save_root", run, *SHORT, "--no-plots", "--per_save", 2]
+    flags += ["--kl_anneal_type", "None"]
+    assert_ended(call("Trainer", *flags, "--num_epoch", 3, "--keep", 0))
+    (run / "epoch=1.ckpt").write_text("not of this run: it saves every second epoch")
+    (run / "epoch=99.ckpt").write_text("not of this run: it has not come so far")
+    others = {"epoch=1.ckpt", "epoch=99.ckpt"}
+
+    def kept(epochs, *more):
+        done = call("Trainer", *flags, "--num_epoch", epochs, *more)
+        assert_ended(done)
+        return {path.name for path in run.glob("epoch=*.ckpt")} - others
+
+    assert kept(5) == {"epoch=0.ckpt", "epoch=2.ckpt", "epoch=4.ckpt"}
+    assert kept(6, "--keep", 1) == {"epoch=4.ckpt"}
+    assert all((run / name).exists() for name in others)
 
 
 # ---------------------------------------------------------------- runs older than a setting
