@@ -570,5 +570,5 @@ def shell(*words):
 def test_exit_codes_and_messages_of_the_real_scripts(tmp_path):
     done = shell("Trainer.py", "--DR", tmp_path / "none", "--save_root", tmp_path / "run")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: --DR {tmp_path / 'none'} is no folder")
+    assert done.stderr.startswith(f"error: --DR {tmp_path / 'none'} is not a folder")
     assert len(done.stderr.splitlines()) == 1

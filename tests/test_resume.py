@@ -183,9 +183,9 @@ def test_unreadable_frames_are_an_error_or_their_clips_are_left_out(
         assert str(bad) in done.err and "--skip_bad_frames" in done.err
         done = children.run(*flags, "--skip_bad_frames", "--resume", "never")
         assert_ended(done)
-        assert "1 pictures cannot be read; 1 of" in done.out
+        assert "1 unreadable images; 1 of" in done.out
     bad.write_bytes(sorted((copy_of / "train").rglob("*.png"))[4].read_bytes())
     done = children.run(*flags, "--resume", "never")
     assert_ended(done)
-    assert "cannot be read" not in done.out
+    assert "unreadable images" not in done.out
     fault("a truncated training image", "path named; with `--skip_bad_frames` its clip is left out")

@@ -32,7 +32,7 @@ def decode(path, size):
             return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
     except UNREADABLE as error:
         raise UserError(
-            f"{path} cannot be read as a picture ({error}); replace it, or leave its clip out "
+            f"{path} cannot be read as an image ({error}); replace it, or leave its clip out "
             "with Trainer.py --skip_bad_frames"
         ) from None
 
@@ -40,7 +40,7 @@ def decode(path, size):
 def decode_all(files, size, workers, out, name, skip):
     """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock).
 
-    -> the rows of pictures that cannot be read: with `skip` they repeat the row before.
+    -> the rows of images that cannot be read: with `skip` they repeat the row before.
     """
     bad = []
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -115,10 +115,10 @@ def cached(files, shape, dtype, cache_dir, name, fill, more=""):
                     build_cache(target, shape, dtype, stem, fill)
         return np.load(target, mmap_mode="c")  # "c": torch warns of arrays that it cannot write to
     except ValueError as error:
-        raise UserError(f"{target} is damaged ({error}); delete it, it is made anew") from None
+        raise UserError(f"{target} is damaged ({error}); delete it to create it again") from None
     except OSError as error:
         raise UserError(
-            f"decoded pictures cannot be kept in {cache_dir} ({error.strerror or error}); "
+            f"decoded images cannot be written to {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"
         ) from None
 

@@ -11,7 +11,7 @@ def candidates(root, val):
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"--DR {root} is no folder; give the one that holds train/, {val}/ and test/"
+            f"--DR {root} is not a folder; give the one that contains train/, {val}/ and test/"
         )
     yield root
     for pattern in ("*", "*/*"):
@@ -24,7 +24,8 @@ def find_root(root, split):
         if (folder / split / f"{split}_img").is_dir():
             return folder
     raise UserError(
-        f"--DR {root} holds no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
+        f"--DR {root} contains no {split}/{split}_img; "
+        f"expected {Path(root) / split / f'{split}_img'}"
     )
 
 
@@ -32,7 +33,7 @@ def frame_number(path):
     """frame000012.png -> 12. Order is numeric, whatever the number of digits."""
     stem = path.stem.lower().removeprefix("frame")
     if not stem.isdecimal():
-        raise UserError(f"{path}: a picture must be named frameNNN.png or NNN.png")
+        raise UserError(f"{path}: an image must be named frameNNN.png or NNN.png")
     return int(stem)
 
 
@@ -44,7 +45,7 @@ def list_images(folder):
         )
     files = [p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.name[0] != "."]
     if not files:
-        raise UserError(f"{folder} holds no .png picture")
+        raise UserError(f"{folder} contains no .png image")
     return sorted(files, key=frame_number)
 
 
@@ -62,7 +63,7 @@ def clip_folders(folder):
     """The numbered folders of clips, in numeric order, wherever their numbers start."""
     found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
     if not found:
-        raise UserError(f"{folder} holds no clip: folders named 0, 1, 2, ... are expected")
+        raise UserError(f"{folder} contains no clip: folders named 0, 1, 2, ... are expected")
     return sorted(found, key=lambda p: int(p.name))
 
 

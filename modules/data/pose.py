@@ -43,7 +43,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
         count = int(len(self.frames) * partial) // video_len
         if count == 0:
             raise UserError(
-                f"{base / f'{mode}_img'} holds {len(self.frames)} frames, used are {partial:.0%}: "
+                f"{base / f'{mode}_img'} has {len(self.frames)} frames, used are {partial:.0%}: "
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise the share"
             )
         self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))

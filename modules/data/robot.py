@@ -22,7 +22,7 @@ def find_records(root, split):
         if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
             return sorted(records, key=natural_key)
     raise UserError(
-        f"--DR {root} holds no clips to {split}; expected "
+        f"--DR {root} contains no clips to {split}; expected "
         f"{Path(root) / split}/traj_0_to_255.tfrecords/0/0.png and so on"
     )
 
@@ -39,7 +39,7 @@ def read_tables(folder, first, out):
         enough = len(table) >= rows if first == 0 else len(table) == rows
         if not enough or table.shape[1] != width or not np.isfinite(table).all():
             raise UserError(
-                f"{folder / name} holds {table.shape[0]} rows of {table.shape[1]} values; one row "
+                f"{folder / name} has {table.shape[0]} rows of {table.shape[1]} values; one row "
                 f"of {width} finite numbers is expected for each of the clip's {rows} frames"
                 + (f", which start at {first}.png" if first else "")
             )
