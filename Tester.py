@@ -50,7 +50,7 @@ class Tester:
         details = self.lab.prepare_test(
             self.model, checkpoint, getattr(settings, "pose_norm", "auto")
         )
-        source = "ours" if ckpt.is_ours(checkpoint) else "from the course"
+        source = "this package" if ckpt.is_ours(checkpoint) else "published code"
         print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
         if settings.n_samples > 1 and self.truth is None:
@@ -119,7 +119,7 @@ class Tester:
         write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
         if self.settings.plots:
             self.draw_psnr(predictions)
-        tables.print_scores(scores)
+        tables.print_scores(scores, self.lab.baseline)
 
     def score_futures(self, predictions: list[torch.Tensor]) -> dict[str, float]:
         """PSNR of --n_samples futures per clip, and their diversity: unbiased over the draws."""
@@ -143,7 +143,7 @@ class Tester:
         """PSNR per frame: one curve per clip, or their mean if there are many."""
         given, psnr = self.lab.given, self.lab.frame_psnr
         curves = {"clip": [psnr(p, t) for p, t in zip(predictions, self.truth)]}
-        curves[figures.COPIED] = [psnr(t[given - 1 : given], t) for t in self.truth]
+        curves[self.lab.baseline] = [psnr(t[given - 1 : given], t) for t in self.truth]
         if len(predictions) > MANY:
             curves[f"mean of {len(predictions)} clips"] = curves.pop("clip")
             plot = {name: torch.stack(many).mean(0) for name, many in curves.items()}
@@ -198,9 +198,9 @@ def pad(conditions: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def unused(settings: Any, typed: set[str]) -> list[str]:
-    """The typed flags of training: accepted for old command lines."""
+    """The typed flags that only training uses: accepted for old command lines."""
     own = TESTS[settings.lab].names()
-    trained_with = own - STORED - Run.names() - Compute.names()
+    trained_with = own - STORED - Run.names() - Compute.names() | {"num_epoch", "per_save"}
     tested_with = {"val_vi_len", "n_samples", "no_sanity", "make_gif", "truth", "pose_norm"}
     return sorted((typed - own) | (typed & trained_with - tested_with))
 

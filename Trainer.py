@@ -18,7 +18,7 @@ from tqdm import tqdm
 from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.cli.signals import listener
-from modules.config import PoseTraining, RobotTraining
+from modules.config import OBJECTIVES, PoseTraining, RobotTraining
 from modules.errors import UserError
 from modules.files import write_atomically
 from modules.labs import LABS
@@ -62,8 +62,8 @@ class Trainer(Resumable):
         self,
         settings: PoseTraining | RobotTraining,
         device: torch.device,
-        train_set: Any = None,
-        val_set: Any = None,
+        train_set: Any,
+        val_set: Any,
     ):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
@@ -379,7 +379,7 @@ class Trainer(Resumable):
         if row["val/psnr"] is not None:
             line += (
                 f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, "
-                f"copy-first-frame {row['val/psnr_given_frame_repeated']:.2f}, "
+                f"baseline {row['val/psnr_given_frame_repeated']:.2f}, "
                 f"ssim {row['val/ssim']:.3f}"
             )
         return line
@@ -398,8 +398,9 @@ class Trainer(Resumable):
     def draw_curves(self) -> None:
         if not self.settings.plots:
             return
-        loss = schedules.objective_name(self.settings)
-        figures.draw_curves(run_folder(self.folder / "plots"), self.history, loss)
+        loss = OBJECTIVES[self.settings.loss]
+        folder = run_folder(self.folder / "plots")
+        figures.draw_curves(folder, self.history, loss, self.lab.baseline)
         self.drawn_at = time.perf_counter()
 
     def finish(self) -> None:
@@ -428,7 +429,7 @@ class Trainer(Resumable):
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
             f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
             f"SSIM {scores['ssim']:.4f}\n"
-            f"copy-first-frame baseline: {scores['psnr_given_frame_repeated']:.2f} dB\n"
+            f"{self.lab.baseline}: {scores['psnr_given_frame_repeated']:.2f} dB\n"
             f"drawn: {self.folder / 'val.gif'}{plots}"
         )
 
@@ -452,7 +453,7 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
     if problem := settings.contradiction():
         raise UserError(problem)
     if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
-        raise UserError(f"settings without {' and '.join(missing)}")
+        raise UserError(f"required: {' and '.join(missing)}")
     device, folder = choose_device(settings), run_folder(settings.save_root)
     settings = settings.replace(precision=choose_precision(settings.precision, device))
     with occupied(folder):
@@ -485,7 +486,7 @@ def write_settings(folder: Path, settings: PoseTraining | RobotTraining) -> None
     write_atomically(folder / "args.json", lambda file: file.write(text))
 
 
-def validate(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
+def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
     """--test: validate a checkpoint."""
     device = choose_device(settings)
     run_folder(settings.save_root)
@@ -504,7 +505,7 @@ def main() -> None:
         figures.draw_schedules(path, schedules.table(settings))
         print(f"drawn in {path}")
     elif settings.test:
-        validate(settings, typed)
+        validate_checkpoint(settings, typed)
     else:
         train(settings, typed)
 

@@ -29,6 +29,8 @@ from .fields import (
 )
 
 LABS = ("pose", "robot")
+OBJECTIVES = {"mse": "MSE + beta KL", "calibrated": "log MSE + beta KL"}  # of --loss
+BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 
 
@@ -77,7 +79,9 @@ class Run(Compute):
     num_epoch: int = setting(70, count, "epochs to train")
     batch_size: int = setting(2, count, "clips per batch")
     seed: int = setting(
-        0, Number(int, 0, 2**32 - 1), "same seed, same machine: same bits (GPU: --deterministic)"
+        0,
+        Number(int, 0, 2**32 - 1),
+        "bit-identical runs on one machine (on a GPU with --deterministic)",
     )
     num_workers: int = setting(4, natural, "threads that decode images when the cache is built")
     cache_dir: str | None = setting(
@@ -153,7 +157,7 @@ class PoseModel(Model):
         if self.feedback == "features" and self.posterior == "previous":
             return "--feedback features with --posterior previous would never train the encoder"
         if self.learned_prior and self.posterior == "previous":
-            return "--posterior previous is its own prior at test: leave out --learned_prior"
+            return "--posterior previous cannot be combined with --learned_prior"
         if self.scene and self.sigmoid:
             return "--scene composites the output without a sigmoid: leave out --sigmoid"
         if self.nets == "unet" and (self.frame_H % 2 or self.frame_W % 2):
@@ -266,7 +270,9 @@ class Loop(Settings):
         0, natural, "also save last.ckpt every so many steps; 0: after every epoch only", "N"
     )
     keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
-    max_skipped: int = setting(50, count, "stop after so many consecutive non-finite steps")
+    max_skipped: int = setting(
+        50, count, "stop after so many consecutive non-finite steps; checked every so many steps"
+    )
     skip_bad_frames: bool = setting(
         False, switch, "leave out clips with an unreadable image, and print how many"
     )
@@ -277,7 +283,9 @@ class Loop(Settings):
         "where the training set is; auto: on the device if it fits in half of its free memory",
     )  # fmt: skip
     compile: str = setting(
-        "off", Choice(("off", "default")), "default: compile the nets with torch.compile"
+        "off",
+        Choice(("off", "default")),
+        "off, or default: torch.compile the nets in its default mode",
     )
     preview: bool = setting(False, switch, "print and plot beta, tfr and lr per epoch, then exit")
     tensorboard: bool = setting(False, switch, "log to TensorBoard (pip install tensorboard)")
@@ -310,9 +318,12 @@ class Optimization(Settings):
         "multistep", Choice(("multistep", "cosine", "constant")), "learning rate schedule"
     )
     lr_milestones: tuple = setting(
-        (2, 5), Numbers(natural), "multistep: epochs at which it is multiplied by --lr_gamma", "E"
+        (2, 5),
+        Numbers(natural),
+        "multistep: epochs at which the learning rate is multiplied by --lr_gamma",
+        "E",
     )
-    lr_gamma: float = setting(0.1, part, "multistep: the factor")
+    lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone")
     lr_min: float = setting(0.0, non_negative, "cosine: learning rate of the last epoch")
     warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr")
     grad_clip: float = setting(1.0, non_negative, "maximum norm of the gradient; 0: no clipping")
@@ -365,9 +376,7 @@ class KLAnnealing(Settings):
         "pretraining", Choice(("pretraining", "start")),
         "annealing begins at the end of --pretrain_epochs, or at epoch 0",
     )  # fmt: skip
-    free_bits: float = setting(
-        0.0, non_negative, "nats per dimension of z and frame below which the KL is not penalised"
-    )
+    free_bits: float = setting(0.0, non_negative, "free KL per dimension of z, in nats per frame")
     pretrain_epochs: int = setting(
         0, natural, "first epochs: train the decoder with prior samples, no KL"
     )
@@ -395,7 +404,7 @@ class PoseTraining(PoseData, PoseModel, Training):
                 "--posterior_share below 1 trains on samples of N(0, I): leave out --learned_prior"
             )
         if self.learned_prior and self.pretrain_epochs >= self.num_epoch:
-            return f"--pretrain_epochs {self.pretrain_epochs} leaves no epoch to --learned_prior"
+            return f"--pretrain_epochs {self.pretrain_epochs} leaves no epochs to train the --learned_prior"
         return super().contradiction()
 
 
@@ -452,8 +461,9 @@ class PoseTest(PoseData, PoseModel, Test):
         "PATH",
     )  # fmt: skip
     pose_norm: str = setting(
-        "auto", Choice(("auto", "batch", "image")),
-        "pose encoder's statistics; auto: per image for template files, learned for ours",
+        "auto", Choice(("auto", "learned", "batch", "image")),
+        "BatchNorm statistics of the pose encoder: learned (or batch, its old name), or of each "
+        "image; auto: image for template checkpoints, else learned",
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from .errors import UserError
 
+WORDS = {int: "an integer", float: "a finite number"}
 T = TypeVar("T", bound="Settings")
 KL_TYPES = {"cyclical": "Cyclical", "monotonic": "Monotonic"} | dict.fromkeys(
     ("none", "no", "without", "w/o", "nokl_annealing", "constant"), "None"
@@ -31,7 +32,7 @@ class Number:
     def __call__(self, value: Any) -> Any:
         number = self.kind(value)
         if not isinstance(value, str) and number != value:
-            raise ValueError(f"must be an {self.kind.__name__}, got {value}")
+            raise ValueError(f"must be {WORDS[self.kind]}, got {value}")
         in_range = number > self.low if self.above else number >= self.low
         if not (in_range and number <= self.high and number < math.inf):
             limit = f" and at most {self.high}" if self.high < math.inf else ""
@@ -93,7 +94,7 @@ share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
 # ---------------------------------------------------------------- fields
 
 
-def setting(default: Any, check: Callable, help: str, metavar: str | None = None):
+def setting(default: Any, check: Callable, help: str, metavar: str | None = None) -> Any:
     """A field; `check` parses text and refuses bad values."""
     more = {"check": check, "help": help, "metavar": metavar, "alias": "", "shortcut": None}
     return field(default=default, metadata=more)
@@ -105,7 +106,7 @@ def redefault(
     default: Any,
     alias: str = "",
     shortcut: tuple[str, Any] | None = None,
-):
+) -> Any:
     """The field of a base class with another default.
 
     `alias` is a second name of the flag, `shortcut` a flag without value that sets this value.

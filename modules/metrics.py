@@ -1,5 +1,7 @@
 """Metrics of predicted frames. Images are floats in 0..1, (..., C, H, W)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -8,25 +10,29 @@ from .data.poses import pose_boxes
 BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
 
 
-def Generate_PSNR(imgs1, imgs2, data_range=1.0):
-    """PSNR in dB over all values of both pictures together."""
+def Generate_PSNR(
+    imgs1: torch.Tensor, imgs2: torch.Tensor, data_range: float = 1.0
+) -> torch.Tensor:
+    """PSNR in dB over all values together."""
     mse = F.mse_loss(imgs1, imgs2).clamp_min(BEST_MSE * data_range**2)
     return 20 * torch.log10(torch.as_tensor(data_range)) - 10 * torch.log10(mse)
 
 
-def frame_psnr(pred, true):
+def frame_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """(..., C, H, W) twice -> (...): PSNR of every frame."""
     mse = (pred.clamp(0, 1) - true).pow(2).mean(dim=(-3, -2, -1)).clamp_min(BEST_MSE)
     return -10 * torch.log10(mse)
 
 
-def channel_psnr(pred, true):
+def channel_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """(..., C, H, W) twice -> (...): the mean of the PSNRs of a frame's colour channels."""
     mse = (pred.clamp(0, 1) - true).pow(2).mean(dim=(-2, -1)).clamp_min(BEST_MSE)
     return (-10 * torch.log10(mse)).mean(dim=-1)
 
 
-def frame_ssim(pred, true, window=11, sigma=1.5):
+def frame_ssim(
+    pred: torch.Tensor, true: torch.Tensor, window: int = 11, sigma: float = 1.5
+) -> torch.Tensor:
     """(N, C, H, W) twice -> (N,): SSIM with a Gaussian window, averaged over inner pixels."""
     c1, c2 = 0.01**2, 0.03**2
     x = torch.arange(window, dtype=torch.float64) - window // 2
@@ -45,18 +51,20 @@ def frame_ssim(pred, true, window=11, sigma=1.5):
     return (top / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))).mean(dim=(1, 2, 3)).float()
 
 
-def mean_ssim(pred, true):
+def mean_ssim(pred: torch.Tensor, true: torch.Tensor) -> float:
     """(T, C, H, W) twice -> SSIM averaged over the frames, in pieces that stay small."""
     pieces = [frame_ssim(p, t) for p, t in zip(pred.split(64), true.split(64))]
     return torch.cat(pieces).mean().item()
 
 
-def rounded_psnr(pred, true):
+def rounded_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """PSNR of every frame after rounding to 0..255, as a competition sees a submission."""
     return frame_psnr(torch.round(pred.clamp(0, 1) * 255) / 255, torch.round(true * 255) / 255)
 
 
-def score_clip(pred, true, given=1, frame_psnr=frame_psnr):
+def score_clip(
+    pred: torch.Tensor, true: torch.Tensor, given: int = 1, frame_psnr: Callable = frame_psnr
+) -> dict[str, float]:
     """(T, C, H, W) twice, the first `given` frames given -> the scores of a rollout."""
     psnr = frame_psnr(pred, true)[given:]
     copied = frame_psnr(true[given - 1 : given], true)[given:]
@@ -68,7 +76,7 @@ def score_clip(pred, true, given=1, frame_psnr=frame_psnr):
     }
 
 
-def course_averages(pred, true):
+def course_averages(pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
     """The pose lab's other two averages of one clip's PSNR."""
     psnr = frame_psnr(pred, true)[1:]
     return {
@@ -77,8 +85,8 @@ def course_averages(pred, true):
     }
 
 
-def drifts(psnr, ends=100):
-    """How much later predicted frames (T,) score above early ones, in dB."""
+def drifts(psnr: torch.Tensor, ends: int = 100) -> dict[str, float]:
+    """How much late frames score above early ones, in dB, from PSNRs (T,)."""
     ends = max(min(ends, len(psnr) // 2), 1)
     return {
         "drift": (psnr[-ends:].mean() - psnr[:ends].mean()).item(),
@@ -86,7 +94,7 @@ def drifts(psnr, ends=100):
     }
 
 
-def pose_box_psnr(pred, true, poses):
+def pose_box_psnr(pred: torch.Tensor, true: torch.Tensor, poses: torch.Tensor) -> float:
     """The mean PSNR inside the box of the pose (and 2 pixels around it), where a pose is to be
     seen: the static background does not count. Without any pose it is that of all pixels.
     """
@@ -103,13 +111,13 @@ AVERAGES = {
 }
 
 
-def score_clips(clips):
+def score_clips(clips: list[dict]) -> dict[str, float]:
     """Scores of every clip -> their averages, and the lowest of their lowest frames."""
     mean = {key: sum(c[key] for c in clips) / len(clips) for key in clips[0]}
     return mean | {"psnr_min": min(c["psnr_min"] for c in clips)}
 
 
-def competition_groups(clips):
+def competition_groups(clips: list[dict]) -> dict[str, float]:
     """The competition's average over its public and its private clips, where there are five."""
     if len(clips) < 5:
         return {}

@@ -19,14 +19,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from modules.cli.entry import run
-from modules.config import BEFORE
+from modules.config import BASELINES, BEFORE, OBJECTIVES  # noqa: E402
 from modules.errors import UserError
 from modules.report import pages
-from modules.report.figures import COPIED, CURVES, plt, save_figure
+from modules.report.figures import CURVES, plt, save_figure
 from modules.report.pages import HEAD, PLACE, read_run, row_of
 from modules.runs.folder import run_folder
 
-COPIED_BEFORE = "given frame repeated"  # the same column in older runs
+COPIED = "copied given frame"  # the column of the baseline in rows of val_frames.csv
 
 # ---------------------------------------------------------------- groups
 
@@ -126,12 +126,14 @@ def draw_lines(axes, groups, rows_of, x, column):
 
 
 def draw_baseline(axes, groups, rows_of, x, column):
-    """The copy-first-frame baseline, if it is the same for all runs."""
+    """The baseline, if it is the same for all runs."""
     _, places, mean, spread = mean_of_runs(
         [rows_of(run) for runs in groups.values() for run in runs], x, column
     )
     if places and (spread is None or spread.max() < 0.01):
-        axes.plot(places, mean, label=COPIED, color="0.6", ls="--", lw=1)
+        labs = {run.settings.get("lab", "pose") for runs in groups.values() for run in runs}
+        label = " or ".join(BASELINES[lab] for lab in sorted(labs))
+        axes.plot(places, mean, label=label, color="0.6", ls="--", lw=1)
 
 
 def draw(path, title, unit, groups, rows_of, x, column, baseline=None):
@@ -151,17 +153,23 @@ def draw(path, title, unit, groups, rows_of, x, column, baseline=None):
 
 def draw_all(out, groups):
     """-> paths of the plots: every quantity by epoch, PSNR by frame."""
+    losses = {run.settings.get("loss", "mse") for runs in groups.values() for run in runs}
+    units = {"loss": " or ".join(OBJECTIVES[loss] for loss in sorted(losses, reverse=True))}
     drawn = [
-        draw(out / f"{name}.png", title, unit, groups, attrgetter("epochs"), "epoch", *columns[::2])
+        draw(
+            out / f"{name}.png", title, units.get(name, unit), groups, attrgetter("epochs"),
+            "epoch", *columns[::2],
+        )
         for name, (title, unit, columns) in CURVES.items()
-    ]
+    ]  # fmt: skip
     path, title = out / "psnr_per_frame.png", "PSNR per frame, best weights"
     drawn.append(draw(path, title, "dB", groups, frames_of, "frame", "rollout", COPIED))
     return [path for path in drawn if path]
 
 
 def frames_of(one):
-    return [{COPIED: row.get(COPIED_BEFORE)} | row for row in one.frames]
+    """Rows of val_frames.csv; the baseline's column had another name in older runs."""
+    return [dict(zip(("frame", "rollout", COPIED), row.values())) for row in one.frames]
 
 
 # ---------------------------------------------------------------- the page

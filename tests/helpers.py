@@ -228,3 +228,39 @@ def interrupt(monkeypatch, epoch, step):
         return one_step(self, *batch, **more)
 
     monkeypatch.setattr(Trainer, "training_one_step", training_one_step)
+
+
+# ---------------------------------------------------------------- tiny models and trainers
+
+BATCH, LENGTH, SIZE = 3, 5, (12, 16)  # of random clips; SIZE is the frame size of TINY
+
+
+def random_clips(batch=BATCH, length=LENGTH, seed=0):
+    """Random frames and poses (B, T, 3, 12, 16)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, batch, length, 3, *SIZE, generator=generator).unbind(0)
+
+
+def make_trainer(folder, *flags, device="cpu", sizes=TINY, lab="pose", val_set=None, **changes):
+    """A Trainer without training data; its validation set is one black clip unless given."""
+    from Trainer import Trainer
+
+    words = ["--save_root", folder, "--precision", "float32", *sizes, *flags]
+    settings = settings_of(words, lab=lab).replace(**changes)
+    image = torch.zeros(2, 3, *SIZE)
+    return Trainer(settings, torch.device(device), None, val_set or [(image, image)])
+
+
+def make_model(**changes):
+    """A pose model in eval mode, float32, whose BatchNorm has seen one batch."""
+    from modules.models.pose import VAE_Model
+
+    torch.manual_seed(0)
+    model = VAE_Model(settings_of([*TINY, "--precision", "float32"]).replace(**changes))
+    with torch.no_grad():
+        model(*random_clips(2, seed=9), True)
+    return model.eval()
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

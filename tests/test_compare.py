@@ -166,7 +166,9 @@ def test_an_unfinished_seed_does_not_hide_its_group(runs):
 
 
 def test_the_baseline_is_drawn_for_older_and_unfinished_runs_too(tmp_path):
-    write_run(tmp_path / "a", [20], [30, 31], baseline="given frame repeated", seed=0, kl="None")
+    write_run(
+        tmp_path / "a", [20], [30, 31], baseline="its name in an older version", seed=0, kl="None"
+    )
     write_run(tmp_path / "b", [20], [32, 33], seed=0, kl="Cyclical")
     write_run(tmp_path / "c", [20], seed=1, kl="Cyclical")
     groups = compare.group(compare.find_runs([tmp_path]))

@@ -64,7 +64,7 @@ def test_training_from_settings_is_that_of_the_command_line(dataset, tmp_path, c
     ("changes", "message"),
     [
         ({"tfr": 3}, "--tfr: must be at least 0 and at most 1, got 3"),
-        ({"F_dim": 2.5}, "--F_dim: must be an int, got 2.5"),
+        ({"F_dim": 2.5}, "--F_dim: must be an integer, got 2.5"),
         ({"nets": "resnet"}, "--nets: must be one of course, unet, got 'resnet'"),
         ({"scene": 1}, "--scene: must be True or False, got 1"),
     ],
@@ -77,5 +77,5 @@ def test_settings_are_checked_when_they_are_set(changes, message):
 def test_settings_that_contradict_each_other_are_refused(tmp_path):
     with pytest.raises(UserError, match="--tfr_lower_bound 0.5 is above --tfr 0.2"):
         train(PoseTraining(DR=tmp_path, save_root=tmp_path, tfr=0.2, tfr_lower_bound=0.5))
-    with pytest.raises(UserError, match="without DR and save_root"):
+    with pytest.raises(UserError, match="required: DR and save_root"):
         train(PoseTraining())

@@ -141,7 +141,7 @@ def test_a_run_saved_before_a_setting_existed_resumes_with_what_it_did(
     for name in names:  # typed, another value is another experiment
         done = call(*flags, f"--{name}", NEWER[name])
         assert_ended(done, 1)
-        assert f"--{name} {OLDER[name]}, now it is {NEWER[name]}" in done.err
+        assert f"--{name} {OLDER[name]}, but it is {NEWER[name]} now" in done.err
     assert_ended(call(*flags))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 

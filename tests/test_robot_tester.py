@@ -238,7 +238,7 @@ def test_a_robot_checkpoint_is_refused_by_the_pose_lab(run_test):
 def test_pose_flags_are_refused_with_a_robot_checkpoint(run_test, typed):
     done = run_test(*typed)
     assert done.code == 2
-    assert f"{typed[0]} belongs to --lab pose, this is --lab robot" in done.err
+    assert f"{typed[0]} is a flag of --lab pose; this is --lab robot" in done.err
 
 
 def test_a_pose_checkpoint_is_refused_by_the_robot_lab(run_test, tmp_path):

@@ -449,7 +449,7 @@ def test_a_template_file_determines_sizes_and_per_image_statistics(run_test, tem
     printed = run_test(*SIZE_FLAGS, ckpt=template.path)[1]
     (model,) = spied
     assert model.label_transformation.per_image
-    assert "from the course" in printed
+    assert "published code" in printed
     assert "per image" in printed
     for name, value in model.state_dict().items():
         assert torch.equal(value, template.weights[name])

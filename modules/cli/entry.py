@@ -31,8 +31,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         reason = str(error).partition("\n")[0][:200]
         fail(
-            "not enough memory: smaller batches, clips, frames or nets need less, and so does "
-            f"training with --recompute. {reason}",
+            "not enough memory: reduce --batch_size, the clip length, the frame size or the nets, "
+            f"or add --recompute. {reason}",
             debug,
         )
     except (Stopped, KeyboardInterrupt) as stop:

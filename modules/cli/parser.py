@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
     def complete(self, word: str) -> str:
         """A unique prefix of a flag -> the flag. The template's prefixes stay unique."""
         name, equals, value = word.partition("=")
-        known = self.names.keys() | {"--help", "--"} | foreign_flags(self.script, self.lab)
+        known = self.names.keys() | {"--help", "--"} | foreign_flags(self.script, self.lab).keys()
         if not name.startswith("--") or name in known:
             return word
         negated = name.startswith("--no-")
@@ -113,20 +113,16 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong with arguments that no flag of this lab takes."""
         for word in unknown:
             name = word.split("=")[0]
-            if name in foreign_flags(self.script, self.lab):
-                self.error(f"{name} belongs to --lab {other(self.lab)}, this is --lab {self.lab}")
+            if owner := foreign_flags(self.script, self.lab).get(name):
+                self.error(f"{name} is a flag of --lab {owner}; this is --lab {self.lab}")
         self.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
-def other(lab: str) -> str:
-    return LABS[1 - LABS.index(lab)]
-
-
 @functools.cache
-def foreign_flags(script: str, lab: str) -> frozenset[str]:
-    """The flags that only the other lab has."""
-    mine, theirs = (dict(flag_names(script, x)) for x in (lab, other(lab)))
-    return frozenset(theirs.keys() - mine.keys())
+def foreign_flags(script: str, lab: str) -> dict[str, str]:
+    """{flag: lab} of the flags that only other labs have."""
+    mine, others = dict(flag_names(script, lab)), [x for x in LABS if x != lab]
+    return {f: x for x in others for f in dict(flag_names(script, x)) if f not in mine}
 
 
 # ---------------------------------------------------------------- flags from fields

@@ -16,7 +16,6 @@ class Stopped(BaseException):
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
-        self.name = signal.Signals(number).name
 
 
 class Listener:

@@ -1,6 +1,6 @@
-"""Pictures decoded once: files -> one memory-mapped array, kept beside the data set.
+"""Images decoded once: files -> one memory-mapped array, stored beside the data set.
 
-A cache is named by what it was made from, and is there as a whole or not at all.
+A cache is named by a hash of its source files, and is complete or absent.
 """
 
 import contextlib
@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -25,7 +27,7 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def decode(path, size):
+def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A picture file -> uint8 (H, W, 3), resized as PIL's bilinear does."""
     try:
         with Image.open(path) as image:
@@ -37,10 +39,17 @@ def decode(path, size):
         ) from None
 
 
-def decode_all(files, size, workers, out, name, skip):
+def decode_all(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    workers: int,
+    out: np.ndarray,
+    name: str,
+    skip: bool,
+) -> list[int]:
     """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock).
 
-    -> the rows of images that cannot be read: with `skip` they repeat the row before.
+    -> the rows of pictures that cannot be read: with `skip` they repeat the row before.
     """
     bad = []
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -55,13 +64,13 @@ def decode_all(files, size, workers, out, name, skip):
     return bad
 
 
-def decode_or_none(path, size):
+def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
     with contextlib.suppress(UserError):
         return decode(path, size)
 
 
-def fingerprint(files, shape, more):
-    """Changes when a file is added, removed or rewritten, and with all that is asked for."""
+def fingerprint(files: Sequence[Path], shape: tuple[int, ...], more: str) -> str:
+    """A hash that changes when a file is added, removed or rewritten, or the arguments change."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {shape} {more}".encode())
     for path in files:
         stat = path.stat()
@@ -72,15 +81,22 @@ def fingerprint(files, shape, more):
 
 
 @contextlib.contextmanager
-def locked(path):
-    """One process at a time. It saves work; what makes it safe is the rename at the end."""
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time. This saves work; safety comes from the rename at the end."""
     with open(path, "w") as file:
         if fcntl:  # without it two runs may both decode; whoever ends last finds the cache there
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def cached_images(files, size, cache_dir, name, workers, skip=False):
+def cached_images(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    cache_dir: Path,
+    name: str,
+    workers: int,
+    skip: bool = False,
+) -> np.ndarray:
     """uint8 (N, H, W, 3) of these files; with `skip` some rows may be unreadable()."""
 
     def fill(array):
@@ -92,18 +108,26 @@ def cached_images(files, size, cache_dir, name, workers, skip=False):
     return array
 
 
-def unreadable(array):
+def unreadable(array: np.ndarray) -> np.ndarray:
     """The rows of a cached array whose pictures could not be read."""
     path = bad_rows_path(array.filename)
     return np.array(json.loads(path.read_text()) if path.exists() else [], dtype=int)
 
 
-def bad_rows_path(target):
+def bad_rows_path(target: Path) -> Path:
     return Path(target).with_suffix(".bad.json")
 
 
-def cached(files, shape, dtype, cache_dir, name, fill, more=""):
-    """What fill(array) makes of the files, memory-mapped; filled only where the cache is stale."""
+def cached(
+    files: Sequence[Path],
+    shape: tuple[int, ...],
+    dtype: type,
+    cache_dir: Path,
+    name: str,
+    fill: Callable[[np.ndarray], list[int] | None],
+    more: str = "",
+) -> np.ndarray:
+    """The array that fill(array) writes, memory-mapped; filled only if the cache is stale."""
     home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
     stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
     target = cache_dir / f"{stem}{fingerprint(files, shape, more)}.npy"
@@ -115,16 +139,18 @@ def cached(files, shape, dtype, cache_dir, name, fill, more=""):
                     build_cache(target, shape, dtype, stem, fill)
         return np.load(target, mmap_mode="c")  # "c": torch warns of arrays that it cannot write to
     except ValueError as error:
-        raise UserError(f"{target} is damaged ({error}); delete it to create it again") from None
+        raise UserError(
+            f"{target} is damaged ({error}); delete it and it will be rebuilt"
+        ) from None
     except OSError as error:
         raise UserError(
-            f"decoded images cannot be written to {cache_dir} ({error.strerror or error}); "
+            f"cannot write the image cache to {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"
         ) from None
 
 
-def reserve(path):
-    """Have the disk set all of a file's bytes aside, where it can: others may fill it meanwhile."""
+def reserve(path: Path) -> None:
+    """Reserve all of a file's bytes, where possible: other processes may fill the disk."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             try:
@@ -134,8 +160,14 @@ def reserve(path):
                     raise
 
 
-def build_cache(target, shape, dtype, stem, fill):
-    """Fill a temporary file, then rename: a cache is there as a whole or not at all."""
+def build_cache(
+    target: Path,
+    shape: tuple[int, ...],
+    dtype: type,
+    stem: str,
+    fill: Callable[[np.ndarray], list[int] | None],
+) -> None:
+    """Fill a temporary file, then rename: a cache is complete or absent."""
     for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
         left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
     temporary = temporary_path(target.parent, stem)
@@ -160,6 +192,6 @@ def build_cache(target, shape, dtype, stem, fill):
         temporary.unlink(missing_ok=True)
 
 
-def to_float(values):
+def to_float(values: torch.Tensor) -> torch.Tensor:
     """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
     return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

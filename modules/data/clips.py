@@ -2,11 +2,14 @@
 
 import itertools
 from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..config import Training
 from ..errors import UserError
 from .cache import to_float
 
@@ -14,9 +17,9 @@ AHEAD = 2  # batches that are read ahead where they come from the disk
 
 
 class TrainClips:
-    """The training split on the device, and the clips of every epoch as a pure function of it."""
+    """The training split on the device; the clips of an epoch are a pure function of its number."""
 
-    def __init__(self, dataset, settings, device):
+    def __init__(self, dataset: torch.utils.data.Dataset, settings: Training, device: torch.device):
         self.settings, self.dataset, self.device = settings, dataset, torch.device(device)
         arrays = dataset.frames, dataset.conditions
         self.resident = fits(arrays, settings.data_on, self.device)
@@ -24,12 +27,12 @@ class TrainClips:
         # frames (N, H, W, 3) uint8; where they are not on a GPU they are the memory-mapped file
         self.frames, self.conditions = (torch.from_numpy(np.asarray(x)).to(home) for x in arrays)
 
-    def batches(self, epoch):
-        """-> the epoch's batches: frame numbers (B, T) each, where the frames are."""
+    def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:
+        """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames."""
         clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
         return clips.split(self.settings.batch_size)
 
-    def fetch(self, batches):
+    def fetch(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield frames (B, T, 3, H, W) in 0..1 and conditions of every batch, on the device.
 
         What is not kept there is read while the batch before it is being trained on.
@@ -45,31 +48,31 @@ class TrainClips:
                 ahead.extend(reader.submit(self.gather, x) for x in itertools.islice(batches, 1))
                 yield self.to_device(arrays)
 
-    def gather(self, clips):
+    def gather(self, clips: torch.Tensor) -> list[torch.Tensor]:
         arrays = [x[clips] for x in (self.frames, self.conditions)]
         pinned = not self.resident and self.device.type == "cuda"
         return [x.pin_memory() for x in arrays] if pinned else arrays
 
-    def to_device(self, arrays):
+    def to_device(self, arrays: Iterable) -> tuple[torch.Tensor, ...]:
         return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
 
 
-def fits(arrays, where, device):
+def fits(arrays: Iterable, where: str, device: torch.device) -> bool:
     """--data_on -> whether these arrays are to be kept on the device."""
     if where != "auto" or device.type != "cuda":
         return where != "disk"
     return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[0] / 2
 
 
-def without_bad_frames(clips, bad):
-    """The clips (N, T) of frame numbers that hold none of the bad ones."""
+def without_bad_frames(clips: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """The clips (N, T) of frame numbers without a bad frame."""
     good = clips[~np.isin(clips, bad).any(axis=1)]
     if len(good) == 0:
         raise UserError("--skip_bad_frames leaves no clip: each one has an unreadable image")
     return good
 
 
-def report_left_out(folder, bad, clips, good):
+def report_left_out(folder: Path, bad: np.ndarray, clips: np.ndarray, good: np.ndarray) -> None:
     if len(bad):
         print(
             f"{folder}: {len(bad)} unreadable images; "

@@ -1,43 +1,43 @@
 """Folders of PNGs: where a data set is, and its files in numeric order."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
 
 
-def candidates(root, val):
+def candidates(root: str | Path, val: str) -> Iterator[Path]:
     """root itself and the folders one or two below it, where zips nest what they hold."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"--DR {root} is not a folder; give the one that contains train/, {val}/ and test/"
+            f"--DR {root} is not a folder; pass the folder that contains train/, {val}/ and test/"
         )
     yield root
     for pattern in ("*", "*/*"):
         yield from sorted(root.glob(pattern))
 
 
-def find_root(root, split):
+def find_root(root: str | Path, split: str) -> Path:
     """The folder that holds `split`: root itself, or one or two folders below (the nested zip)."""
     for folder in candidates(root, "val"):
         if (folder / split / f"{split}_img").is_dir():
             return folder
     raise UserError(
-        f"--DR {root} contains no {split}/{split}_img; "
-        f"expected {Path(root) / split / f'{split}_img'}"
+        f"--DR {root} has no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
     )
 
 
-def frame_number(path):
+def frame_number(path: Path) -> int:
     """frame000012.png -> 12. Order is numeric, whatever the number of digits."""
     stem = path.stem.lower().removeprefix("frame")
     if not stem.isdecimal():
-        raise UserError(f"{path}: an image must be named frameNNN.png or NNN.png")
+        raise UserError(f"{path}: a picture must be named frameNNN.png or NNN.png")
     return int(stem)
 
 
-def list_images(folder):
+def list_images(folder: Path) -> list[Path]:
     """The PNGs of a folder in numeric order."""
     if not folder.is_dir():
         raise UserError(
@@ -45,11 +45,11 @@ def list_images(folder):
         )
     files = [p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.name[0] != "."]
     if not files:
-        raise UserError(f"{folder} contains no .png image")
+        raise UserError(f"{folder} has no .png image")
     return sorted(files, key=frame_number)
 
 
-def list_pairs(images, labels):
+def list_pairs(images: Path, labels: Path) -> tuple[list[Path], list[Path]]:
     """Frames and the poses of the same number. A frame without its pose is an error."""
     frames = list_images(images)
     poses = {frame_number(p): p for p in list_images(labels)}
@@ -59,14 +59,14 @@ def list_pairs(images, labels):
     return frames, [poses[frame_number(f)] for f in frames]
 
 
-def clip_folders(folder):
+def clip_folders(folder: Path) -> list[Path]:
     """The numbered folders of clips, in numeric order, wherever their numbers start."""
     found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
     if not found:
-        raise UserError(f"{folder} contains no clip: folders named 0, 1, 2, ... are expected")
+        raise UserError(f"{folder} has no clip: folders named 0, 1, 2, ... are expected")
     return sorted(found, key=lambda p: int(p.name))
 
 
-def natural_key(path):
-    """Text and numbers of a name apart, so that 256 comes after 0 and before 1024."""
+def natural_key(path: Path) -> list[int | str]:
+    """A sort key with the numbers of a name as integers: 256 is between 0 and 1024."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

@@ -1,5 +1,6 @@
 """The pose lab's data: frames and pose images of one dancer."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ class Dataset_Dance(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        root,
+        root: str | Path,
         mode="train",
         video_len=16,
         partial=1.0,
-        size=(32, 64),
-        cache_dir=None,
-        workers=4,
+        size: tuple[int, int] = (32, 64),
+        cache_dir: str | None = None,
+        workers: int = 4,
         skip_bad=False,
     ):
         base = find_root(root, mode) / mode
@@ -43,8 +44,8 @@ class Dataset_Dance(torch.utils.data.Dataset):
         count = int(len(self.frames) * partial) // video_len
         if count == 0:
             raise UserError(
-                f"{base / f'{mode}_img'} has {len(self.frames)} frames, used are {partial:.0%}: "
-                f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise the share"
+                f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} of them used: "
+                f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise --partial"
             )
         self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))
         clips = np.arange(count)[:, None] * video_len + np.arange(video_len)
@@ -64,15 +65,15 @@ class Dataset_Dance(torch.utils.data.Dataset):
 class DanceClips(TrainClips):
     """Consecutive clips that cover the split once an epoch."""
 
-    def __init__(self, dataset, settings, device):
+    def __init__(self, dataset: Dataset_Dance, settings, device):
         super().__init__(dataset, settings, device)
         self.takes = find_takes(dataset) if settings.jump_start else None
         self.warp = (
             Warp(settings.warp, dataset, device, settings.partial) if settings.warp else None
         )
 
-    def clips_at(self, epoch):
-        """-> frame numbers (clips, T). Jump starts replace the given frame of some clips."""
+    def clips_at(self, epoch: int) -> np.ndarray:
+        """-> frame numbers (clips, T). Jump starts replace the first frame of some clips."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
         fast = settings.fast_train and epoch < settings.fast_train_epoch
         length = self.clip_length(epoch)
@@ -90,17 +91,17 @@ class DanceClips(TrainClips):
         clips = without_bad_frames(starts[:, None] + np.arange(length), self.dataset.bad)
         return self.jump(clips, usable, rng) if settings.jump_start else clips
 
-    def to_device(self, arrays):
+    def to_device(self, arrays: Iterable) -> tuple[torch.Tensor, ...]:
         clips = super().to_device(arrays)
         return self.warp(*clips) if self.warp else clips
 
-    def clip_length(self, epoch):
-        """--train_vi_len, or in the first --curriculum epochs what it has grown to."""
+    def clip_length(self, epoch: int) -> int:
+        """--train_vi_len, or less in the first --curriculum epochs."""
         longest, epochs = self.settings.train_vi_len, self.settings.curriculum
         return 2 + (longest - 2) * epoch // epochs if epoch < epochs else longest
 
-    def jump(self, clips, usable, rng):
-        """Let some clips start from any usable frame of the take that their second frame is in."""
+    def jump(self, clips: np.ndarray, usable: int, rng: np.random.Generator) -> np.ndarray:
+        """Let a share of the clips start from a random usable frame of the same take."""
         first, last = self.takes[clips[:, 1]].T  # the take is frames first..last
         anywhere = rng.integers(first, np.minimum(last, usable - 1) + 1)
         jumps = rng.random(len(clips)) < self.settings.jump_start
@@ -109,7 +110,7 @@ class DanceClips(TrainClips):
         return clips
 
 
-def find_takes(dataset):
+def find_takes(dataset: Dataset_Dance) -> np.ndarray:
     """(N, 2): ends of each frame's take. Takes change where numbers or pictures jump."""
     frames = np.asarray(dataset.frames)
     mse = np.array(
@@ -120,7 +121,9 @@ def find_takes(dataset):
     return np.repeat(np.stack([edges[:-1], edges[1:] - 1], 1), np.diff(edges), axis=0)
 
 
-def load_test_clips(root, size, cache_dir=None, workers=4):
+def load_test_clips(
+    root: str | Path, size: tuple[int, int], cache_dir: str | None = None, workers: int = 4
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """-> [(first frame (3, H, W), poses (T, 3, H, W))] of every test clip, in 0..1."""
     base = find_root(root, "test") / "test"
     cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
@@ -135,13 +138,15 @@ def load_test_clips(root, size, cache_dir=None, workers=4):
     return clips
 
 
-def truth_folder(root):
-    """Where the true frames of the test clips are, if they are there."""
+def truth_folder(root: str | Path) -> Path | None:
+    """The folder of the test clips' true frames, if there is one."""
     path = find_root(root, "test") / "test" / "test_truth"
     return path if path.is_dir() else None
 
 
-def load_truth(path, size, lengths, cut=None):
+def load_truth(
+    path: str | Path, size: tuple[int, int], lengths: Sequence[int], cut: int | None = None
+) -> list[torch.Tensor]:
     """True frames (T, 3, H, W) of every test clip, from a folder or a csv like submission.csv."""
     path = Path(path)
     if path.is_dir():
@@ -159,7 +164,7 @@ def load_truth(path, size, lengths, cut=None):
     return [to_float(torch.from_numpy(np.ascontiguousarray(t))) for t in truth]
 
 
-def read_csv(path, size, lengths):
+def read_csv(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) -> list[np.ndarray]:
     """Rows of id and C*H*W integers -> one array per clip."""
     values = 3 * size[0] * size[1]
     try:

@@ -15,19 +15,19 @@ ROBOT_SIZE = (64, 64)
 TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a row of each
 
 
-def find_records(root, split):
+def find_records(root: str | Path, split: str) -> list[Path]:
     """The record folders of a split, in the order of the numbers in their names."""
     for folder in candidates(root, "validate"):
         base = folder / split
         if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
             return sorted(records, key=natural_key)
     raise UserError(
-        f"--DR {root} contains no clips to {split}; expected "
+        f"--DR {root} has no {split} clips; expected "
         f"{Path(root) / split}/traj_0_to_255.tfrecords/0/0.png and so on"
     )
 
 
-def read_tables(folder, first, out):
+def read_tables(folder: Path, first: int, out: np.ndarray) -> None:
     """Fill out (rows, 7) from the clip's two csv files: row t belongs to frame t.
 
     Frames counted from 0 may be fewer than the rows; where they start at another number only as
@@ -39,7 +39,7 @@ def read_tables(folder, first, out):
         enough = len(table) >= rows if first == 0 else len(table) == rows
         if not enough or table.shape[1] != width or not np.isfinite(table).all():
             raise UserError(
-                f"{folder / name} has {table.shape[0]} rows of {table.shape[1]} values; one row "
+                f"{folder / name} holds {table.shape[0]} rows of {table.shape[1]} values; one row "
                 f"of {width} finite numbers is expected for each of the clip's {rows} frames"
                 + (f", which start at {first}.png" if first else "")
             )
@@ -47,7 +47,7 @@ def read_tables(folder, first, out):
         column += width
 
 
-def read_table(path):
+def read_table(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy only warns of an empty file
@@ -58,8 +58,8 @@ def read_table(path):
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def list_clip(folder, needed, flag):
-    """A clip's pictures and the number of the first: none may be missing."""
+def list_clip(folder: Path, needed: int, flag: str) -> tuple[list[Path], int]:
+    """A clip's images and the number of the first; a gap is an error."""
     files = list_images(folder)
     numbers = [frame_number(path) for path in files]
     if len(files) < needed:
@@ -80,7 +80,16 @@ class Dataset_Robot(torch.utils.data.Dataset):
     clip i is rows starts[i] .. starts[i] + lengths[i] - 1.
     """
 
-    def __init__(self, root, split, video_len, flag, cache_dir=None, workers=4, skip_bad=False):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        video_len,
+        flag: str,
+        cache_dir=None,
+        workers=4,
+        skip_bad=False,
+    ):
         records = find_records(root, split)
         folders = [clip for record in records for clip in clip_folders(record)]
         pictures, firsts = zip(*(list_clip(folder, video_len, flag) for folder in folders))
@@ -103,8 +112,8 @@ class Dataset_Robot(torch.utils.data.Dataset):
         self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, whose)
         self.leave_out(unreadable(self.frames), base)
 
-    def leave_out(self, bad, base):
-        """Forget the clips that hold a bad picture."""
+    def leave_out(self, bad: np.ndarray, base: Path) -> None:
+        """Drop the clips with an unreadable image."""
         clips = np.arange(len(self.starts))
         kept = without_bad_frames(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
         report_left_out(base, bad, clips, kept)
@@ -123,7 +132,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
 class RobotClips(TrainClips):
     """--epoch_size batches an epoch, of clips drawn at random."""
 
-    def clips_at(self, epoch):
+    def clips_at(self, epoch: int) -> np.ndarray:
         """-> frame numbers (clips, T)."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
         length = self.dataset.video_len

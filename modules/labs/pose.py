@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import PoseTest, PoseTraining
+from ..config import BASELINES, PoseTest, PoseTraining
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
 from ..metrics import (
@@ -29,6 +29,7 @@ class PoseLab:
 
     TrainClips = DanceClips
     given, frame_ms = 1, 20
+    baseline = BASELINES["pose"]
     submits = True  # Tester writes submission.csv
     frame_psnr = staticmethod(frame_psnr)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import RobotTest, RobotTraining
+from ..config import BASELINES, RobotTest, RobotTraining
 from ..data.robot import Dataset_Robot, RobotClips
 from ..metrics import channel_psnr, score_clip
 from ..models.robot import RecurrentVAE
@@ -18,6 +18,7 @@ class RobotLab:
 
     TrainClips = RobotClips
     frame_ms = 100
+    baseline = BASELINES["robot"]
     submits = False
     frame_psnr = staticmethod(channel_psnr)
 

@@ -9,12 +9,14 @@ A rollout is handed no true future frame, so it cannot leak one.
 
 import functools
 import itertools
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
+from ..config import PoseModel
 from ..nets import course, unet
 from ..nets.gaussian import relative_to_prior
 from ..nets.sequence import join, one_by_one, over_time
@@ -34,7 +36,7 @@ class VAE_Model(nn.Module):
     STATE_IS_A_FRAME = True  # of a rollout: its step can be captured in a CUDA graph
     LARGE_NETS = ("frame_transformation", "Gaussian_Predictor", "Decoder_Fusion", "Generator")
 
-    def __init__(self, settings):
+    def __init__(self, settings: PoseModel):
         super().__init__()
         self.settings = settings
         nets = NETS[settings.nets]
@@ -72,7 +74,7 @@ class VAE_Model(nn.Module):
             clips = [self.teacher_forced(prior, *clip) for clip in one_by_one(0, *inputs)]
             return join(clips, dim=0)
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """Convolutions in bf16 where --precision says so; z, frames and losses stay float32."""
         return torch.autocast(
             next(self.parameters()).device.type,
@@ -82,7 +84,7 @@ class VAE_Model(nn.Module):
             cache_enabled=not self.settings.push_forward,
         )
 
-    def encode_conditions(self, poses, given):
+    def encode_conditions(self, poses: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Features of what conditions every frame: its pose, with --first_frame the first frame."""
         features = over_time(self.label_transformation, poses)
         if self.settings.first_frame:
@@ -90,7 +92,7 @@ class VAE_Model(nn.Module):
             features = over_time(lambda *maps: torch.cat(maps, dim=1), features, seen)
         return features
 
-    def draw_noise(self, frames):
+    def draw_noise(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Standard normal noise for every z, and with --feedback_noise for every previous frame."""
         b, t, *_ = frames.shape
         size = b, t - 1, self.settings.N_dim, *self.feature_size
@@ -98,7 +100,14 @@ class VAE_Model(nn.Module):
         noisy = self.training and self.settings.feedback_noise
         return z, torch.randn_like(frames[:, 1:]) if noisy else None
 
-    def teacher_forced(self, prior, frames, conditions, noise, input_noise):
+    def teacher_forced(
+        self,
+        prior: bool,
+        frames: torch.Tensor,
+        conditions: torch.Tensor,
+        noise: torch.Tensor,
+        input_noise: torch.Tensor | None,
+    ) -> tuple:
         """Predict every frame from the true previous one: no step waits for a prediction."""
         truth = self.encode_truth(frames, prior)
         if truth is None or input_noise is not None:
@@ -110,7 +119,14 @@ class VAE_Model(nn.Module):
         pred = self.per_frame(self.decode, previous, conditions, z)
         return pred, *self.relative_to_prior(posterior, previous, conditions, noise)
 
-    def free_running(self, prior, frames, conditions, noise, input_noise):
+    def free_running(
+        self,
+        prior: bool,
+        frames: torch.Tensor,
+        conditions: torch.Tensor,
+        noise: torch.Tensor,
+        input_noise: torch.Tensor | None,
+    ) -> tuple:
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
         waits = truth is None and not prior  # z depends on the previous prediction
@@ -130,26 +146,32 @@ class VAE_Model(nn.Module):
                 frame = frame.detach()
         return join(results, dim=1)
 
-    def encode_truth(self, frames, prior):
+    def encode_truth(self, frames: torch.Tensor, prior: bool) -> torch.Tensor | None:
         """Features of true frames, if the posterior sees them."""
         if prior or self.settings.posterior == "previous":
             return None
         return self.per_frame(self.frame_transformation, frames)
 
-    def draw_z(self, features, conditions, noise, prior):
+    def draw_z(
+        self,
+        features: torch.Tensor | None,
+        conditions: torch.Tensor,
+        noise: torch.Tensor,
+        prior: bool,
+    ) -> tuple:
         """z, mu and logvar of q(z | features, conditions); with `prior`, z of N(0, I) and Nones."""
         if prior:
             return noise, None, None
         return self.per_frame(self.Gaussian_Predictor, features, conditions, noise)
 
-    def relative_to_prior(self, posterior, *known):
+    def relative_to_prior(self, posterior: tuple, *known: torch.Tensor) -> tuple:
         """mu and logvar of the posterior, relative to the --learned_prior if there is one."""
         if posterior[0] is None or not self.settings.learned_prior:
             return posterior
         _, *prior = self.per_frame(self.prior, *known)
         return relative_to_prior(*posterior, *prior)
 
-    def per_frame(self, net, *inputs):
+    def per_frame(self, net: Callable, *inputs: torch.Tensor) -> torch.Tensor | tuple:
         """net on (B, T, ...); on a CPU in pieces that fit its caches."""
         if self.settings.recompute and torch.is_grad_enabled():
             net = functools.partial(checkpoint, net, use_reentrant=False, preserve_rng_state=False)
@@ -158,19 +180,21 @@ class VAE_Model(nn.Module):
 
     # ------------------------------------------------------------ one step
 
-    def noisy(self, frame, noise):
+    def noisy(self, frame: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         return frame if noise is None else frame + self.settings.feedback_noise * noise
 
-    def encode_previous(self, frame):
+    def encode_previous(self, frame: torch.Tensor) -> torch.Tensor:
         """Features of the previous frame."""
         if self.settings.feedback_clamp:  # gated blocks are quadratic: they diverge
             frame = frame.clamp(0, 1)
         return self.cut(self.frame_transformation(frame))
 
-    def cut(self, features):
+    def cut(self, features: torch.Tensor) -> torch.Tensor:
         return features.detach() if self.settings.feedback == "features" else features
 
-    def decode(self, features, condition, z):
+    def decode(
+        self, features: torch.Tensor, condition: torch.Tensor, z: torch.Tensor
+    ) -> torch.Tensor:
         inputs = [features, condition, z]
         if self.settings.position_map:
             inputs.append(self.position_map.expand(len(z), -1, -1, -1))
@@ -184,13 +208,15 @@ class VAE_Model(nn.Module):
         return torch.sigmoid(frame) if self.settings.sigmoid else frame
 
     @property
-    def net_of_z(self):
+    def net_of_z(self) -> nn.Module | None:
         """The net that predicts z at test; None: z is drawn from N(0, I)."""
         if self.settings.posterior == "previous":
             return self.Gaussian_Predictor
         return self.prior if self.settings.learned_prior else None
 
-    def predict_frame(self, state, condition, noise):
+    def predict_frame(
+        self, state: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Previous frame, pose features, normal noise (or zeros) -> next frame and state."""
         with self.autocast():
             features, z = self.encode_previous(state), noise
@@ -202,7 +228,9 @@ class VAE_Model(nn.Module):
     # ------------------------------------------------------------ many steps
 
     @torch.no_grad()
-    def rollout(self, given, poses, draw_noise):
+    def rollout(
+        self, given: torch.Tensor, poses: torch.Tensor, draw_noise: Callable[[tuple], torch.Tensor]
+    ) -> Iterator[torch.Tensor]:
         """given (B, P, 3, H, W), poses (B, T, 3, H, W) -> yields T frames (B, 3, H, W)."""
         yield from given.unbind(1)
         state = given[:, -1]
@@ -219,6 +247,6 @@ class VAE_Model(nn.Module):
                         frames.append(frame)
                 yield from frames
 
-    def weights_cast_once(self, device):
+    def weights_cast_once(self, device: torch.device) -> AbstractContextManager:
         """For several steps. Not on a GPU: a CUDA graph would replay the weights of one step."""
         return nullcontext() if device.type == "cuda" else self.autocast()

@@ -1,14 +1,16 @@
-"""The robot lab's recurrent nets, wired behind the protocol of modules/models.py.
+"""The robot lab's model, with the protocol of modules/models/pose.py.
 
 Sequences are (B, T, ...). `given` are a clip's first frames; row t of the conditions belongs to
-frame t. Frame i is drawn from h(i-1), the vector of the frame before it, a condition and z.
+frame t. Frame i is predicted from h(i-1), the vector of the previous frame, a condition and z.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 
+from ..config import RobotModel
 from ..nets.gaussian import relative_to_prior, sample
 from ..nets.sequence import over_time
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
@@ -17,7 +19,7 @@ CONDITION = 7  # the numbers of a row: 4 of the action, 3 of the arm's position
 
 
 class State(NamedTuple):
-    """What the next t frames are drawn from. Hidden states live here, never on the model."""
+    """The state of a rollout. Hidden states are kept here, never on the model."""
 
     features: torch.Tensor  # (B, t, g): vectors of the frames before them
     skips: list  # four maps (B, t, C, H, W)
@@ -31,7 +33,7 @@ class RecurrentVAE(nn.Module):
     STATE_IS_A_FRAME = False
     LARGE_NETS = ("encoder", "decoder")
 
-    def __init__(self, settings):
+    def __init__(self, settings: RobotModel):
         super().__init__()
         self.settings = settings
         g, z, rnn = settings.g_dim, settings.z_dim, settings.rnn_size
@@ -64,19 +66,19 @@ class RecurrentVAE(nn.Module):
         pred, mu_p, logvar_p = self.predict_all(state, rows, z, known)
         return pred, *((None, None) if prior else relative_to_prior(mu, logvar, mu_p, logvar_p))
 
-    def standardise_conditions(self, rows):
-        """From now on conditions count in deviations from the mean of these rows (N, 7)."""
+    def standardise_conditions(self, rows: torch.Tensor) -> None:
+        """Standardise all conditions by the mean and standard deviation of these rows (N, 7)."""
         self.condition_mean.copy_(rows.mean(0))
         self.condition_std.copy_(rows.std(0).clamp_min(1e-6))
 
-    def rows(self, conditions):
-        """The rows that condition frames 1..T-1: each its own, the one before, or nothing."""
+    def rows(self, conditions: torch.Tensor) -> torch.Tensor:
+        """The rows that condition frames 1..T-1: the frame's own, the previous one, or zeros."""
         conditions = (conditions - self.condition_mean) / self.condition_std
         if self.settings.condition == "none":
             conditions = torch.zeros_like(conditions)
         return conditions[:, :-1] if self.settings.condition == "previous" else conditions[:, 1:]
 
-    def posterior_of_truth(self, features, prior):
+    def posterior_of_truth(self, features: torch.Tensor, prior: bool) -> tuple:
         """z, mu, logvar of frames 1..T-1: they depend on no prediction."""
         noise = features.new_empty(*features.shape[:2], self.settings.z_dim).normal_()
         if prior:
@@ -84,7 +86,7 @@ class RecurrentVAE(nn.Module):
         mu, logvar, _ = self.posterior(features)
         return sample(mu, logvar, noise), mu, logvar
 
-    def skips_of_truth(self, skips, steps):
+    def skips_of_truth(self, skips: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
         """Maps for frames 1..steps: of the previous frame, but of no later one than --skip_from."""
         past = min(self.skip_frame(self.settings.n_past) + 1, steps)
         if self.settings.last_frame_skip:
@@ -96,7 +98,9 @@ class RecurrentVAE(nn.Module):
         """The number of the given frame that all later frames take the skip connections of."""
         return given - (2 if self.settings.skip_from == "second_last" else 1)
 
-    def predict_all(self, state, rows, z, known):
+    def predict_all(
+        self, state: State, rows: torch.Tensor, z: torch.Tensor, known: int
+    ) -> tuple[torch.Tensor, ...]:
         """The first `known` frames in one call, the others one by one, each from the prediction."""
         ends = [0, *range(known, rows.shape[1] + 1)]
         results = []
@@ -110,25 +114,25 @@ class RecurrentVAE(nn.Module):
 
     # ------------------------------------------------------------ steps, of (B, t, ...) each
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """Convolutions in bf16 where --precision says so; LSTMs, z and losses stay float32."""
         device = self.posterior.embed.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
-    def encode(self, frames):
+    def encode(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """-> vectors (B, t, g), and four maps."""
         with self.autocast():
             features, *skips = over_time(self.encoder, frames)
         return features.float(), *skips
 
-    def observe(self, state, frame):
-        """Go on from this frame (B, 1, 3, 64, 64)."""
+    def observe(self, state: State, frame: torch.Tensor) -> State:
+        """The state after this frame (B, 1, 3, 64, 64)."""
         features, *skips = self.encode(frame)
         if not self.settings.last_frame_skip:
             skips = [s[:, -1:] for s in state.skips]
         return state._replace(features=features, skips=skips)
 
-    def prior_of_next(self, state):
+    def prior_of_next(self, state: State) -> tuple[torch.Tensor, torch.Tensor, State]:
         """-> mu and logvar of the next z, before its frame is seen."""
         if not self.settings.learned_prior:
             zeros = state.features.new_zeros(*state.features.shape[:2], self.settings.z_dim)
@@ -136,20 +140,24 @@ class RecurrentVAE(nn.Module):
         mu, logvar, hidden = self.prior(state.features, state.prior)
         return mu, logvar, state._replace(prior=hidden)
 
-    def advance(self, state, rows, z):
+    def advance(
+        self, state: State, rows: torch.Tensor, z: torch.Tensor
+    ) -> tuple[torch.Tensor, State]:
         """-> vectors of the next frames (B, t, g)."""
         x = torch.cat([rows, state.features, z], dim=-1)
         vectors, hidden = self.frame_predictor(x, state.predictor)
         return vectors, state._replace(predictor=hidden)
 
-    def predict(self, state, rows, z):
+    def predict(
+        self, state: State, rows: torch.Tensor, z: torch.Tensor
+    ) -> tuple[torch.Tensor, State]:
         vectors, state = self.advance(state, rows, z)
         with self.autocast():
             return over_time(self.decoder, vectors, *state.skips), state
 
     # ------------------------------------------------------------ a rollout
 
-    def start(self, given, rows, noise):
+    def start(self, given: torch.Tensor, rows: torch.Tensor, noise: torch.Tensor) -> State:
         """given (B, P, 3, 64, 64), rows and noise of frames 1..P-1 -> the state after them.
 
         Each given frame passes through the nets with z of its own posterior.
@@ -165,7 +173,9 @@ class RecurrentVAE(nn.Module):
             features=features[:, -1:], skips=[s[:, last : last + 1] for s in skips]
         )
 
-    def predict_frame(self, state, condition, noise):
+    def predict_frame(
+        self, state: State, condition: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, State]:
         """condition (B, 7), standard normal noise or zeros (B, z) -> the next frame and state."""
         mu, logvar, state = self.prior_of_next(state)
         z = sample(mu, logvar, noise[:, None])
@@ -173,7 +183,12 @@ class RecurrentVAE(nn.Module):
         return frame[:, 0], self.observe(state, frame)
 
     @torch.no_grad()
-    def rollout(self, given, conditions, draw_noise):
+    def rollout(
+        self,
+        given: torch.Tensor,
+        conditions: torch.Tensor,
+        draw_noise: Callable[[tuple], torch.Tensor],
+    ) -> Iterator[torch.Tensor]:
         """given (B, P, 3, 64, 64), conditions (B, T, 7) -> yields T frames (B, 3, 64, 64)."""
         yield from given.unbind(1)
         rows, steps = self.rows(conditions.to(given.device)), given.shape[1] - 1

@@ -1,11 +1,17 @@
 """Rollouts of any model: many steps from the given frames, collected on the CPU."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 
-STEPS_AT_ONCE = 64  # a rollout prepares so many steps at a time: memory stays level at any length
+STEPS_AT_ONCE = (
+    64  # a rollout prepares so many steps at once: memory is constant in the clip's length
+)
 
 
-def noise_source(kind, seed, clips, sample=0):
+def noise_source(
+    kind: str, seed: int, clips: Sequence[int], sample: int = 0
+) -> Callable[[tuple], torch.Tensor]:
     """draw(shape) -> (clips, *shape): one generator per clip, so that batching changes nothing."""
     if kind == "mean":
         return lambda shape: torch.zeros(len(clips), *shape)
@@ -14,7 +20,13 @@ def noise_source(kind, seed, clips, sample=0):
     return lambda shape: torch.stack([torch.randn(shape, generator=s) for s in generators])
 
 
-def roll_out(model, given, conditions, noise=None, progress=iter):
+def roll_out(
+    model: torch.nn.Module,
+    given: torch.Tensor,
+    conditions: torch.Tensor,
+    noise: Callable | None = None,
+    progress: Callable = iter,
+) -> torch.Tensor:
     """given (B, P, 3, H, W), conditions (B, T, ...) -> all T frames of a rollout, on the CPU.
 
     `noise` draws z (see noise_source); by default it follows the model's z_source and seed 0.
@@ -32,8 +44,10 @@ def roll_out(model, given, conditions, noise=None, progress=iter):
 
 
 @torch.no_grad()
-def one_step(model, frames, poses, noise):
-    """Frames 1..T-1 of a clip (T, 3, H, W), each predicted from the true one before it, on the CPU.
+def one_step(
+    model: torch.nn.Module, frames: torch.Tensor, poses: torch.Tensor, noise: Callable | None
+) -> torch.Tensor:
+    """Frames 1..T-1 of a clip (T, 3, H, W), each from the true previous frame, on the CPU.
 
     One-step (teacher-forced) prediction, for comparison: a rollout never sees true frames.
     """

@@ -44,7 +44,7 @@ class Label_Encoder(nn.Sequential):
             nn.ReflectionPad2d(3),
             nn.Conv2d(in_chans, half, 7),
             nn.BatchNorm2d(half),
-            nn.Identity(),  # the course's bend, built with a slope of True, that is 1: none
+            nn.Identity(),  # the template's LeakyReLU(True) has slope 1 (identity)
             ResidualBlock(half, out_chans),
         )
 
@@ -59,7 +59,7 @@ class Label_Encoder(nn.Sequential):
 
 
 class Gaussian_Predictor(nn.Sequential):
-    """Frame and pose features -> z and the mean and log variance it was drawn with (N_dim each)."""
+    """Frame and pose features -> z and its mean and log variance (N_dim each)."""
 
     def __init__(self, in_chans, out_chans):
         quarter, half = out_chans // 4, out_chans // 2
@@ -69,7 +69,7 @@ class Gaussian_Predictor(nn.Sequential):
             ResidualBlock(quarter, half),
             DepthConvBlock(half, half),
             ResidualBlock(half, out_chans),
-            nn.Identity(),  # here too
+            nn.Identity(),  # LeakyReLU(True) again
             nn.Conv2d(out_chans, 2 * out_chans, 1),
         )
 
@@ -80,12 +80,14 @@ class Gaussian_Predictor(nn.Sequential):
         return self.reparameterize(mu.float(), logvar, noise), mu.float(), logvar
 
     @staticmethod
-    def reparameterize(mu, logvar, noise=None):
+    def reparameterize(
+        mu: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return sample(mu, logvar, torch.randn_like(mu) if noise is None else noise)
 
 
 class Decoder_Fusion(nn.Sequential):
-    """Frame features, pose features and z -> what the Generator draws from (D_out_dim)."""
+    """Frame features, pose features and z -> the Generator's input (D_out_dim)."""
 
     def __init__(self, in_chans, out_chans):
         quarter, half = in_chans // 4, in_chans // 2

@@ -1,6 +1,6 @@
 """The convolutional blocks that the pose lab's nets are made of. All keep height and width.
 
-Bends are in place, over a convolution's result that nobody else needs: a fifth of the memory.
+Activations are in place, on outputs that nothing else needs: a fifth of the memory.
 """
 
 import torch
@@ -48,7 +48,7 @@ class ConvFFN(nn.Module):
 
     def forward(self, x):
         apart = x.device.type == "cpu" and torch.is_grad_enabled()
-        if apart:  # a CPU is slower at joining the gradients of halves than at two convolutions
+        if apart:  # on a CPU two convolutions are faster than joining the gradients of halves
             halves = zip(self.conv.weight.chunk(2), self.conv.bias.chunk(2))
             value, gate = (F.conv2d(x, *half) for half in halves)
         else:

@@ -1,6 +1,6 @@
-"""The pose lab's nets at half resolution (--nets unet): the same five names as in modules.py.
+"""The pose lab's nets at half resolution (--nets unet): the same five names as in course.py.
 
-Eight 3x3 convolutions at full size see little of a picture; a U-Net sees all of it for less.
+Eight 3x3 convolutions at full resolution see a neighbourhood; a U-Net sees the whole image.
 Frames and poses are (B, 3, H, W), features (B, C, H/2, W/2); H and W are even.
 """
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from . import course
 
 SCALE = 2  # of a frame to its features
-RESIDUAL_GAIN = 0.3  # a new block is near its shortcut, so that a deep net trains at once
+RESIDUAL_GAIN = 0.3  # new blocks start near the identity, so that a deep net trains quickly
 
 
 class Block(nn.Module):
@@ -41,14 +41,14 @@ class RGB_Encoder(nn.Module):
 
 
 class Label_Encoder(RGB_Encoder):
-    """A pose picture (3 channels), drawn on white -> its features (L_dim)."""
+    """A pose image (3 channels) on white -> its features (L_dim)."""
 
     def forward(self, pose):
         return self.conv(F.pixel_unshuffle(1 - pose, SCALE))
 
 
 class Gaussian_Predictor(course.Gaussian_Predictor):
-    """Frame and pose features -> z and the mean and log variance it was drawn with (N_dim each)."""
+    """Frame and pose features -> z and its mean and log variance (N_dim each)."""
 
     def __init__(self, in_chans, out_chans):
         width = 4 * out_chans
@@ -56,7 +56,7 @@ class Gaussian_Predictor(course.Gaussian_Predictor):
 
 
 class Decoder_Fusion(nn.Module):
-    """All features and z -> what the Generator draws from (D_out_dim): a U-Net of three stages."""
+    """All features and z -> the Generator's input (D_out_dim): a U-Net of three stages."""
 
     def __init__(self, in_chans, out_chans):
         super().__init__()

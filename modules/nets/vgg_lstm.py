@@ -1,6 +1,6 @@
 """The robot lab's four nets. Frames are 64x64; a vector's sequence is (B, T, ...).
 
-No net keeps a hidden state: who calls a recurrent net hands it in, and gets the next one back.
+No net stores a hidden state: the caller passes it in and gets the next one back.
 """
 
 import torch
@@ -21,7 +21,7 @@ class vgg_block(nn.Sequential):
         )
 
 
-def vgg_stage(*chans):
+def vgg_stage(*chans: int) -> nn.Sequential:
     """Blocks from each number of channels to the next."""
     return nn.Sequential(*(vgg_block(a, b) for a, b in zip(chans, chans[1:])))
 
@@ -108,7 +108,7 @@ class gaussian_lstm(nn.Module):
         return self.mu_net(x), bound(self.logvar_net(x), LOGVAR_MIN, LOGVAR_MAX), hidden
 
 
-def init_weights(layer):
+def init_weights(layer: nn.Module) -> None:
     """Convolutions and linear layers N(0, .02), BatchNorm N(1, .02), biases 0; not the LSTMs."""
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(layer.weight, 0, 0.02)

@@ -12,7 +12,7 @@ from ..files import write_atomically
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-COPIED = "copy-first-frame baseline"
+BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
 CURVES = {  # file name -> title, unit, columns of metrics.csv
     "loss": ("Loss", "MSE + beta KL", ["train/loss", "val/loss"]),
     "mse": ("Training MSE", "MSE", ["train/mse"]),
@@ -23,7 +23,7 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
     "psnr": (
         "Validation PSNR",
         "dB",
-        ["val/psnr", "val/psnr_min", "val/psnr_given_frame_repeated"],
+        ["val/psnr", "val/psnr_min", BASELINE],
     ),
     "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
 }
@@ -32,7 +32,6 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
 LABELS = {
     "val/psnr": "mean",
     "val/psnr_min": "lowest frame",
-    "val/psnr_given_frame_repeated": COPIED,
     "train/loss": "training",
     "train/kl": "training",
     "val/loss": "validation",
@@ -45,26 +44,33 @@ def save_figure(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_curve(axes: Axes, rows: list[dict], title: str, unit: str, columns: list[str]) -> None:
+def draw_curve(
+    axes: Axes,
+    rows: list[dict],
+    title: str,
+    unit: str,
+    columns: list[str],
+    baseline: str = "",
+) -> None:
     for column in columns:
         points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
         if points:
             x, y = zip(*points)
-            baseline = column.endswith("given_frame_repeated")
+            is_baseline = column == BASELINE
             style = (
                 {"color": "0.6", "ls": "--"}
-                if baseline
+                if is_baseline
                 else {"marker": "." if len(x) < 50 else None}
             )
-            axes.plot(x, y, label=LABELS.get(column, column.replace("/", ", ")), **style)
+            axes.plot(x, y, label=baseline if is_baseline else LABELS.get(column, column), **style)
     axes.set(title=title, xlabel="epoch", ylabel=unit)
     axes.grid(alpha=0.3)
     if len(columns) > 1:
         axes.legend(fontsize=8, framealpha=0.6)
 
 
-def draw_curves(folder: Path, rows: list[dict], loss: str = "MSE + beta KL") -> None:
-    """One plot per quantity, and curves.png with all of them. `loss` is what --loss minimises."""
+def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> None:
+    """One plot per quantity, and curves.png with all. `loss` and `baseline` are labels."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     curves = CURVES | {"loss": (CURVES["loss"][0], loss, CURVES["loss"][2])}
@@ -75,9 +81,9 @@ def draw_curves(folder: Path, rows: list[dict], loss: str = "MSE + beta KL") -> 
         -(-len(drawn) // 4), 4, figsize=(18, 7), layout="constrained", squeeze=False
     )
     for cell, (name, curve) in zip(grid.flat, drawn.items()):
-        draw_curve(cell, rows, *curve)
+        draw_curve(cell, rows, *curve, baseline)
         single, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-        draw_curve(axes, rows, *curve)
+        draw_curve(axes, rows, *curve, baseline)
         save_figure(single, folder / f"{name}.png")
     for cell in list(grid.flat)[len(drawn) :]:
         cell.axis("off")
@@ -88,7 +94,7 @@ def draw_psnr_per_frame(path: Path, curves: dict[str, list[float]], first: int =
     """{label: PSNR of frames first, first + 1, ...} -> one plot; the baseline is dashed."""
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for label, psnr in curves.items():
-        style = {"color": "0.6", "ls": "--"} if label.startswith(COPIED) else {}
+        style = {"color": "0.6", "ls": "--"} if label.startswith("copy-") else {}
         label = f"{label}: mean {np.mean(psnr):.2f} dB"
         axes.plot(range(first, first + len(psnr)), psnr, lw=1, label=label, **style)
     axes.set(title="PSNR per frame of the rollout", xlabel="frame", ylabel="PSNR (dB)")

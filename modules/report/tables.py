@@ -21,12 +21,12 @@ COLUMNS = {  # printed heading -> key of a score
     "competition": "psnr_competition",
     "lowest": "psnr_min",
     "pose box": "psnr_pose_box",
-    "copy first": "psnr_given_frame_repeated",
+    "baseline": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
 
 
-def print_scores(scores: dict) -> None:
+def print_scores(scores: dict, baseline: str) -> None:
     columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
     print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>13}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
@@ -34,7 +34,7 @@ def print_scores(scores: dict) -> None:
     for name, values in (lines | {"mean": scores["mean"]}).items():
         print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
-    print(f"{gain:+.2f} dB over the copy-first-frame baseline")
+    print(f"{gain:+.2f} dB over the {baseline}")
     if "drift" in scores["mean"]:
         print_drift(lines | {"mean": scores["mean"]})
     for name, value in scores["mean"].get("psnr_competition_groups", {}).items():

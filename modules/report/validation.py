@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .figures import COPIED, draw_kl, draw_psnr_per_frame
+from .figures import draw_kl, draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
 from .tables import write_csv
 
@@ -25,7 +25,7 @@ def draw(
     """val.gif, its film strip, and the PSNR of every frame: the mean over all clips."""
     write_gif(folder / "val.gif", side_by_side(*rows.values()), lab.frame_ms)
     given, psnr = lab.given, lab.frame_psnr
-    curves = {"rollout": psnr(pred, true), COPIED: psnr(true[:, given - 1 : given], true)}
+    curves = {"rollout": psnr(pred, true), lab.baseline: psnr(true[:, given - 1 : given], true)}
     curves = {name: values.mean(0)[given:].tolist() for name, values in curves.items()}
     if plots:
         draw_strip(folder / "val_strip.png", rows, lab.strip_times(true.shape[1]))

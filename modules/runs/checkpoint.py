@@ -25,7 +25,7 @@ def load(path: str | Path) -> dict:
     """-> the dict of a checkpoint file; a bare state_dict is wrapped. It never unpickles code."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"--ckpt_path {path} is not a file")
+        raise UserError(f"{path} is not a checkpoint file")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
@@ -159,7 +159,7 @@ def describe_template(path: str | Path, checkpoint: dict) -> str:
     """One line about which parts of a template file are used."""
     ignored = [k for k in checkpoint if k != "state_dict"]
     note = f"; ignored: {', '.join(ignored)}" if ignored else ""
-    return f"{path}: a checkpoint of the course's template; its weights are used{note}"
+    return f"{path}: a checkpoint of published code; its weights are used{note}"
 
 
 def lab_of(checkpoint: dict) -> str:

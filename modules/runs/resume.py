@@ -72,7 +72,9 @@ class Resumable:
         place += f", after {self.steps_done} of its steps" if self.steps_done else ""
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
         if self.best_score is not None and not self.best_is_there():
-            print(f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next score counts")
+            print(
+                f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next validation sets a new best"
+            )
             self.best_score = None
         if self.history:
             self.write_metrics()
@@ -147,7 +149,7 @@ def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
     for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
         if name not in MAY_CHANGE:
             raise UserError(
-                f"{path} was trained with --{name} {old}, now it is {now[name]}: another "
+                f"{path} was trained with --{name} {old}, but it is {now[name]} now: another "
                 "experiment; use another --save_root, or start a new run with --resume never"
             )
     return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in PRINTED]

@@ -11,7 +11,7 @@ import torch
 from ..config import Compute
 from ..errors import UserError
 
-MANY_SHAPES = 256  # of what compiled nets are fed, one compilation each
+MANY_SHAPES = 256  # of what compiled nets are fed, one compilation per input shape
 MANY_PRIMITIVES = "8192"  # convolutions of one shape, ready to run; oneDNN forgets all but 1024
 M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, HUGE_PAGE = -1, -4, 14, 2**21  # of Linux
 
@@ -24,7 +24,7 @@ def default_device() -> str:
 
 
 def choose_device(settings: Compute) -> torch.device:
-    """--device and --gpu -> torch.device, and a printed line. What is asked for must be there."""
+    """--device and --gpu -> torch.device, and a printed line. It must exist."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
     if name.startswith("cuda") and not cuda:
@@ -36,7 +36,7 @@ def choose_device(settings: Compute) -> torch.device:
             f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0"
         )
     if name == "mps" and not mps:
-        raise UserError("--device mps: this torch does not offer it; use --device cpu")
+        raise UserError("--device mps: this PyTorch has no MPS support; use --device cpu")
     device = torch.device(name)
     if device.index is not None:  # what names no GPU means this one
         torch.cuda.set_device(device)
@@ -54,15 +54,15 @@ def choose_device(settings: Compute) -> torch.device:
     return device
 
 
-def only_deterministic_operations():
-    """--deterministic. What has no such form raises instead of being random."""
+def only_deterministic_operations() -> None:
+    """--deterministic: an operation without a deterministic form raises an error."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is first used
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
     torch.backends.cudnn.benchmark = False
 
 
-def choose_precision(precision, device):
+def choose_precision(precision: str, device: torch.device) -> str:
     """auto -> bf16 where the device has instructions for it, else float32."""
     if precision != "auto":
         return precision
@@ -75,12 +75,11 @@ def choose_precision(precision, device):
 
 
 @functools.cache
-def keep_memory():
-    """Have the C library keep what a training step frees for the next one, in huge pages.
+def keep_memory() -> None:
+    """Make the C library keep freed memory for the next training step, in huge pages.
 
-    As it is, it gives all back after every step, and gets it again page by page: a tenth of the
-    time. What is reserved here takes no memory before it is used. Elsewhere than on Linux with
-    glibc nothing happens.
+    By default it returns all memory after every step and requests it again page by page, a tenth
+    of the time. The reserved block takes no memory before it is used. Only Linux with glibc.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -98,8 +97,8 @@ def keep_memory():
         libc.free(block)
 
 
-def compile_nets(model, mode, device):
-    """--compile: replace the model's large nets by compiled ones; their weights stay theirs."""
+def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> None:
+    """--compile: replace the model's large nets by compiled ones."""
     if mode == "off":
         return
     from torch._dynamo import config as dynamo  # slow to import
@@ -112,8 +111,8 @@ def compile_nets(model, mode, device):
         getattr(model, name).compile(dynamic=False)
 
 
-def what_compiling_lacks(device):
-    """What --compile needs and is not there, if anything is."""
+def what_compiling_lacks(device: torch.device) -> str | None:
+    """What --compile needs and this machine lacks, if anything."""
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "a C++ compiler (g++)"
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
@@ -123,7 +122,7 @@ def what_compiling_lacks(device):
     return None
 
 
-def rng_states(device):
+def rng_states(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of every generator that training draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -133,8 +132,8 @@ def rng_states(device):
     return states
 
 
-def set_rng_states(states, device):
-    """Take them up; a run that was moved to another kind of device draws other numbers there."""
+def set_rng_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Restore them; on another kind of device a run draws other numbers."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,29 +1,31 @@
-"""CUDA graphs: many small operations recorded once, then launched as one (--cuda_graphs).
+"""CUDA graphs: a step is captured once and replayed as one launch (--cuda_graphs).
 
-A GPU that is fed small operations waits for the host, which takes longer to ask for one than the
-GPU takes to do it.
+Small operations are bound by launch latency: the host takes longer to launch one than the GPU to
+run it.
 """
 
 import functools
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ..errors import UserError
 
-WARM_UP = 3  # calls as they are, in which libraries choose and set up what a recording may not
+WARM_UP = 3  # eager calls, in which libraries initialise what must not happen during capture
 
 
 class Recorded:
     """A function of tensors and settings -> a tensor or a tuple of them; recorded once for every
     shape and setting, then replayed.
 
-    All else that it reads or writes must stay where it is, and it may never wait for the device.
+    All other tensors must keep their addresses, and the function must not synchronise.
     """
 
-    def __init__(self, function):
+    def __init__(self, function: Callable):
         self.function, self.calls, self.recordings = function, {}, {}
-        self.memory = None  # of all recordings: none reads what another left there
+        self.memory = None  # one pool for all captures: none reads what another left there
 
     def __call__(self, *inputs, **settings):
         key = (*(x.shape for x in inputs), *settings.items())
@@ -36,11 +38,11 @@ class Recorded:
         for place, x in zip(places, inputs):
             place.copy_(x)
         replay()
-        copies = [x.clone() for x in results]  # the next replay overwrites them
+        copies = [x.clone() for x in results]  # the next replay overwrites the results
         return tuple(copies) if len(copies) > 1 else copies[0]
 
-    def record(self, inputs, settings):
-        """-> what replays it, where its inputs go, and where its results are."""
+    def record(self, inputs: tuple, settings: dict) -> tuple:
+        """-> the replay function, the input buffers and the results."""
         graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
         self.memory = self.memory or torch.cuda.graph_pool_handle()
         gc.collect()  # a recording that is thrown away while another is made would spoil it
@@ -61,13 +63,13 @@ class Recorded:
 
 
 @functools.cache
-def side_stream():
-    """Where steps run before they are recorded, and while: one, as each keeps its own memory."""
+def side_stream() -> torch.cuda.Stream:
+    """The stream of warm-up and capture: a single one, since each stream keeps its own memory."""
     return torch.cuda.Stream()
 
 
-def aside(function, inputs, settings):
-    """Call it on a stream of its own, as what is to be recorded must be first."""
+def aside(function: Callable, inputs: tuple, settings: dict) -> Any:
+    """Call it on the side stream, as CUDA graphs require before capture."""
     stream = side_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -76,8 +78,10 @@ def aside(function, inputs, settings):
     return results
 
 
-def check_graphs(settings, device, model, training):
-    """--cuda_graphs only where it can work."""
+def check_graphs(
+    settings: Any, device: torch.device, model: torch.nn.Module, training: bool
+) -> None:
+    """Refuse --cuda_graphs where it cannot work."""
     if device.type != "cuda":
         raise UserError(f"--cuda_graphs needs a CUDA GPU, but the device is {device.type}")
     if training and settings.compile != "off":
@@ -92,7 +96,7 @@ def check_graphs(settings, device, model, training):
         raise UserError(f"--cuda_graphs records Adam's and AdamW's steps, not {settings.optim}'s")
 
 
-def record_rollouts(model):
-    """Have a model's rollouts replay their step, where its state is one frame."""
+def record_rollouts(model: torch.nn.Module) -> None:
+    """Replay the step of a model's rollouts, if its state is one frame."""
     if model.STATE_IS_A_FRAME:
         model.predict_frame = Recorded(model.predict_frame)

@@ -2,33 +2,33 @@
 
 import torch
 
-MSE_FLOOR = 1e-5  # a frame that scores 50 dB is not worth more effort
+MSE_FLOOR = 1e-5  # no gain beyond 50 dB
 
 
-def kl_criterion(mu, logvar, batch_size):
+def kl_criterion(mu: torch.Tensor, logvar: torch.Tensor, batch_size: int) -> torch.Tensor:
     """KL(N(mu, exp logvar) || N(0, I)), summed over the latent values, per item of the batch."""
     return kl_values(mu, logvar).sum() / batch_size
 
 
-def kl_values(mu, logvar):
+def kl_values(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     mu, logvar = mu.float(), logvar.float()
     # expm1: near the prior 1 + logvar - exp(logvar) would be lost in rounding
     return 0.5 * (mu.pow(2) + torch.expm1(logvar) - logvar)
 
 
-def kl_per_dimension(mu, logvar):
-    """(B, T, N, ...) twice -> (N,): the nats a frame that each dimension of z carries."""
+def kl_per_dimension(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """(B, T, N, ...) twice -> (N,): the KL of each dimension of z, in nats per frame."""
     values = kl_values(mu, logvar).flatten(0, 1)  # (frames, N, ...)
     return values.mean(0).flatten(1).sum(1) if values.dim() > 2 else values.mean(0)
 
 
-def kl_above(free_bits, mu, logvar):
-    """What the KL costs where a dimension's first `free_bits` nats are free."""
+def kl_above(free_bits: float, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """The KL above `free_bits` nats per dimension: the first nats are free."""
     return kl_per_dimension(mu, logvar).clamp_min(free_bits).sum()
 
 
-def calibrated_loss(pred, true):
-    """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, but for constants.
+def calibrated_loss(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, up to a constant.
 
     Of a Gaussian whose variance is the best for every frame, which is the frame's own squared
     error; times 2 / (C H W). Every frame counts alike, as it does in a mean of PSNRs.

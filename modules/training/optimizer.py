@@ -3,12 +3,18 @@
 No host-device synchronisation, except with optimizers that torch has not fused.
 """
 
+from collections.abc import Iterable
+
 import torch
+
+from ..config import Optimization
 
 FUSED = ("Adam", "AdamW", "SGD")  # these skip a step by themselves, on the device
 
 
-def make_optimizer(parameters, settings):
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], settings: Optimization
+) -> torch.optim.Optimizer:
     """--optim by name; --beta1 is its momentum."""
     momentum = {"momentum": settings.beta1}
     more = momentum if settings.optim in ("SGD", "RMSprop") else {"betas": (settings.beta1, 0.999)}
@@ -19,7 +25,7 @@ def make_optimizer(parameters, settings):
     return start_momentum(getattr(torch.optim, settings.optim)(weights, lr=lr, **more))
 
 
-def set_lr(optim, lr):
+def set_lr(optim: torch.optim.Optimizer, lr: float) -> None:
     for group in optim.param_groups:
         if torch.is_tensor(group["lr"]):
             group["lr"].fill_(lr)
@@ -27,7 +33,7 @@ def set_lr(optim, lr):
             group["lr"] = lr
 
 
-def start_momentum(optim):
+def start_momentum(optim: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """SGD's momentum starts as zeros: torch's own first step, if it is skipped, leaves it as
     memory that nobody has set, and cannot be the first one of some weights only."""
     for group in optim.param_groups if isinstance(optim, torch.optim.SGD) else ():
@@ -36,7 +42,7 @@ def start_momentum(optim):
     return optim
 
 
-def load_optimizer(optim, state):
+def load_optimizer(optim: torch.optim.Optimizer, state: dict) -> None:
     """Restore the moments of a checkpoint, if they fit; settings stay those of the flags."""
     settings = [dict(group) for group in optim.param_groups]
     expected = moments_of_one(settings[0], type(optim))
@@ -52,7 +58,7 @@ def load_optimizer(optim, state):
     start_momentum(optim)
 
 
-def moments_of_one(settings, kind):
+def moments_of_one(settings: dict, kind: type) -> dict[str, torch.Tensor]:
     """The moments that this kind of optimizer keeps of a weight of shape (1,)."""
     weight = torch.zeros(1, requires_grad=True, device=settings["params"][0].device)
     weight.grad = torch.zeros_like(weight)
@@ -61,7 +67,7 @@ def moments_of_one(settings, kind):
     return probe.state[weight]
 
 
-def step_if(finite, optim):
+def step_if(finite: torch.Tensor, optim: torch.optim.Optimizer) -> None:
     """An optimizer step; a non-finite one leaves weights and moments as they are."""
     if type(optim).__name__ in FUSED:
         optim.found_inf = (~finite).float()
@@ -70,17 +76,21 @@ def step_if(finite, optim):
         optim.step()
 
 
-def buffer_copies(model):
+def buffer_copies(model: torch.nn.Module) -> list[torch.Tensor]:
     """A copy of what the forward pass itself changes: the running statistics of BatchNorm."""
     return [buffer.clone() for buffer in model.buffers()]
 
 
-def restore_buffers_unless(finite, model, before):
+def restore_buffers_unless(
+    finite: torch.Tensor, model: torch.nn.Module, before: list[torch.Tensor]
+) -> None:
     for now, then in zip(model.buffers(), before):
         now.copy_(torch.where(finite, now, then))
 
 
-def update_ema_if(finite, mean, model, share):
+def update_ema_if(
+    finite: torch.Tensor, mean: torch.nn.Module, model: torch.nn.Module, share: torch.Tensor
+) -> None:
     """Move the averaged model `mean` towards the model, by this share of the way."""
     means, values = list(mean.parameters()), list(model.parameters())
     change = torch._foreach_sub(values, means)

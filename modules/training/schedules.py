@@ -13,23 +13,27 @@ from ..config import Training
 class kl_annealing:
     """The weight beta of the KL term, epoch by epoch."""
 
-    def __init__(self, settings, current_epoch=0):
+    def __init__(self, settings: Training, current_epoch: int = 0):
         self.settings = settings
         self.current_epoch = current_epoch
 
-    def update(self):
+    def update(self) -> None:
         self.current_epoch += 1
 
-    def get_beta(self):
+    def get_beta(self) -> float:
         return beta_at(self.current_epoch, self.settings)
 
     @staticmethod
-    def frange_cycle_linear(n_iter, start=0.0, stop=1.0, n_cycle=1, ratio=1):
+    def frange_cycle_linear(
+        n_iter: int, start: float = 0.0, stop: float = 1.0, n_cycle: int = 1, ratio: float = 1
+    ) -> list[float]:
         """The whole table of n_iter values: n_cycle ramps from start to stop."""
         return [cycle_linear(i, n_iter, start, stop, n_cycle, ratio) for i in range(n_iter)]
 
 
-def cycle_linear(i, n_iter, start, stop, n_cycle, ratio):
+def cycle_linear(
+    i: int, n_iter: int, start: float, stop: float, n_cycle: int, ratio: float
+) -> float:
     """Value i of n_cycle ramps: each rises for `ratio` of its cycle, then stays at stop."""
     cycle = ((i + 1) * n_cycle - 1) // n_iter  # the current cycle: c * n_iter // n_cycle <= i
     age = i - cycle * n_iter // n_cycle
@@ -37,7 +41,7 @@ def cycle_linear(i, n_iter, start, stop, n_cycle, ratio):
     return stop if age >= rise else start + (stop - start) * age / rise
 
 
-def beta_at(epoch, settings):
+def beta_at(epoch: int, settings: Training) -> float:
     if epoch < settings.pretrain_epochs:
         return 0.0
     first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
@@ -56,7 +60,7 @@ def beta_at(epoch, settings):
     return max(beta, settings.kl_anneal_floor)
 
 
-def tfr_at(epoch, settings):
+def tfr_at(epoch: int, settings: Training) -> float:
     """Probability of teacher forcing: --tfr before --tfr_sde, then decaying to its lower bound."""
     if epoch < settings.tfr_sde:
         return settings.tfr
@@ -70,7 +74,7 @@ def tfr_at(epoch, settings):
     )
 
 
-def lr_at(epoch, settings):
+def lr_at(epoch: int, settings: Training) -> float:
     """Linear warm-up, then --lr_schedule; cosine is at --lr_min in the last epoch."""
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / (settings.warmup_epochs + 1)
@@ -82,7 +86,7 @@ def lr_at(epoch, settings):
     return settings.lr
 
 
-def line(x, x0, x1, y0, y1):
+def line(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
     """The straight line from (x0, y0) to (x1, y1), level outside; y0 if they are one point."""
     if x1 <= x0:
         return y0
@@ -90,7 +94,7 @@ def line(x, x0, x1, y0, y1):
     return y0 * (1 - share) + y1 * share
 
 
-def table(settings):
+def table(settings: Training) -> list[dict]:
     """One dict an epoch: what a run with these flags will do."""
     return [
         {
@@ -116,11 +120,6 @@ def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
     for _, same in itertools.groupby(rows, key=lambda row: (row["beta"], row["tfr"], row["lr"])):
         first, *_, last = [*same] * 2
         yield first["epoch"], last["epoch"], first
-
-
-def objective_name(settings: Training) -> str:
-    """What --loss minimises, as a label."""
-    return "MSE + beta KL" if settings.loss == "mse" else "log MSE + beta KL"
 
 
 def warnings(settings: Training) -> Iterator[str]:

@@ -117,7 +117,9 @@ def add_life(curves):
     curves["look"] += 12 * np.sin(0.45 * beat)
     for side, start in (("_r", 0), ("_l", np.pi)):
         step = gain * np.sin(phase + start)
-        passing = np.clip(np.cos(phase + start + 0.4), 0, 1) ** 2  # a leg bends to pass the other
+        passing = (
+            np.clip(np.cos(phase + start + 0.4), 0, 1) ** 2
+        )  # the knee flexes as one leg passes the other
         curves["hip" + side] += 28 * step + breath
         curves["knee" + side] += 55 * gain * passing + 2 * breath
         curves["swing" + side] -= 24 * step

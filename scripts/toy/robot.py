@@ -227,8 +227,8 @@ def joints(hand):
     reach = wrist - SHOULDER
     ahead, aside = unit(reach), np.array((0, -0.9, 1))
     aside = unit(aside - ahead * (aside @ ahead))
-    bend = np.sqrt(max(LINK**2 - reach @ reach / 4, 0))
-    return SHOULDER + reach / 2 + bend * aside, wrist
+    flex = np.sqrt(max(LINK**2 - reach @ reach / 4, 0))
+    return SHOULDER + reach / 2 + flex * aside, wrist
 
 
 def arm_rods(hand, opening, colours):

@@ -1,0 +1,188 @@
+"""Rollouts of the pose lab against a loop over frames; none of them sees the true future."""
+
+import copy
+
+import pytest
+import torch
+from helpers import TINY, assert_close, draw, make_model, make_trainer, random_clips
+from pose_reference import EXTRAS, reference_rollout
+
+import Tester
+from dataloader import Dataset_Dance
+from modules.cli.parser import parse
+from modules.models.pose import VAE_Model
+from modules.models.rollout import STEPS_AT_ONCE, noise_source, roll_out
+from modules.runs import checkpoint as ckpt
+
+
+def rolled(model, frames, poses, z_source="sample", seed=0):
+    """Clips 0, 1, ... rolled out from their first frames."""
+    noise = noise_source(z_source, seed, range(len(frames)))
+    return roll_out(model, frames[:, :1], poses, noise)
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("posterior", ["current", "previous"])
+@pytest.mark.parametrize("z_source", ["sample", "mean"])
+def test_a_rollout_matches_the_loop_over_frames(extra, posterior, z_source):
+    model = make_model(posterior=posterior, **EXTRAS[extra])
+    frames, poses = random_clips(2)
+    noise = noise_source(z_source, 0, range(2))
+    noises = [noise((4, *model.feature_size)) for _ in range(4)]
+    assert any(n.any() for n in noises) == (z_source == "sample")
+    expected = reference_rollout(model, frames[:, 0], poses, noises)
+    assert_close(rolled(model, frames, poses, z_source), expected)
+
+
+@pytest.mark.parametrize("length", [2, 64, 65, 66, 129, 150])
+def test_a_long_rollout_matches_the_loop_over_frames(length):
+    model, (frames, poses) = make_model(), random_clips(1, length)
+    noises = torch.zeros(length - 1, 1, 4, 12, 16)
+    found = rolled(model, frames, poses, "mean")
+    assert_close(found, reference_rollout(model, frames[:, 0], poses, noises))
+
+
+def test_a_rollout_starts_with_the_given_frame_and_has_a_frame_per_pose():
+    model, (frames, poses) = make_model(), random_clips(2, 7)
+    found = rolled(model, frames, poses)
+    assert found.shape == poses.shape and torch.isfinite(found).all()
+    assert torch.equal(found[:, 0], frames[:, 0])
+
+
+def test_a_rollout_of_several_given_frames_continues_from_the_last():
+    model, (frames, poses) = make_model(), random_clips(2, 7)
+    found = roll_out(model, frames[:, :3], poses, noise_source("mean", 0, range(2)))
+    assert torch.equal(found[:, :3], frames[:, :3])
+    assert_close(found[:, 2:], rolled(model, frames[:, 2:], poses[:, 2:], "mean"))
+
+
+@pytest.mark.parametrize("t", [1, 3, 4])
+def test_a_pose_affects_its_own_frame_and_no_earlier_one(t):
+    model, (frames, poses) = make_model(), random_clips(2)
+    other = poses.clone()
+    other[:, t] = 1 - poses[:, t]
+    before, after = rolled(model, frames, poses), rolled(model, frames, other)
+    assert torch.equal(before[:, :t], after[:, :t])
+    assert (before[:, t] - after[:, t]).abs().max() > 1e-6
+
+
+class Repeat(VAE_Model):
+    """Repeats its frame: steps take no time."""
+
+    def predict_frame(self, state, condition, noise):
+        return state, state
+
+
+def test_a_rollout_of_any_length_prepares_a_few_steps_at_a_time():
+    drawn = []
+
+    def draw_noise(shape):
+        drawn.append(shape[0])
+        return torch.zeros(1, *shape)
+
+    model = Repeat(make_model().settings).eval()
+    poses = torch.zeros(1, 1, 3, 12, 16).expand(1, 6300, 3, 12, 16)
+    frames = sum(1 for _ in model.rollout(torch.zeros(1, 1, 3, 12, 16), poses, draw_noise))
+    assert frames == 6300 and max(drawn) == STEPS_AT_ONCE and sum(drawn) == 6299
+
+
+def test_a_rollout_changes_no_weights_and_no_statistics():
+    model, (frames, poses) = make_model(), random_clips(2)
+    before = copy.deepcopy(model.state_dict())
+    found = rolled(model.train(), frames, poses)
+    assert not found.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# ---------------------------------------------------------------- noise
+
+
+def test_the_noise_of_a_clip_is_bit_identical_in_any_batch():
+    together, alone = noise_source("sample", 3, [0, 1, 4]), noise_source("sample", 3, [4])
+    for _ in range(3):
+        noise = together((4, 2, 3))
+        assert torch.equal(noise[2:], alone((4, 2, 3)))
+        assert len(noise.unique()) == noise.numel()
+
+
+def test_rollouts_do_not_depend_on_the_batch():
+    model, (frames, poses) = make_model(), random_clips(3, 6)
+    together = rolled(model, frames, poses)
+    for numbers in ([0], [1], [2, 1]):
+        noise = noise_source("sample", 0, numbers)
+        alone = roll_out(model, frames[numbers, :1], poses[numbers], noise)
+        assert_close(alone, together[numbers])
+
+
+def test_the_seed_determines_the_samples():
+    model, (frames, poses) = make_model(), random_clips(2)
+    first = rolled(model, frames, poses, seed=1)
+    torch.manual_seed(1234)
+    assert torch.equal(rolled(model, frames, poses, seed=1), first)
+    assert not torch.allclose(rolled(model, frames, poses, seed=2)[:, 1:], first[:, 1:], atol=1e-5)
+
+
+def test_the_mean_does_not_depend_on_the_seed():
+    model, (frames, poses) = make_model(), random_clips(2)
+    found = [rolled(model, frames, poses, "mean", seed) for seed in (1, 2)]
+    assert torch.equal(*found)
+
+
+# ---------------------------------------------------------------- no leak of the true future
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"posterior": "previous"}, {"position_map": 2}, {"z_source": "mean"}, {"ema": 0.9}],
+    ids=str,
+)
+def test_validation_does_not_depend_on_the_true_future(dataset, tmp_path, changes):
+    val_set = Dataset_Dance(dataset, "val", 6, size=(12, 16))
+    trainer = make_trainer(tmp_path, val_set=val_set, **changes)
+    seen = trainer.roll_out_validation()
+    trainer.val_frames[:, 1:] = float("nan")
+    blind = trainer.roll_out_validation()
+    assert torch.isfinite(blind).all() and torch.equal(seen, blind)
+
+
+def test_validation_scores_its_rollout_against_the_truth(dataset, tmp_path):
+    val_set = Dataset_Dance(dataset, "val", 6, size=(12, 16))
+    trainer = make_trainer(tmp_path, val_set=val_set)
+    pred = trainer.val_one_step(trainer.val_frames[:, :1], trainer.val_conditions)[0].clamp(0, 1)
+    mse = (pred - trainer.val_frames[0]).double().pow(2).flatten(1).mean(1)[1:]
+    psnr = (-10 * mse.log10()).tolist()
+    scores = trainer.validate()
+    assert scores["psnr"] == pytest.approx(sum(psnr) / len(psnr), abs=1e-3)
+    assert scores["psnr_min"] == pytest.approx(min(psnr), abs=1e-3)
+
+
+@pytest.fixture
+def make_tester(dataset, tmp_path):
+    """make_tester(flag, ...) -> a Tester of one template file."""
+    path = tmp_path / "epoch=0.ckpt"
+    torch.save({"state_dict": make_model().state_dict(), "lr": 0.001}, path)
+    fixed = ["--DR", dataset, "--save_root", tmp_path / "test", "--ckpt_path", path, *TINY]
+    fixed += ["--device", "cpu", "--precision", "float32"]
+
+    def make(*flags):
+        settings, typed = parse("Tester", [str(f) for f in (*fixed, *flags)])
+        return Tester.Tester(settings, typed, torch.device("cpu"), ckpt.load(path))
+
+    return make
+
+
+def test_a_test_rollout_does_not_depend_on_the_truth(make_tester, dataset):
+    before = make_tester().rollout()
+    for i, path in enumerate(sorted(dataset.glob("test/test_truth/*/*.png"))):
+        draw(7 * i, pose=True).save(path)
+    tester = make_tester()
+    after = tester.rollout()
+    assert all(torch.equal(a, b) for a, b in zip(before, after))
+    assert [len(clip) for clip in after] == [6, 5]
+    assert all(torch.equal(clip[:1], given) for clip, given in zip(after, tester.given))
+
+
+def test_padding_does_not_change_short_clips(make_tester):
+    together, alone = make_tester().rollout(), make_tester("--batch_size", 1).rollout()
+    for a, b in zip(together, alone):
+        assert_close(a, b)
