@@ -404,7 +404,8 @@ class PoseTraining(PoseData, PoseModel, Training):
                 "--posterior_share below 1 trains on samples of N(0, I): leave out --learned_prior"
             )
         if self.learned_prior and self.pretrain_epochs >= self.num_epoch:
-            return f"--pretrain_epochs {self.pretrain_epochs} leaves no epochs to train the --learned_prior"
+            epochs = self.pretrain_epochs
+            return f"--pretrain_epochs {epochs} leaves no epochs to train the --learned_prior"
         return super().contradiction()
 
 

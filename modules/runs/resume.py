@@ -72,9 +72,8 @@ class Resumable:
         place += f", after {self.steps_done} of its steps" if self.steps_done else ""
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
         if self.best_score is not None and not self.best_is_there():
-            print(
-                f"{self.folder / 'best_score.ckpt'} is missing or damaged; the next validation sets a new best"
-            )
+            best = self.folder / "best_score.ckpt"
+            print(f"{best} is missing or damaged; the next validation sets a new best")
             self.best_score = None
         if self.history:
             self.write_metrics()
