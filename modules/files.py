@@ -41,7 +41,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
 
 def temporary_path(folder: Path, prefix: str) -> Path:
     """A new name in the folder. Unlike tempfile's, a file opened there follows the umask."""
-    return Path(folder) / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
+    return folder / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
 
 
 def sync_folder(folder: Path) -> None:

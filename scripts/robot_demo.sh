@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh clone to a robot arm that follows its actions: environment, data, training, test.
-#   bash scripts/robot_demo.sh [RUN_FOLDER [Trainer.py's own flags]]
+# Robot demo: environment, synthetic data set, training, test. About 10 minutes on two CPU cores.
+#   bash scripts/robot_demo.sh [RUN_FOLDER [flags of Trainer.py]]
 #   bash scripts/robot_demo.sh runs/cycles --kl_anneal_cyclical --kl_anneal_cycle 2
 #   bash scripts/robot_demo.sh runs/blind --condition none
 source "$(dirname "$0")/setup.sh"
@@ -16,13 +16,13 @@ else
     SIZE=(--vgg_width 8 --epoch_size 50)
 fi
 
-python Trainer.py --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" --niter 24 --val_every 4 \
-    --random_offset --standardise --tfr_start_decay_epoch 4 --tfr_mode linear \
-    --lr_schedule cosine --ema 0.99 "${@:2}"
+python Trainer.py --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" \
+    --niter 24 --val_every 4 --random_offset --standardise --tfr_start_decay_epoch 4 \
+    --tfr_mode linear --lr_schedule cosine --ema 0.99 "${@:2}"
 
 python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" --n_samples 3
 echo
-echo "gifs            $RUN/pred_seq0.gif and so on: truth, prediction (green: given, red: predicted)"
-echo "film strips     $RUN/strip0.png and so on"
+echo "gifs            $RUN/pred_seq0.gif, ...: truth, prediction (green: given, red: predicted)"
+echo "film strips     $RUN/strip0.png, ..."
 echo "curves          $RUN/plots/curves.png, $RUN/psnr_per_frame.png"
 echo "scores          $RUN/scores.json, $RUN/metrics.csv"

@@ -4,11 +4,12 @@
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../processed_data}
 RUNS=${1:-runs/report_a}
-MORE=${*:2} # flags for every run
+MORE=("${@:2}") # flags for every run
 
 train() { # train RUN_FOLDER FLAGS...
     python Trainer.py --lab robot --DR "$DR" --save_root "$RUNS/$1" --niter 100 --epoch_size 500 \
-        --batch_size 24 --lr 0.002 --tfr_start_decay_epoch 25 --tfr_mode linear "${@:2}" $MORE
+        --batch_size 24 --lr 0.002 --tfr_start_decay_epoch 25 --tfr_mode linear \
+        "${@:2}" ${MORE[@]+"${MORE[@]}"}
     python Tester.py --DR "$DR" --save_root "$RUNS/$1" --ckpt_path "$RUNS/$1/best_score.ckpt"
 }
 

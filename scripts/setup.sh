@@ -1,4 +1,5 @@
-# Sourced by the other scripts: changes to the repository and creates .venv with the requirements, once.
+# Sourced by the other scripts: changes to the repository's folder and, on first use, creates .venv
+# with the requirements.
 #   PYTHON=python3.12 bash scripts/demo.sh    chooses another Python
 #   VENV=/some/folder bash scripts/demo.sh    keeps the environment elsewhere
 set -euo pipefail
@@ -12,7 +13,9 @@ make_venv() {
         exit 1
     }
     # Reuse the torch and torchvision of this Python if they work together: no second download.
-    if "$python" -c 'import torch, torchvision; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)' 2>/dev/null; then
+    local usable='import torch, torchvision
+assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)'
+    if "$python" -c "$usable" 2>/dev/null; then
         site=--system-site-packages
         echo "using the torch and torchvision of $python"
     fi
@@ -20,7 +23,7 @@ make_venv() {
     "$python" -m venv $site "$VENV"
 }
 
-install() { # install REQUIREMENTS_FILE: runs pip only when the file has changed since the last time
+install() { # install REQUIREMENTS_FILE: runs pip only if the file has changed since last time
     local stamp="$VENV/installed-${1//\//-}"
     cmp -s "$1" "$stamp" && return
     echo "installing $1 (torch is large: this can take some minutes)"

@@ -4,11 +4,11 @@
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUNS=${1:-runs/report_c}
-MORE=${*:2} # flags for every run
+MORE=("${@:2}") # flags for every run
 
 train() { # train RUN_FOLDER FLAGS...
     python Trainer.py --DR "$DR" --save_root "$RUNS/$1" --lr 1e-4 --lr_schedule constant \
-        --kl_anneal_floor 1e-6 "${@:2}" $MORE
+        --kl_anneal_floor 1e-6 "${@:2}" ${MORE[@]+"${MORE[@]}"}
 }
 
 for kl in None Cyclical Monotonic; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Passes the tests: bash scripts/test.sh [pytest's own flags]
+# Runs the tests: bash scripts/test.sh [pytest's own flags]
 source "$(dirname "$0")/setup.sh"
 install tests/requirements.txt
 ruff check .

@@ -3,6 +3,6 @@
 #   bash scripts/test_checkpoint.sh RUN_FOLDER [Tester.py's own flags]
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
-RUN=${1:?which run folder?}
+RUN=${1:?usage: bash scripts/test_checkpoint.sh RUN_FOLDER [flags]}
 
 python Tester.py --DR "$DR" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" "${@:2}"

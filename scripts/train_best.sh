@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The best recipe (docs/training.md, docs/results.md). On 2,500 frames it takes about a quarter of an
-# hour of one CPU core with bf16.
+# The best recipe (docs/training.md, docs/results.md). On 2,500 frames it takes about a quarter of
+# an hour of one CPU core with bf16.
 #   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER] [more flags of Trainer.py]
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
@@ -18,7 +18,8 @@ fi
 # background; half of the clips get a foreground affine augmentation. The calibrated loss averages
 # log errors, as a mean of PSNRs does. z is a prior sample in training, the prior mean at test.
 FLAGS=(--DR "$DR" --save_root "$RUN" "${SIZE[@]}"
-    --nets unet --scene --first_frame --loss calibrated --loss_reduction mean --batch_size 16 --train_vi_len 5
+    --nets unet --scene --first_frame --loss calibrated --loss_reduction mean
+    --batch_size 16 --train_vi_len 5
     --shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0
     --pretrain_epochs 100000 --z_source mean --optim AdamW --lr 0.002 --lr_schedule cosine
     --warmup_epochs 1 --ema 0.995 "${@:2}")

@@ -5,7 +5,9 @@ source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
 RUN=${1:-runs/report_d}
 TFR=${TFR:-0}
+DECAY=()
+[[ $TFR =~ [1-9] ]] && DECAY=(--tfr_sde 10) # above 0
 
 python Trainer.py --DR "$DR" --save_root "$RUN" --num_epoch 100 --lr 1e-4 --lr_schedule constant \
-    --posterior previous --pretrain_epochs 10 --tfr "$TFR" --tfr_sde 10 --kl_anneal_type Cyclical \
-    "${@:2}"
+    --posterior previous --pretrain_epochs 10 --tfr "$TFR" ${DECAY[@]+"${DECAY[@]}"} \
+    --kl_anneal_type Cyclical "${@:2}"

@@ -18,10 +18,10 @@ from helpers import ROOT, SHORT, files_below, train_once
 from PIL import Image
 
 import Trainer
+from dataloader import Dataset_Dance
 from modules.config import TRAINING
 from modules.data.cache import decode
 from modules.data.folders import frame_number
-from modules.data.pose import Dataset_Dance
 from modules.errors import UserError
 from modules.fields import Number
 from modules.files import write_atomically
@@ -63,7 +63,7 @@ def file_as_folder(root):
     return root
 
 
-def no_pictures(root):
+def no_images(root):
     shutil.rmtree(root / "train/train_img")
     (root / "train/train_img").mkdir()
     return root / "train/train_img"
@@ -80,33 +80,33 @@ def one_pose_missing(root):
     return path
 
 
-def truncated_picture(root):
+def truncated_image(root):
     path = root / "train/train_img/frame000003.png"
     path.write_bytes(path.read_bytes()[:-60])
     return path
 
 
-def empty_picture(root):
+def empty_image(root):
     path = root / "train/train_label/frame000003.png"
     path.write_bytes(b"")
     return path
 
 
-def text_as_picture(root):
+def text_as_image(root):
     path = root / "val/val_img/frame000002.png"
     path.write_text("not a picture")
     return path
 
 
-def folder_as_picture(root):
+def folder_as_image(root):
     path = root / "val/val_img/frame000002.png"
     path.unlink()
     path.mkdir()
     return path
 
 
-def promise(root, pixels):
-    """A picture whose header, sound in itself, promises pixels x pixels; there are 16 x 16."""
+def image_claiming(root, pixels):
+    """An image of 16 x 16 pixels whose valid header claims pixels x pixels."""
     path = root / "train/train_img/frame000003.png"
     Image.new("1", (16, 16)).save(path)
     data = bytearray(path.read_bytes())
@@ -116,16 +116,16 @@ def promise(root, pixels):
     return path
 
 
-def gigantic_picture(root):
-    return promise(root, 60_000)
+def gigantic_image(root):
+    return image_claiming(root, 60_000)
 
 
-def large_picture_without_its_pixels(root):
-    return promise(root, 5_000)
+def large_image_without_its_pixels(root):
+    return image_claiming(root, 5_000)
 
 
-def wrong_byte_in_a_picture(root):
-    """Of full length, but its pixels cannot be unpacked: a native decoder may die of it."""
+def wrong_byte_in_an_image(root):
+    """Of full length, but its pixels cannot be decompressed; a native decoder may crash."""
     path = root / "train/train_img/frame000003.png"
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 20] ^= 255
@@ -150,9 +150,9 @@ def few_validation_frames(root):
 
 
 FOR_TRAINING = [
-    no_folder, empty_folder, file_as_folder, no_pictures, no_poses, one_pose_missing,
-    truncated_picture, empty_picture, text_as_picture, folder_as_picture, gigantic_picture,
-    large_picture_without_its_pixels, wrong_byte_in_a_picture,
+    no_folder, empty_folder, file_as_folder, no_images, no_poses, one_pose_missing,
+    truncated_image, empty_image, text_as_image, folder_as_image, gigantic_image,
+    large_image_without_its_pixels, wrong_byte_in_an_image,
     no_validation, few_training_frames, few_validation_frames,
 ]  # fmt: skip
 
@@ -167,20 +167,20 @@ def test_a_dataset_that_cannot_be_trained_on(call, dataset, tmp_path, spoil):
 
 
 DAMAGES = [
-    truncated_picture, empty_picture, gigantic_picture, large_picture_without_its_pixels,
-    wrong_byte_in_a_picture,
+    truncated_image, empty_image, gigantic_image, large_image_without_its_pixels,
+    wrong_byte_in_an_image,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("spoil", DAMAGES)
-def test_a_damaged_picture_is_the_one_that_skip_bad_frames_leaves_out(dataset, spoil):
+def test_skip_bad_frames_leaves_out_exactly_the_damaged_image(dataset, spoil):
     number = frame_number(spoil(dataset))
     clips = Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
     assert clips.numbers[clips.bad].tolist() == [number]
 
 
 @pytest.mark.parametrize("share", range(0, 100, 7))
-def test_a_picture_cut_off_anywhere_is_named_unless_all_its_pixels_are_there(dataset, share):
+def test_a_truncated_image_is_named_unless_all_its_pixels_are_there(dataset, share):
     path = dataset / "train/train_img/frame000003.png"
     whole, data = decode(path, (12, 16)), path.read_bytes()
     path.write_bytes(data[: len(data) * share // 100])

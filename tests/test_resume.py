@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import (
     ROOT,
+    SHORT,
     assert_ended,
     assert_same_files,
     assert_same_run,
@@ -95,6 +96,25 @@ def test_keep_deletes_all_but_the_newest(command, call, tmp_path, no_plots, keep
     assert (run / "epoch=best.ckpt").exists()
 
 
+def test_a_resumed_run_keeps_its_keep_and_deletes_only_its_own_files(call, dataset, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--DR", dataset, "--save_root", run, *SHORT, "--no-plots", "--per_save", 2]
+    flags += ["--kl_anneal_type", "None"]
+    assert_ended(call("Trainer", *flags, "--num_epoch", 3, "--keep", 0))
+    (run / "epoch=1.ckpt").write_text("not of this run: it saves every second epoch")
+    (run / "epoch=99.ckpt").write_text("not of this run: it has not come so far")
+    others = {"epoch=1.ckpt", "epoch=99.ckpt"}
+
+    def kept(epochs, *more):
+        done = call("Trainer", *flags, "--num_epoch", epochs, *more)
+        assert_ended(done)
+        return {path.name for path in run.glob("epoch=*.ckpt")} - others
+
+    assert kept(5) == {"epoch=0.ckpt", "epoch=2.ckpt", "epoch=4.ckpt"}
+    assert kept(6, "--keep", 1) == {"epoch=4.ckpt"}
+    assert all((run / name).exists() for name in others)
+
+
 # ---------------------------------------------------------------- runs older than a setting
 
 OLDER = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last"}
@@ -163,9 +183,9 @@ def test_unreadable_frames_are_an_error_or_their_clips_are_left_out(
         assert str(bad) in done.err and "--skip_bad_frames" in done.err
         done = children.run(*flags, "--skip_bad_frames", "--resume", "never")
         assert_ended(done)
-        assert "1 pictures cannot be read; 1 of" in done.out
+        assert "1 unreadable images; 1 of" in done.out
     bad.write_bytes(sorted((copy_of / "train").rglob("*.png"))[4].read_bytes())
     done = children.run(*flags, "--resume", "never")
     assert_ended(done)
-    assert "cannot be read" not in done.out
+    assert "unreadable images" not in done.out
     fault("a truncated training image", "path named; with `--skip_bad_frames` its clip is left out")

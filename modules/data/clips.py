@@ -68,13 +68,13 @@ def without_bad_frames(clips: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """The clips (N, T) of frame numbers without a bad frame."""
     good = clips[~np.isin(clips, bad).any(axis=1)]
     if len(good) == 0:
-        raise UserError("--skip_bad_frames leaves no clip: every one holds a bad picture")
+        raise UserError("--skip_bad_frames leaves no clip: each one has an unreadable image")
     return good
 
 
 def report_left_out(folder: Path, bad: np.ndarray, clips: np.ndarray, good: np.ndarray) -> None:
     if len(bad):
         print(
-            f"{folder}: {len(bad)} pictures cannot be read; "
+            f"{folder}: {len(bad)} unreadable images; "
             f"{len(clips) - len(good)} of {len(clips)} clips left out"
         )

@@ -44,9 +44,8 @@ class Dataset_Dance(torch.utils.data.Dataset):
         count = int(len(self.frames) * partial) // video_len
         if count == 0:
             raise UserError(
-                f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} of them "
-                f"used: too few for one clip of {video_len}; lower --{mode}_vi_len or raise "
-                "--partial"
+                f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} are used: "
+                f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise --partial"
             )
         self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))
         clips = np.arange(count)[:, None] * video_len + np.arange(video_len)

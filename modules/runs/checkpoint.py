@@ -80,7 +80,7 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
                 "--resume never, or name a checkpoint with --resume PATH"
             ) from None
         *_, path = older[-1]
-        print(f"{error}; resuming from the newest whole one: {path.name}")
+        print(f"{error}; resuming from the newest complete checkpoint: {path.name}")
         return path, load(path)
 
 

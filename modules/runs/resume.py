@@ -72,8 +72,10 @@ class Resumable:
         place += f", after {self.steps_done} of its steps" if self.steps_done else ""
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
         if self.best_score is not None and not self.best_is_there():
-            best = self.folder / "best_score.ckpt"
-            print(f"{best} is missing or damaged; the next validation sets a new best")
+            print(
+                f"{self.folder / 'best_score.ckpt'} is missing or damaged; "
+                "the next validation sets a new best"
+            )
             self.best_score = None
         if self.history:
             self.write_metrics()
