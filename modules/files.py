@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written beside their place, synced, then renamed."""
+"""Files that are complete or absent: written to a temporary file, synced, then renamed."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ UNFINISHED = ".partial"
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call write(file) on a temporary neighbour, sync it and rename it to path."""
+    """Call write(file) on a temporary file beside path, sync it and rename it to path."""
     path = Path(path)
     temporary = temporary_path(path.parent, f".{path.name}.")
     try:
@@ -33,7 +33,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    except RuntimeError as error:  # what torch.save makes of a full disk
+    except RuntimeError as error:  # torch.save raises it on a full disk
         raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,7 +45,7 @@ def temporary_path(folder: Path, prefix: str) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut, where folders can be synced."""
+    """Make a rename durable, where folders can be synced."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

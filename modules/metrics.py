@@ -95,8 +95,9 @@ def drifts(psnr: torch.Tensor, ends: int = 100) -> dict[str, float]:
 
 
 def pose_box_psnr(pred: torch.Tensor, true: torch.Tensor, poses: torch.Tensor) -> float:
-    """The mean PSNR inside the box of the pose (and 2 pixels around it), where a pose is to be
-    seen: the static background does not count. Without any pose it is that of all pixels.
+    """The mean PSNR inside the pose's box with a margin of 2 pixels, over the frames with a pose.
+
+    Most of the static background is left out. Without any pose it is the PSNR of all pixels.
     """
     clips = zip(pred, true, pose_boxes(poses, margin=2))
     scores = [frame_psnr(p[(..., *box)], t[(..., *box)]) for p, t, box in clips if box]

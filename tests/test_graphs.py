@@ -65,9 +65,9 @@ def test_replayed_steps_and_rollouts_match_those_without_graphs(tmp_path, monkey
     plain, recorded = (make_trainer(tmp_path, *flags) for _ in range(2))
     recorded.model.load_state_dict(plain.model.state_dict())
     recorded.ema.load_state_dict(plain.ema.state_dict())
-    on_the_side = "on_side_stream" if hasattr(graphs, "on_side_stream") else "aside"
-    direct = lambda function, x, settings: function(*x, **settings)  # noqa: E731
-    monkeypatch.setattr(graphs, on_the_side, direct)  # a CPU has no streams
+    monkeypatch.setattr(  # a CPU has no streams
+        graphs, "on_side_stream", lambda function, x, settings: function(*x, **settings)
+    )
     recorded.device_step = Playback(recorded.step_on_device, recorded)
     recorded.ema.predict_frame = Playback(recorded.ema.predict_frame, recorded.ema)
     for step in range(24):

@@ -28,7 +28,7 @@ UNREADABLE = (
 
 
 def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A picture file -> uint8 (H, W, 3), resized as PIL's bilinear does."""
+    """An image file -> uint8 (H, W, 3), resized by PIL with bilinear interpolation."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
@@ -49,7 +49,7 @@ def decode_all(
 ) -> list[int]:
     """Fill out (N, H, W, 3), several threads at a time (PIL decodes outside Python's lock).
 
-    -> the rows of pictures that cannot be read: with `skip` they repeat the row before.
+    -> the rows of unreadable images: with `skip` they repeat the previous row.
     """
     bad = []
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -84,7 +84,7 @@ def fingerprint(files: Sequence[Path], shape: tuple[int, ...], more: str) -> str
 def locked(path: Path) -> Iterator[None]:
     """One process at a time. This saves work; safety comes from the rename at the end."""
     with open(path, "w") as file:
-        if fcntl:  # without it two runs may both decode; whoever ends last finds the cache there
+        if fcntl:  # without it two runs may both decode; the second replaces the first's cache
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -104,12 +104,12 @@ def cached_images(
 
     array = cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
     for row in () if skip else unreadable(array):
-        decode(files[row], size)  # says why not
+        decode(files[row], size)  # raises the error
     return array
 
 
 def unreadable(array: np.ndarray) -> np.ndarray:
-    """The rows of a cached array whose pictures could not be read."""
+    """The rows of a cached array whose images could not be decoded."""
     path = bad_rows_path(array.filename)
     return np.array(json.loads(path.read_text()) if path.exists() else [], dtype=int)
 
@@ -137,7 +137,7 @@ def cached(
             with locked(cache_dir / f"{stem}lock"):
                 if not target.exists():
                     build_cache(target, shape, dtype, stem, fill)
-        return np.load(target, mmap_mode="c")  # "c": torch warns of arrays that it cannot write to
+        return np.load(target, mmap_mode="c")  # "c": torch warns about read-only arrays
     except ValueError as error:
         raise UserError(
             f"{target} is damaged ({error}); delete it and it will be rebuilt"
@@ -169,11 +169,11 @@ def build_cache(
 ) -> None:
     """Fill a temporary file, then rename: a cache is complete or absent."""
     for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
-        left.unlink(missing_ok=True)  # what a killed run left: nobody else is at it, see locked
+        left.unlink(missing_ok=True)  # left by a killed run: locked() excludes others
     temporary = temporary_path(target.parent, stem)
     try:
         size, free = np.prod(shape) * dtype().nbytes, shutil.disk_usage(target.parent).free
-        if size > free:  # a memory-mapped file that finds the disk full dies by SIGBUS
+        if size > free:  # writing to a memory-mapped file on a full disk raises SIGBUS
             raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
         array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
         reserve(temporary)
@@ -193,5 +193,5 @@ def build_cache(
 
 
 def to_float(values: torch.Tensor) -> torch.Tensor:
-    """uint8 pictures (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
+    """uint8 images (..., H, W, 3) -> float (..., 3, H, W) in 0..1; floats are returned as is."""
     return values if values.is_floating_point() else values.movedim(-1, -3).float().div_(255)

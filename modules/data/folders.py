@@ -8,7 +8,7 @@ from ..errors import UserError
 
 
 def candidates(root: str | Path, val: str) -> Iterator[Path]:
-    """root itself and the folders one or two below it, where zips nest what they hold."""
+    """root itself and the folders one or two levels below it, as in nested zips."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(
@@ -20,7 +20,7 @@ def candidates(root: str | Path, val: str) -> Iterator[Path]:
 
 
 def find_root(root: str | Path, split: str) -> Path:
-    """The folder that holds `split`: root itself, or one or two folders below (the nested zip)."""
+    """The folder with `split`: root itself, or one or two levels below it (a nested zip)."""
     for folder in candidates(root, "val"):
         if (folder / split / f"{split}_img").is_dir():
             return folder
@@ -30,7 +30,7 @@ def find_root(root: str | Path, split: str) -> Path:
 
 
 def frame_number(path: Path) -> int:
-    """frame000012.png -> 12. Order is numeric, whatever the number of digits."""
+    """frame000012.png -> 12. The order is numeric for any number of digits."""
     stem = path.stem.lower().removeprefix("frame")
     if not stem.isdecimal():
         raise UserError(f"{path}: a picture must be named frameNNN.png or NNN.png")

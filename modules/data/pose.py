@@ -12,7 +12,7 @@ from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
 from .warp import Warp
 
-CUT_PSNR = 12.0  # neighbouring frames that score less are two takes; the fastest leap scores more
+CUT_PSNR = 12.0  # dB; consecutive frames below it are two takes; fast motion stays above
 
 
 class Dataset_Dance(torch.utils.data.Dataset):
@@ -111,7 +111,7 @@ class DanceClips(TrainClips):
 
 
 def find_takes(dataset: Dataset_Dance) -> np.ndarray:
-    """(N, 2): ends of each frame's take. Takes change where numbers or pictures jump."""
+    """(N, 2): first and last frame of each frame's take, split at gaps in numbers and at cuts."""
     frames = np.asarray(dataset.frames)
     mse = np.array(
         [np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(frames[:-1], frames[1:])]

@@ -108,8 +108,8 @@ class Dataset_Robot(torch.utils.data.Dataset):
                 read_tables(folder, first, array[start : start + rows])
 
         shape = (len(files), sum(TABLES.values()))
-        whose = f"{firsts} {self.lengths.tolist()}"  # which rows are whose is not in their files
-        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, whose)
+        owners = f"{firsts} {self.lengths.tolist()}"  # not determined by the files alone
+        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, owners)
         self.leave_out(unreadable(self.frames), base)
 
     def leave_out(self, bad: np.ndarray, base: Path) -> None:

@@ -30,7 +30,7 @@ class RGB_Encoder(nn.Sequential):
 
 
 class Label_Encoder(nn.Sequential):
-    """A pose picture (3 channels) -> its features (L_dim).
+    """A pose image (3 channels) -> its features (L_dim).
 
     With `per_image` every image is normalised by its own statistics, as the course's template does
     at validation and test: it keeps BatchNorm in training mode and feeds one frame at a time.

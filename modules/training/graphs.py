@@ -31,7 +31,7 @@ class Recorded:
         key = (*(x.shape for x in inputs), *settings.items())
         self.calls[key] = self.calls.get(key, 0) + 1
         if self.calls[key] <= WARM_UP:
-            return aside(self.function, inputs, settings)
+            return on_side_stream(self.function, inputs, settings)
         if key not in self.recordings:
             self.recordings[key] = self.record(inputs, settings)
         replay, places, results = self.recordings[key]
@@ -45,9 +45,9 @@ class Recorded:
         """-> the replay function, the input buffers and the results."""
         graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
         self.memory = self.memory or torch.cuda.graph_pool_handle()
-        gc.collect()  # a recording that is thrown away while another is made would spoil it
+        gc.collect()  # freeing another graph during capture would invalidate it
         gc.disable()
-        try:  # thread_local: other threads may go on pinning what they read
+        try:  # thread_local: other threads may pin memory meanwhile
             with torch.cuda.graph(graph, self.memory, side_stream(), "thread_local"):
                 results = self.function(*places, **settings)
         except torch.OutOfMemoryError:
@@ -68,7 +68,7 @@ def side_stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
-def aside(function: Callable, inputs: tuple, settings: dict) -> Any:
+def on_side_stream(function: Callable, inputs: tuple, settings: dict) -> Any:
     """Call it on the side stream, as CUDA graphs require before capture."""
     stream = side_stream()
     stream.wait_stream(torch.cuda.current_stream())

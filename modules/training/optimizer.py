@@ -20,7 +20,7 @@ def make_optimizer(
     more = momentum if settings.optim in ("SGD", "RMSprop") else {"betas": (settings.beta1, 0.999)}
     more |= {"fused": True} if settings.optim in FUSED else {}
     weights, lr = list(parameters), settings.lr
-    if settings.cuda_graphs:  # a recording reads the learning rate where it was
+    if settings.cuda_graphs:  # a CUDA graph reads the learning rate from a fixed address
         more, lr = more | {"capturable": True}, torch.tensor(lr, device=weights[0].device)
     return start_momentum(getattr(torch.optim, settings.optim)(weights, lr=lr, **more))
 
@@ -34,8 +34,8 @@ def set_lr(optim: torch.optim.Optimizer, lr: float) -> None:
 
 
 def start_momentum(optim: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """SGD's momentum starts as zeros: torch's own first step, if it is skipped, leaves it as
-    memory that nobody has set, and cannot be the first one of some weights only."""
+    """Initialise SGD's momentum with zeros: torch does so in the first step, but leaves memory
+    uninitialised if that step is skipped, and requires a first step for all weights at once."""
     for group in optim.param_groups if isinstance(optim, torch.optim.SGD) else ():
         for weight in group["params"] if group["momentum"] else ():
             optim.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
@@ -77,7 +77,7 @@ def step_if(finite: torch.Tensor, optim: torch.optim.Optimizer) -> None:
 
 
 def buffer_copies(model: torch.nn.Module) -> list[torch.Tensor]:
-    """A copy of what the forward pass itself changes: the running statistics of BatchNorm."""
+    """Copies of the running statistics of BatchNorm, which the forward pass changes."""
     return [buffer.clone() for buffer in model.buffers()]
 
 

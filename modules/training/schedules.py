@@ -123,7 +123,7 @@ def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
 
 
 def warnings(settings: Training) -> Iterator[str]:
-    """What is legal but surprises."""
+    """Notes on legal but surprising settings."""
     annealed = settings.num_epoch - settings.pretrain_epochs
     cycles = settings.kl_anneal_cycle
     if settings.kl_anneal_type == "Cyclical" and 0 < annealed <= cycles:
