@@ -197,10 +197,14 @@ class Trainer(Resumable):
 
     def trains_on_prior(self) -> bool:
         """Whether z of this step is a prior sample: pre-training, or the hybrid objective."""
-        if self.current_epoch < self.settings.pretrain_epochs:
+        if not self.has_posterior(self.current_epoch):
             return True
         draw = np.random.default_rng([self.settings.seed, self.current_epoch, 2, self.steps_done])
         return draw.random() >= self.settings.posterior_share
+
+    def has_posterior(self, epoch: int) -> bool:
+        """Whether the posterior is trained in this epoch."""
+        return epoch >= self.settings.pretrain_epochs and self.settings.posterior_share > 0
 
     def losses(
         self,
@@ -314,12 +318,12 @@ class Trainer(Resumable):
     def validation_losses(self) -> dict[str, float | None]:
         """The training loss and the KL of teacher-forced validation frames."""
         self.beta.fill_(self.kl_annealing.get_beta())
-        pretraining = self.current_epoch < self.settings.pretrain_epochs
+        prior = not self.has_posterior(self.current_epoch)
         model = (self.ema or self.model).eval()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
-            loss, _, kl = self.losses(model, *self.some_of_validation(), True, pretraining)
-        return {"loss": loss.item(), "kl": None if pretraining else kl.item()}
+            loss, _, kl = self.losses(model, *self.some_of_validation(), True, prior)
+        return {"loss": loss.item(), "kl": None if prior else kl.item()}
 
     def some_of_validation(self) -> tuple[torch.Tensor, ...]:
         some = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
@@ -412,7 +416,7 @@ class Trainer(Resumable):
             best = ckpt.load(path)
             epochs = best["last_epoch"]
             load_weights(self.ema or self.model, best["state_dict"], path)
-        if self.settings.pretrain_epochs < epochs:  # else these weights have no posterior
+        if self.has_posterior(epochs - 1):  # else these weights have none
             self.report_z()
         self.report_validation()
         write_run_page(self.folder)

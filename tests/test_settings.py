@@ -181,28 +181,30 @@ def test_a_run_from_python_is_the_run_of_the_same_flags(tmp_path):
 
 # ---------------------------------------------------------------- flags without effect
 
-ALL_PRETRAINING = "--pretrain_epochs 70"
+PRETRAINED = ("--pretrain_epochs 70", "--pretrain_epochs below --num_epoch")
+NO_POSTERIOR = ("--posterior_share 0", "--posterior_share above 0")
 IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it needs)]
     "kl_anneal_cycle": (3, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical"),
         ("--kl_anneal_type Monotonic", "--kl_anneal_type Cyclical"),
-        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+        PRETRAINED, NO_POSTERIOR,
     ]),
     "kl_anneal_ratio": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
-        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+        PRETRAINED, NO_POSTERIOR,
     ]),
     "kl_anneal_start": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
-        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+        PRETRAINED, NO_POSTERIOR,
     ]),
     "kl_anneal_floor": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
-        (ALL_PRETRAINING, "--pretrain_epochs below --num_epoch"),
+        PRETRAINED, NO_POSTERIOR,
     ]),
-    "kl_anneal_stop": (0.5, [(ALL_PRETRAINING, "--pretrain_epochs below --num_epoch")]),
-    "kl_anneal_type": ("None", [(ALL_PRETRAINING, "--pretrain_epochs below --num_epoch")]),
-    "free_bits": (0.5, [(ALL_PRETRAINING, "--pretrain_epochs below --num_epoch")]),
+    "kl_anneal_stop": (0.5, [PRETRAINED, NO_POSTERIOR]),
+    "kl_anneal_type": ("None", [PRETRAINED, NO_POSTERIOR]),
+    "free_bits": (0.5, [PRETRAINED, NO_POSTERIOR]),
+    "posterior_share": (0.5, [PRETRAINED]),
     "tfr_sde": (3, [
         ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
     ]),

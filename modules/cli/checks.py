@@ -18,6 +18,7 @@ RAMP = "--kl_anneal_type Cyclical or Monotonic", lambda s: s.kl_anneal_type != "
 FORCED = "--tfr above 0", lambda s: s.tfr > 0
 DECAY = "--tfr_d_step above 0", lambda s: s.tfr_mode == "linear" or s.tfr_d_step > 0
 POSTERIOR = "--pretrain_epochs below --num_epoch", lambda s: s.pretrain_epochs < s.num_epoch
+SHARE = "--posterior_share above 0", lambda s: s.posterior_share > 0
 FREE_RUNNING = "--tfr below 1, or a decay", lambda s: s.tfr < 1 or s.tfr_sde < s.num_epoch
 REFUSED = {  # a flag that has no effect without the other: refused, unless the template has it
     "lr_milestones": needs("lr_schedule", "multistep"),
@@ -28,13 +29,14 @@ REFUSED = {  # a flag that has no effect without the other: refused, unless the 
     "fast_train_epoch": needs("fast_train", True),
 }
 NOTED = {  # a flag that has no effect without all of these: noted
-    "kl_anneal_cycle": (CYCLICAL, POSTERIOR),
-    "kl_anneal_ratio": (RAMP, POSTERIOR),
-    "kl_anneal_start": (RAMP, POSTERIOR),
-    "kl_anneal_floor": (RAMP, POSTERIOR),
-    "kl_anneal_stop": (POSTERIOR,),
-    "kl_anneal_type": (POSTERIOR,),
-    "free_bits": (POSTERIOR,),
+    "kl_anneal_cycle": (CYCLICAL, POSTERIOR, SHARE),
+    "kl_anneal_ratio": (RAMP, POSTERIOR, SHARE),
+    "kl_anneal_start": (RAMP, POSTERIOR, SHARE),
+    "kl_anneal_floor": (RAMP, POSTERIOR, SHARE),
+    "kl_anneal_stop": (POSTERIOR, SHARE),
+    "kl_anneal_type": (POSTERIOR, SHARE),
+    "free_bits": (POSTERIOR, SHARE),
+    "posterior_share": (POSTERIOR,),
     "tfr_sde": (FORCED, DECAY),
     "tfr_d_step": (FORCED,),
     "tfr_mode": (FORCED,),

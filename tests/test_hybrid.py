@@ -1,0 +1,67 @@
+"""The hybrid objective (--posterior_share): a share of the steps with the posterior."""
+
+import pytest
+import torch
+from helpers import SHORT, make_dataset, settings_of
+
+from Trainer import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("hybrid") / "data", train=64)
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    def start(name, *flags):
+        places = ["--DR", data, "--save_root", tmp_path / name, "--no-plots", "--precision"]
+        return train(settings_of([*places, "float32", *SHORT, "--num_epoch", 2, *flags]))
+
+    return start
+
+
+def weights(trainer):
+    return trainer.model.state_dict()
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_share_1_is_training_with_the_posterior(run):
+    assert same(weights(run("a")), weights(run("b", "--posterior_share", 1)))
+
+
+def test_share_0_is_training_on_prior_samples(run, capsys):
+    prior = run("a", "--posterior_share", 0)
+    assert same(weights(prior), weights(run("b", "--pretrain_epochs", 2)))
+    assert "posterior collapse" not in capsys.readouterr().out  # there is no posterior to report
+    assert prior.history[-1]["val/kl"] is None
+
+
+def test_a_share_between_mixes_them_and_the_kl_is_that_of_posterior_steps(run):
+    trainer = run("a", "--posterior_share", 0.5)
+    kinds = []
+    for trainer.current_epoch in range(40):
+        for trainer.steps_done in range(25):
+            kinds.append(trainer.trains_on_prior())
+    assert 0.45 < sum(kinds) / len(kinds) < 0.55
+    full = run("b")
+    row, reference = trainer.history[0], full.history[0]
+    assert row["train/kl"] == pytest.approx(reference["train/kl"], rel=0.2)  # not halved
+
+
+def test_a_resumed_run_draws_the_same_steps(run):
+    constant = "--posterior_share 0.5 --kl_anneal_type None --lr_schedule constant".split()
+    whole = run("a", *constant)
+    run("b", *constant, "--num_epoch", 1)
+    resumed = run("b", *constant)
+    assert resumed.history[0]["epoch"] == 0 and len(resumed.history) == 2
+    assert same(weights(whole), weights(resumed))
+
+
+def test_it_does_not_go_with_a_learned_prior(call, data, tmp_path):
+    flags = ["--posterior_share", 0.5, "--learned_prior", *SHORT]
+    done = call("Trainer", "--DR", data, "--save_root", tmp_path / "run", *flags)
+    assert done.code == 2 and "leave out --learned_prior" in done.err
