@@ -1,9 +1,11 @@
-"""The hybrid objective (--posterior_share): a share of the steps with the posterior."""
+"""The hybrid objective (--posterior_share), and what is reported of z and of the loss."""
 
 import pytest
 import torch
 from helpers import SHORT, make_dataset, settings_of
 
+from modules.report import figures
+from modules.runs import checkpoint as ckpt
 from Trainer import train
 
 
@@ -65,3 +67,30 @@ def test_it_does_not_go_with_a_learned_prior(call, data, tmp_path):
     flags = ["--posterior_share", 0.5, "--learned_prior", *SHORT]
     done = call("Trainer", "--DR", data, "--save_root", tmp_path / "run", *flags)
     assert done.code == 2 and "leave out --learned_prior" in done.err
+
+
+# ---------------------------------------------------------------- what is reported of z
+
+
+def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, capsys):
+    flags = ["--pretrain_epochs", 1, "--lr_schedule", "constant"]
+    run("a", *flags, "--num_epoch", 1)
+    for name in ("last.ckpt", "best_score.ckpt"):  # as if no later epoch could score more
+        state = ckpt.load(tmp_path / "a" / name) | {"best_score": 99.0}
+        ckpt.save(tmp_path / "a" / name, state)
+    capsys.readouterr()
+    assert run("a", *flags).history[1]["train/kl"] > 0
+    assert "nats per frame" not in capsys.readouterr().out
+    run("b", *flags, "--num_epoch", 3, "--val_every", 3)  # the best weights have a posterior
+    assert "nats per frame" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("loss", "label"), [("mse", "MSE + beta KL"), ("calibrated", "log MSE + beta KL")]
+)
+def test_curves_name_the_loss_that_is_minimised(data, tmp_path, monkeypatch, loss, label):
+    labels = []
+    monkeypatch.setattr(figures, "draw_curves", lambda *given: labels.append(given[2]))
+    places = ["--DR", data, "--save_root", tmp_path, "--num_epoch", 1, "--loss", loss]
+    train(settings_of([*places, *SHORT]))
+    assert set(labels) == {label}
