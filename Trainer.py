@@ -83,9 +83,8 @@ class Trainer(Resumable):
         self.best_score, self.history = None, []
         self.drawn_at, self.shown_at = time.perf_counter(), 0
         self.steps_done = 0  # of the current epoch
-        self.total = torch.zeros(
-            5, device=device
-        )  # its losses, finite steps, those with a posterior
+        # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
+        self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
         self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
         self.device_step = self.step_on_device
