@@ -25,7 +25,7 @@ from modules.report.pages import write_run_page
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.folder import run_folder
-from modules.training.device import choose_device, choose_precision
+from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
 
 
@@ -33,7 +33,7 @@ class Tester:
     """A model from a checkpoint, the test clips, and what is written of their rollouts."""
 
     def __init__(self, settings: Any, typed: set[str], device: torch.device, checkpoint: dict):
-        settings = settings.replace(precision=choose_precision(settings.precision, device))
+        settings = with_precision(settings, device)
         self.settings = settings = adopt_settings(settings, typed, checkpoint)
         self.device, self.folder = device, run_folder(settings.save_root)
         if settings.n_samples > 1 and settings.z_source == "mean":

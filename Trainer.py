@@ -34,7 +34,7 @@ from modules.runs.environment import environment
 from modules.runs.folder import move_aside, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.training import schedules
-from modules.training.device import choose_device, choose_precision, compile_nets
+from modules.training.device import choose_device, compile_nets, with_precision
 from modules.training.graphs import Recorded, check_graphs, record_rollouts
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion, kl_per_dimension
 from modules.training.optimizer import (
@@ -458,7 +458,7 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
     if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
         raise UserError(f"required: {' and '.join(missing)}")
     device, folder = choose_device(settings), run_folder(settings.save_root)
-    settings = settings.replace(precision=choose_precision(settings.precision, device))
+    settings = with_precision(settings, device)
     with occupied(folder):
         found = run_to_resume(settings.resume, folder)
         if found:
@@ -493,7 +493,7 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
     """--test: validate a checkpoint."""
     device = choose_device(settings)
     run_folder(settings.save_root)
-    settings = settings.replace(precision=choose_precision(settings.precision, device))
+    settings = with_precision(settings, device)
     settings = adopt_settings(settings, typed, ckpt.load(settings.ckpt_path))
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
     trainer.start_from(settings.ckpt_path)

@@ -29,6 +29,7 @@ from .fields import (
 )
 
 LABS = ("pose", "robot")
+CONDITION = 7  # robot lab: 4 values of the action, 3 of the arm's position
 OBJECTIVES = {"mse": "MSE + beta KL", "calibrated": "log MSE + beta KL"}  # of --loss
 BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")

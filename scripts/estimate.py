@@ -15,7 +15,7 @@ from modules.cli.parser import parse  # noqa: E402
 from modules.labs import LABS  # noqa: E402
 from modules.models.rollout import noise_source, roll_out  # noqa: E402
 from modules.runs.resume import run_to_resume  # noqa: E402
-from modules.training.device import choose_device, choose_precision  # noqa: E402
+from modules.training.device import choose_device, with_precision  # noqa: E402
 from Trainer import Trainer  # noqa: E402
 
 WARM_UP, SECONDS, LONGEST = 3, 1, 4  # untimed steps; seconds of timed steps, of all steps
@@ -47,7 +47,7 @@ def main() -> None:
         return
     with redirect_stdout(io.StringIO()):  # Trainer.py prints the same
         device = choose_device(settings)
-        settings = settings.replace(precision=choose_precision(settings.precision, device))
+        settings = with_precision(settings, device)
         lab = LABS[settings.lab](settings)
         trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
         found = run_to_resume(settings.resume, trainer.folder)

@@ -10,12 +10,10 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from ..config import RobotModel
+from ..config import CONDITION, RobotModel
 from ..nets.gaussian import relative_to_prior, sample
 from ..nets.sequence import over_time
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
-
-CONDITION = 7  # the numbers of a row: 4 of the action, 3 of the arm's position
 
 
 class State(NamedTuple):

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from ..config import CONDITION
+
 NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
-CONDITION = 7  # values of an action and a position
 NAMES = [  # a name of the published code -> ours
     (r"encoder\.c5\.(\d)\.", r"encoder.head.\1."),
     (r"encoder\.c(\d)\.(\d)\.main\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.{m[2]}."),

@@ -5,12 +5,14 @@ import functools
 import importlib.util
 import os
 import shutil
+from typing import TypeVar
 
 import torch
 
 from ..config import Compute
 from ..errors import UserError
 
+S = TypeVar("S", bound=Compute)
 MANY_SHAPES = 256  # of what compiled nets are fed, one compilation per input shape
 MANY_PRIMITIVES = "8192"  # convolutions of one shape, ready to run; oneDNN forgets all but 1024
 M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, HUGE_PAGE = -1, -4, 14, 2**21  # of Linux
@@ -52,6 +54,11 @@ def choose_device(settings: Compute) -> torch.device:
     )
     print(f"device: {name} ({detail}, {choose_precision(settings.precision, device)})")
     return device
+
+
+def with_precision(settings: S, device: torch.device) -> S:
+    """Settings whose precision is what the device computes with: auto is resolved."""
+    return settings.replace(precision=choose_precision(settings.precision, device))
 
 
 def only_deterministic_operations() -> None:
