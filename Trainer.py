@@ -203,7 +203,9 @@ class Trainer(Resumable):
 
     def has_posterior(self, epoch: int) -> bool:
         """Whether the posterior is trained in this epoch."""
-        return epoch >= self.settings.pretrain_epochs and self.settings.posterior_share > 0
+        settings = self.settings
+        trained = settings.latent and settings.posterior_share > 0
+        return trained and epoch >= settings.pretrain_epochs
 
     def losses(
         self,

@@ -104,7 +104,16 @@ class Model(Compute):
     z_source: str = setting(
         "sample", Choice(("sample", "mean")), "z in a rollout: a prior sample, or the prior mean"
     )
+    latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin of the model")
     learned_prior: bool = setting(False, switch, "learn the prior p(z | past) instead of N(0, I)")
+    kl_balance: float = setting(
+        0.5, share, "learned prior: its share of the KL's gradient; the rest is the posterior's"
+    )
+
+    def contradiction(self):
+        if self.learned_prior and not self.latent:
+            return "--no-latent leaves no z to predict: leave out --learned_prior"
+        return super().contradiction()
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,10 @@ class PoseModel(Model):
     posterior: str = setting(
         "current", Choice(("current", "previous")),
         "frame that the posterior q(z | frame, pose) sees; previous: it is used at test too",
+    )  # fmt: skip
+    z_grid: str = setting(
+        "full", Choice(("full", "coarse", "vector")),
+        "full: a z for each position of the features, coarse: for 4 x 4 of them, vector: one a frame",
     )  # fmt: skip
     position_map: int = setting(
         0, natural, "channels of a learned positional map for the decoder; 0: none", "C"
@@ -171,6 +184,10 @@ class PoseModel(Model):
 class RobotModel(Model):
     title: ClassVar[str] = "model"
 
+    nets: str = setting(
+        "vgg", Choice(("vgg", "dcgan")),
+        "frame encoder and decoder; dcgan: strided convolutions, several times faster",
+    )  # fmt: skip
     n_past: int = setting(2, count, "given frames")
     g_dim: int = setting(128, count, "size of a frame's feature vector")
     z_dim: int = setting(64, count, "size of z")
@@ -400,10 +417,6 @@ class PoseTraining(PoseData, PoseModel, Training):
     """A training run of the pose lab."""
 
     def contradiction(self):
-        if self.learned_prior and self.posterior_share < 1:
-            return (
-                "--posterior_share below 1 trains on samples of N(0, I): leave out --learned_prior"
-            )
         if self.learned_prior and self.pretrain_epochs >= self.num_epoch:
             epochs = self.pretrain_epochs
             return f"--pretrain_epochs {epochs} leaves no epochs to train the --learned_prior"
@@ -495,7 +508,7 @@ TEMPLATE = frozenset(
 # These fix the shapes of the weights, or what they were trained to do.
 SIZES = frozenset(
     """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers
-    predictor_rnn_layers learned_prior nets scene first_frame posterior""".split()
+    predictor_rnn_layers learned_prior nets scene first_frame posterior latent z_grid""".split()
 )
 # A checkpoint's own values of these are used at test, so that Tester.py needs none repeated.
 STORED = SIZES | frozenset(

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..config import PoseModel
@@ -44,12 +45,18 @@ class VAE_Model(nn.Module):
         self.label_transformation = nets.Label_Encoder(3, settings.L_dim)
         known = settings.F_dim + settings.L_dim + settings.F_dim * settings.first_frame
         self.Gaussian_Predictor = nets.Gaussian_Predictor(known, settings.N_dim)
+        self.prior = None  # N(0, I)
         if settings.learned_prior:
             self.prior = nets.Gaussian_Predictor(known, settings.N_dim)
         fused = known + settings.N_dim + settings.position_map
         self.Decoder_Fusion = nets.Decoder_Fusion(fused, settings.D_out_dim)
         self.Generator = nets.Generator(settings.D_out_dim, 3 + settings.scene)
         self.feature_size = settings.frame_H // nets.SCALE, settings.frame_W // nets.SCALE
+        h, w = self.feature_size
+        self.z_grid = {"full": None, "coarse": (-(-h // 4), -(-w // 4)), "vector": (1, 1)}[
+            settings.z_grid
+        ]
+        self.z_shape = (settings.N_dim, *(self.z_grid or self.feature_size))
         if settings.position_map:  # convolutions do not know their position
             self.position_map = nn.Parameter(torch.randn(settings.position_map, *self.feature_size))
         if settings.scene:
@@ -58,14 +65,16 @@ class VAE_Model(nn.Module):
 
     # ------------------------------------------------------------ training
 
-    def forward(self, frames, poses, teacher_forcing, prior=False):
+    def forward(self, frames, poses, teacher_forcing, prior=False, noise=None):
         """frames, poses (B, T, 3, H, W) -> predictions of frames 1..T-1, and mu, logvar of their z.
 
-        With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
+        With `prior`, z comes from the prior instead of the posterior, and mu and logvar are None.
+        `noise` (B, T-1, *z_shape) is standard normal; drawn here where it is not given.
         """
+        prior = prior or not self.settings.latent
         with self.autocast():
             conditions = self.encode_conditions(poses[:, 1:], frames[:, 0])  # (B, T-1, C, h, w)
-            inputs = frames, conditions, *self.draw_noise(frames)
+            inputs = frames, conditions, *self.draw_noise(frames, noise)
             if not teacher_forcing:
                 return self.free_running(prior, *inputs)
             if frames.device.type != "cpu":
@@ -92,13 +101,19 @@ class VAE_Model(nn.Module):
             features = over_time(lambda *maps: torch.cat(maps, dim=1), features, seen)
         return features
 
-    def draw_noise(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def draw_noise(
+        self, frames: torch.Tensor, z: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Standard normal noise for every z, and with --feedback_noise for every previous frame."""
         b, t, *_ = frames.shape
-        size = b, t - 1, self.settings.N_dim, *self.feature_size
-        z = torch.randn(size, device=frames.device)
+        if z is None:
+            z = torch.randn(b, t - 1, *self.z_shape, device=frames.device)
         noisy = self.training and self.settings.feedback_noise
-        return z, torch.randn_like(frames[:, 1:]) if noisy else None
+        return self.masked(z), torch.randn_like(frames[:, 1:]) if noisy else None
+
+    def masked(self, noise: torch.Tensor) -> torch.Tensor:
+        """The noise of z; zeros in the deterministic twin (--no-latent)."""
+        return noise if self.settings.latent else torch.zeros_like(noise)
 
     def teacher_forced(
         self,
@@ -110,13 +125,16 @@ class VAE_Model(nn.Module):
     ) -> tuple:
         """Predict every frame from the true previous one: no step waits for a prediction."""
         truth = self.encode_truth(frames, prior)
+        draws = self.prior if prior else self.Gaussian_Predictor
         if truth is None or input_noise is not None:
             previous = self.per_frame(self.encode_previous, self.noisy(frames[:, :-1], input_noise))
         else:  # the same features serve twice
             previous = self.cut(truth[:, :-1])
         seen = previous if truth is None else truth[:, 1:]
-        z, *posterior = self.draw_z(seen, conditions, noise, prior)
+        z, *posterior = self.draw_z(draws, seen, conditions, noise)
         pred = self.per_frame(self.decode, previous, conditions, z)
+        if prior:
+            return pred, None, None
         return pred, *self.relative_to_prior(posterior, previous, conditions, noise)
 
     def free_running(
@@ -129,8 +147,9 @@ class VAE_Model(nn.Module):
     ) -> tuple:
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
-        waits = truth is None and not prior  # z depends on the previous prediction
-        latents = (None,) * 3 if waits else self.draw_z(truth, conditions, noise, prior)
+        draws = self.prior if prior else self.Gaussian_Predictor
+        waits = truth is None and draws is not None  # z depends on the previous prediction
+        latents = (None,) * 3 if waits else self.draw_z(draws, truth, conditions, noise)
         frame, results, steps = frames[:, :1], [], conditions.shape[1]
         untrained = min(self.settings.push_forward, steps - 1)
         inputs = one_by_one(1, conditions, noise, input_noise, *latents)
@@ -138,10 +157,11 @@ class VAE_Model(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
                 previous = self.per_frame(self.encode_previous, self.noisy(frame, draw_in))
                 if waits:
-                    z, *posterior = self.draw_z(previous, condition, draw, prior)
+                    z, *posterior = self.draw_z(draws, previous, condition, draw)
                 frame = self.per_frame(self.decode, previous, condition, z)
-                posterior = self.relative_to_prior(posterior, previous, condition, draw)
-            results.append((frame, *posterior))
+                if not prior:
+                    posterior = self.relative_to_prior(posterior, previous, condition, draw)
+            results.append((frame, *((None, None) if prior else posterior)))
             if self.settings.feedback == "frame":
                 frame = frame.detach()
         return join(results, dim=1)
@@ -154,22 +174,23 @@ class VAE_Model(nn.Module):
 
     def draw_z(
         self,
+        net: nn.Module | None,
         features: torch.Tensor | None,
         conditions: torch.Tensor,
         noise: torch.Tensor,
-        prior: bool,
     ) -> tuple:
-        """z, mu and logvar of q(z | features, conditions); with `prior`, z of N(0, I) and Nones."""
-        if prior:
+        """z, mu and logvar of a net's Gaussian; without a net z of N(0, I), and Nones."""
+        if net is None:
             return noise, None, None
-        return self.per_frame(self.Gaussian_Predictor, features, conditions, noise)
+        net = functools.partial(net, grid=self.z_grid)
+        return self.per_frame(net, features, conditions, noise)
 
     def relative_to_prior(self, posterior: tuple, *known: torch.Tensor) -> tuple:
         """mu and logvar of the posterior, relative to the --learned_prior if there is one."""
-        if posterior[0] is None or not self.settings.learned_prior:
+        if not self.settings.learned_prior:
             return posterior
-        _, *prior = self.per_frame(self.prior, *known)
-        return relative_to_prior(*posterior, *prior)
+        _, *prior = self.draw_z(self.prior, *known)
+        return relative_to_prior(*posterior, *prior, self.settings.kl_balance)
 
     def per_frame(self, net: Callable, *inputs: torch.Tensor) -> torch.Tensor | tuple:
         """net on (B, T, ...); on a CPU in pieces that fit its caches."""
@@ -195,6 +216,8 @@ class VAE_Model(nn.Module):
     def decode(
         self, features: torch.Tensor, condition: torch.Tensor, z: torch.Tensor
     ) -> torch.Tensor:
+        if self.z_grid:
+            z = F.interpolate(z, self.feature_size)
         inputs = [features, condition, z]
         if self.settings.position_map:
             inputs.append(self.position_map.expand(len(z), -1, -1, -1))
@@ -210,18 +233,17 @@ class VAE_Model(nn.Module):
     @property
     def net_of_z(self) -> nn.Module | None:
         """The net that predicts z at test; None: z is drawn from N(0, I)."""
-        if self.settings.posterior == "previous":
-            return self.Gaussian_Predictor
-        return self.prior if self.settings.learned_prior else None
+        uses_posterior = self.settings.latent and self.settings.posterior == "previous"
+        return self.Gaussian_Predictor if uses_posterior else self.prior
 
     def predict_frame(
         self, state: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Previous frame, pose features, normal noise (or zeros) -> next frame and state."""
         with self.autocast():
-            features, z = self.encode_previous(state), noise
+            features, z = self.encode_previous(state), self.masked(noise)
             if net := self.net_of_z:
-                z, *_ = net(features, condition, noise)
+                z, *_ = net(features, condition, z, grid=self.z_grid)
             frame = self.decode(features, condition, z)
         return frame, frame
 
@@ -237,7 +259,7 @@ class VAE_Model(nn.Module):
         for chunk in poses[:, given.shape[1] :].split(STEPS_AT_ONCE, dim=1):
             with self.autocast():
                 conditions = self.encode_conditions(chunk.to(given.device), given[:, -1])
-            noise = draw_noise((chunk.shape[1], self.settings.N_dim, *self.feature_size))
+            noise = draw_noise((chunk.shape[1], *self.z_shape))
             steps = zip(conditions.unbind(1), noise.to(given.device).unbind(1))
             while some := list(itertools.islice(steps, CPU_STEPS)):
                 frames = []

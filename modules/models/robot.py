@@ -11,9 +11,12 @@ import torch
 import torch.nn as nn
 
 from ..config import CONDITION, RobotModel
+from ..nets.dcgan_lstm import dcgan_decoder, dcgan_encoder
 from ..nets.gaussian import relative_to_prior, sample
 from ..nets.sequence import over_time
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
+
+NETS = {"vgg": (vgg_encoder, vgg_decoder), "dcgan": (dcgan_encoder, dcgan_decoder)}
 
 
 class State(NamedTuple):
@@ -35,12 +38,14 @@ class RecurrentVAE(nn.Module):
         super().__init__()
         self.settings = settings
         g, z, rnn = settings.g_dim, settings.z_dim, settings.rnn_size
-        self.encoder = vgg_encoder(g, settings.vgg_width)
-        self.decoder = vgg_decoder(g, settings.vgg_width)
+        frame_encoder, frame_decoder = NETS[settings.nets]
+        self.encoder = frame_encoder(g, settings.vgg_width)
+        self.decoder = frame_decoder(g, settings.vgg_width)
         self.frame_predictor = lstm(g + z + CONDITION, g, rnn, settings.predictor_rnn_layers)
         self.posterior = gaussian_lstm(g, z, rnn, settings.posterior_rnn_layers)
         if settings.learned_prior:
             self.prior = gaussian_lstm(g, z, rnn, settings.posterior_rnn_layers)
+        self.z_shape = (z,)
         self.apply(init_weights)
         self.register_buffer("condition_mean", torch.zeros(CONDITION))
         self.register_buffer("condition_std", torch.ones(CONDITION))
@@ -48,21 +53,33 @@ class RecurrentVAE(nn.Module):
 
     # ------------------------------------------------------------ training
 
-    def forward(self, frames, conditions, teacher_forcing, prior=False):
+    def forward(self, frames, conditions, teacher_forcing, prior=False, noise=None):
         """frames (B, T, 3, 64, 64), conditions (B, T, 7) -> predictions of frames 1..T-1, and mu,
         logvar (B, T-1, z): the posterior's, measured in the prior's own mean and spread, so that
         their KL to N(0, I) is the KL from posterior to prior, be it fixed or learned.
 
-        With `prior`, z comes from N(0, I) instead of the posterior, and mu and logvar are None.
+        With `prior`, z comes from the prior instead of the posterior, and mu and logvar are None.
+        `noise` (B, T-1, z) is standard normal; drawn here where it is not given.
         """
         rows = self.rows(conditions)
+        if noise is None:
+            noise = frames.new_empty(*rows.shape[:2], *self.z_shape).normal_()
+        prior, noise = prior or not self.settings.latent, self.masked(noise)
         # All true frames are one batch: BatchNorm's statistics are over all of them, not per step.
         features, *skips = self.encode(frames)
-        z, mu, logvar = self.posterior_of_truth(features[:, 1:], prior)
         known = rows.shape[1] if teacher_forcing else self.settings.n_past
         state = State(features[:, :known], self.skips_of_truth(skips, known))
+        if prior:
+            pred, *_ = self.predict_all(state, rows, noise, known, draw=True)
+            return pred, None, None
+        mu, logvar, _ = self.posterior(features[:, 1:])
+        z = sample(mu, logvar, noise)
         pred, mu_p, logvar_p = self.predict_all(state, rows, z, known)
-        return pred, *((None, None) if prior else relative_to_prior(mu, logvar, mu_p, logvar_p))
+        return pred, *relative_to_prior(mu, logvar, mu_p, logvar_p, self.settings.kl_balance)
+
+    def masked(self, noise: torch.Tensor) -> torch.Tensor:
+        """The noise of z; zeros in the deterministic twin (--no-latent)."""
+        return noise if self.settings.latent else torch.zeros_like(noise)
 
     def standardise_conditions(self, rows: torch.Tensor) -> None:
         """Standardise all conditions by the mean and standard deviation of these rows (N, 7)."""
@@ -75,14 +92,6 @@ class RecurrentVAE(nn.Module):
         if self.settings.condition == "none":
             conditions = torch.zeros_like(conditions)
         return conditions[:, :-1] if self.settings.condition == "previous" else conditions[:, 1:]
-
-    def posterior_of_truth(self, features: torch.Tensor, prior: bool) -> tuple:
-        """z, mu, logvar of frames 1..T-1: they depend on no prediction."""
-        noise = features.new_empty(*features.shape[:2], self.settings.z_dim).normal_()
-        if prior:
-            return noise, None, None
-        mu, logvar, _ = self.posterior(features)
-        return sample(mu, logvar, noise), mu, logvar
 
     def skips_of_truth(self, skips: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
         """Maps for frames 1..steps: of the previous frame, but of no later one than --skip_from."""
@@ -97,16 +106,20 @@ class RecurrentVAE(nn.Module):
         return given - (2 if self.settings.skip_from == "second_last" else 1)
 
     def predict_all(
-        self, state: State, rows: torch.Tensor, z: torch.Tensor, known: int
+        self, state: State, rows: torch.Tensor, z: torch.Tensor, known: int, draw: bool = False
     ) -> tuple[torch.Tensor, ...]:
-        """The first `known` frames in one call, the others one by one, each from the prediction."""
+        """The first `known` frames in one call, the others one by one, each from the prediction.
+
+        With `draw`, z is standard normal noise, from which the prior's z is drawn.
+        """
         ends = [0, *range(known, rows.shape[1] + 1)]
         results = []
         for a, b in zip(ends, ends[1:]):
             if results:
                 state = self.observe(state, results[-1][0][:, -1:])
             mu_p, logvar_p, state = self.prior_of_next(state)
-            pred, state = self.predict(state, rows[:, a:b], z[:, a:b])
+            now = sample(mu_p, logvar_p, z[:, a:b]) if draw else z[:, a:b]
+            pred, state = self.predict(state, rows[:, a:b], now)
             results.append((pred, mu_p, logvar_p))
         return tuple(torch.cat(parts, dim=1) for parts in zip(*results))
 
@@ -133,7 +146,7 @@ class RecurrentVAE(nn.Module):
     def prior_of_next(self, state: State) -> tuple[torch.Tensor, torch.Tensor, State]:
         """-> mu and logvar of the next z, before its frame is seen."""
         if not self.settings.learned_prior:
-            zeros = state.features.new_zeros(*state.features.shape[:2], self.settings.z_dim)
+            zeros = state.features.new_zeros(*state.features.shape[:2], *self.z_shape)
             return zeros, zeros, state
         mu, logvar, hidden = self.prior(state.features, state.prior)
         return mu, logvar, state._replace(prior=hidden)
@@ -163,9 +176,12 @@ class RecurrentVAE(nn.Module):
         features, *skips = self.encode(given)
         state = State(features[:, :-1], skips)
         if given.shape[1] > 1:
-            mu, logvar, _ = self.posterior(features[:, 1:])
+            z = self.masked(noise)
+            if self.settings.latent:
+                mu, logvar, _ = self.posterior(features[:, 1:])
+                z = sample(mu, logvar, noise)
             _, _, state = self.prior_of_next(state)
-            _, state = self.advance(state, rows, sample(mu, logvar, noise))
+            _, state = self.advance(state, rows, z)
         last = self.skip_frame(given.shape[1])
         return state._replace(
             features=features[:, -1:], skips=[s[:, last : last + 1] for s in skips]
@@ -176,7 +192,7 @@ class RecurrentVAE(nn.Module):
     ) -> tuple[torch.Tensor, State]:
         """condition (B, 7), standard normal noise or zeros (B, z) -> the next frame and state."""
         mu, logvar, state = self.prior_of_next(state)
-        z = sample(mu, logvar, noise[:, None])
+        z = sample(mu, logvar, self.masked(noise)[:, None])
         frame, state = self.predict(state, condition[:, None], z)
         return frame[:, 0], self.observe(state, frame)
 
@@ -190,11 +206,11 @@ class RecurrentVAE(nn.Module):
         """given (B, P, 3, 64, 64), conditions (B, T, 7) -> yields T frames (B, 3, 64, 64)."""
         yield from given.unbind(1)
         rows, steps = self.rows(conditions.to(given.device)), given.shape[1] - 1
-        noise = torch.empty(len(given), steps, self.settings.z_dim, device=given.device)
+        noise = torch.empty(len(given), steps, *self.z_shape, device=given.device)
         for i in range(steps):
-            noise[:, i] = draw_noise((self.settings.z_dim,))
+            noise[:, i] = draw_noise(self.z_shape)
         state = self.start(given, rows[:, :steps], noise)
         for row in rows[:, steps:].unbind(1):
-            now = draw_noise((self.settings.z_dim,)).to(given.device)
+            now = draw_noise(self.z_shape).to(given.device)
             frame, state = self.predict_frame(state, row, now)
             yield frame

@@ -57,6 +57,6 @@ def one_step(
     for before, pose in zip(frames[:-1].split(STEPS_AT_ONCE), poses[1:].split(STEPS_AT_ONCE)):
         with model.autocast():
             conditions = model.encode_conditions(pose[None].to(device), frames[:1].to(device))[0]
-        z = noise((len(before), model.settings.N_dim, *model.feature_size))[0].to(device)
+        z = noise((len(before), *model.z_shape))[0].to(device)
         pieces.append(model.predict_frame(before.to(device), conditions, z)[0].cpu())
     return torch.cat(pieces)

@@ -73,9 +73,13 @@ class Gaussian_Predictor(nn.Sequential):
             nn.Conv2d(out_chans, 2 * out_chans, 1),
         )
 
-    def forward(self, frame_features, pose_features, noise=None):
-        """noise: standard normal, (B, N_dim, H, W); drawn here where it is not given."""
-        mu, logvar = super().forward(torch.cat([frame_features, pose_features], dim=1)).chunk(2, 1)
+    def forward(self, frame_features, pose_features, noise=None, grid=None):
+        """noise: standard normal, (B, N_dim, H, W); drawn here where it is not given.
+
+        `grid` is the height and width of z where it is coarser than the features.
+        """
+        maps = super().forward(torch.cat([frame_features, pose_features], dim=1))
+        mu, logvar = (F.adaptive_avg_pool2d(maps, grid) if grid else maps).chunk(2, 1)
         logvar = bound(logvar.float(), LOGVAR_MIN, LOGVAR_MAX)
         return self.reparameterize(mu.float(), logvar, noise), mu.float(), logvar
 
