@@ -14,6 +14,7 @@ from tqdm import tqdm
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
 from modules.config import STORED, TESTS, Compute, Run
+from modules.distributions import Moments
 from modules.errors import UserError
 from modules.files import write_atomically
 from modules.labs import LABS
@@ -124,19 +125,18 @@ class Tester:
     def score_futures(self, predictions: list[torch.Tensor]) -> dict[str, float]:
         """PSNR of --n_samples futures per clip, and their diversity: unbiased over the draws."""
         given, n = self.lab.given, self.settings.n_samples
-        psnr, total, squares = [], 0, 0
+        psnr, moments = [], Moments()
         for sample in range(n):
             futures = self.rollout(sample) if sample else predictions
             psnr.append([self.lab.score(p, t)["psnr"] for p, t in zip(futures, self.truth)])
-            pixels = torch.cat([p[given:].clamp(0, 1).flatten() for p in futures]).double()
-            total, squares = total + pixels, squares + pixels**2
-        psnr, variance = np.array(psnr), ((squares - total**2 / n) / (n - 1)).clamp_min(0)
+            moments.add(torch.cat([p[given:].flatten() for p in futures]))
+        psnr = np.array(psnr)
         return {
             "n_samples": n,
             "psnr_mean": psnr.mean(),
             "psnr_best": psnr.max(axis=0).mean(),
             "psnr_worst": psnr.min(axis=0).mean(),
-            "diversity": 255 * variance.sqrt().mean().item(),
+            "diversity": moments.diversity(),
         }
 
     def draw_psnr(self, predictions: list[torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ from ..files import write_atomically
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+DPI = 110
 BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
 CURVES = {  # file name -> title, unit, columns of metrics.csv
     "loss": ("Loss", "MSE + beta KL", ["train/loss", "val/loss"]),
@@ -40,7 +41,7 @@ LABELS = {
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
     plt.close(figure)
 
 

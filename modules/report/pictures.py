@@ -9,10 +9,12 @@ import torch
 from PIL import Image, ImageSequence
 
 from ..files import write_atomically
-from .figures import plt, save_figure
+from .figures import DPI, plt, save_figure
 
 GREEN, RED, GREY = (40, 170, 70), (215, 50, 45), (150, 150, 150)
 LINE, GAP = 12, 2  # a film strip: images per line, pixels between them
+STRIP, COLUMN = 1650, 210  # the largest width of its images, and of one image, in pixels
+HEADING, CHARACTER = 36, 8  # the height of a heading, the width of a character of a label
 
 
 def to_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -56,24 +58,43 @@ def spread(length: int, columns: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, columns).round().astype(int))
 
 
-def draw_strip(path: Path, rows: dict[str, np.ndarray], times: Sequence[int]) -> None:
-    """{label: uint8 clip} -> a film strip: a row a clip, a column a time, lines of up to LINE."""
+def tiled(clips: Sequence[np.ndarray], times: Sequence[int], columns: int) -> np.ndarray:
+    """uint8 clips (T, H, W, 3) -> one image: a row a clip, a column a time, white gaps."""
+    height, width = (size + GAP for size in clips[0].shape[1:3])
+    image = np.full((len(clips) * height, columns * width, 3), 255, np.uint8)
+    for i, clip in enumerate(clips):
+        for j, t in enumerate(times):
+            y, x = i * height, j * width
+            image[y : y + height - GAP, x : x + width - GAP] = clip[t]
+    return image
+
+
+def draw_strip(
+    path: Path,
+    rows: dict[str, np.ndarray],
+    times: Sequence[int],
+    headings: Sequence[str] | None = None,
+) -> None:
+    """{label: uint8 clip} -> a film strip: a row a clip, a column a time, lines of up to LINE.
+
+    The column of time t has the heading "frame t", or headings[t].
+    """
     lines = [times[i : i + LINE] for i in range(0, len(times), LINE)]
-    height, width = (size + GAP for size in next(iter(rows.values())).shape[1:3])
-    columns = len(lines[0])
-    inches = min(1.9, 15 / columns) / width
-    size = (columns * width * inches + 0.9, len(lines) * (len(rows) * height * inches + 0.4))
-    figure, axes = plt.subplots(len(lines), figsize=size, layout="constrained", squeeze=False)
-    for line, cell in zip(lines, axes.flat):
-        picture = np.full((len(rows) * height, columns * width, 3), 255, np.uint8)
-        for i, clip in enumerate(rows.values()):
-            for j, t in enumerate(line):
-                y, x = i * height, j * width
-                picture[y : y + height - GAP, x : x + width - GAP] = clip[t]
-        cell.imshow(picture, interpolation="nearest")
-        middles = (np.arange(columns) + 0.5) * width
-        cell.set_xticks(middles[: len(line)], [f"frame {t}" for t in line], fontsize=9)
-        cell.set_yticks((np.arange(len(rows)) + 0.5) * height, rows, fontsize=9)
+    columns, clips = len(lines[0]), [*rows.values()]
+    height, width, _ = tiled(clips, lines[0], columns).shape
+    scale = min(COLUMN, STRIP / columns) / (width / columns)
+    scale = round(scale) if scale > 1 else scale  # whole numbers: all pixels have the same size
+    left = 20 + CHARACTER * max(len(part) for label in rows for part in label.split("\n"))
+    whole = left + scale * width, len(lines) * (HEADING + scale * height)  # pixels of the figure
+    figure = plt.figure(figsize=(whole[0] / DPI, whole[1] / DPI))
+    size = scale * width / whole[0], scale * height / whole[1]
+    for number, line in enumerate(lines, start=1):
+        cell = figure.add_axes((left / whole[0], 1 - number / len(lines), *size))
+        cell.imshow(tiled(clips, line, columns), interpolation="nearest", aspect="auto")
+        middles = (np.arange(len(line)) + 0.5) * width / columns
+        names = [headings[t] if headings else f"frame {t}" for t in line]
+        cell.set_xticks(middles, names, fontsize=9)
+        cell.set_yticks((np.arange(len(rows)) + 0.5) * height / len(rows), rows, fontsize=9)
         cell.xaxis.tick_top()
         cell.tick_params(length=0)
         cell.spines[:].set_visible(False)

@@ -1,0 +1,159 @@
+"""The figures of z: each is a readable image, of plain and of odd input."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modules.distributions import best_of_curve
+from modules.report import latents, pictures
+from modules.report.latents import (
+    draw_best_of,
+    draw_futures,
+    draw_kl_over_time,
+    draw_rank_histogram,
+    draw_traversal,
+)
+
+T, H, W = 5, 16, 20
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    """matplotlib warns of what it cannot lay out: cropped labels, a log axis of one value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def read(path):
+    """The image as uint8 (H, W, 3); nothing else was left in its folder."""
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def area(image, colour):
+    return (image == np.array(colour)).all(axis=-1).sum()
+
+
+# ---------------------------------------------------------------- curves
+
+
+@pytest.mark.parametrize(
+    ("kl", "first", "events"),
+    [
+        ([0.1, 4.0, 2.0, 0.3], 1, [2]),
+        (torch.rand(28), 2, [5, 9, 40]),
+        ([0.1, 4.0, 2.0], 1, None),
+        ([0.0] * 6, 1, []),
+        ([1.0], 1, [1]),
+    ],
+    ids=["one event", "an event outside", "no events", "flat", "one frame"],
+)
+def test_kl_over_time(tmp_path, kl, first, events):
+    draw_kl_over_time(tmp_path / "kl.png", kl, first, events)
+    assert read(tmp_path / "kl.png").std() > 0
+
+
+def test_events_are_vertical_lines(tmp_path):
+    dark = []
+    for events in ([], [4], [4, 8]):
+        draw_kl_over_time(tmp_path / "kl.png", [0.0] * 12, 1, events)
+        image = read(tmp_path / "kl.png")
+        middle = image[image.shape[0] // 3 : image.shape[0] * 2 // 3].max(axis=-1) < 160
+        dark.append((middle.sum(axis=0) > 0.2 * len(middle)).sum())
+    frame = dark[0]  # the edges of the plot
+    assert frame < dark[1] < dark[2]
+
+
+def scores(m):
+    return 26 + torch.randn(m, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 100])
+@pytest.mark.parametrize("baseline", [None, {"without z": 26.5}, {"twin": "its own curve"}])
+def test_best_of(tmp_path, m, baseline):
+    if baseline and "twin" in baseline:
+        baseline = {"twin": best_of_curve(scores(m) - 1)["best"]}
+    draw_best_of(tmp_path / "best.png", best_of_curve(scores(m)), baseline)
+    assert read(tmp_path / "best.png").std() > 0
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [torch.arange(20), [0] * 20, [7], np.array([5, 1])],
+    ids=["slope", "nothing moves", "one bin", "two bins"],
+)
+def test_rank_histogram(tmp_path, counts):
+    draw_rank_histogram(tmp_path / "ranks.png", counts)
+    assert read(tmp_path / "ranks.png").std() > 0
+
+
+# ---------------------------------------------------------------- film strips
+
+GREEN, BLUE, RED, TWIN = (0, 204, 51), (0, 51, 204), (204, 51, 0), (51, 153, 153)
+
+
+def clip(colour, length=T):
+    return torch.tensor(colour).view(3, 1, 1).expand(length, 3, H, W) / 255
+
+
+def test_a_sheet_of_futures_shows_every_row(tmp_path):
+    futures = torch.stack([clip(BLUE), clip(RED)])
+    deviation = torch.zeros(T, H, W)
+    deviation[3, :8] = 0.2
+    deviation[3, 8:] = 0.1
+    path = tmp_path / "futures.png"
+    draw_futures(path, clip(GREEN), futures, range(1, T), deviation, baselines={"x": clip(TWIN)})
+    image = read(path)
+    areas = [area(image, colour) for colour in (GREEN, BLUE, RED, TWIN, (102, 51, 102))]
+    assert min(areas) == max(areas) > 0  # the last is the mean
+    # the largest deviation is white, half of it grey: half an image of 4
+    assert area(image, (128, 128, 128)) == pytest.approx(areas[0] / 8, rel=0.01)
+
+
+def test_the_sheet_shows_four_futures_and_the_mean_that_is_given(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(latents, "draw_strip", lambda path, rows, times: drawn.update(rows))
+    futures = torch.stack([clip(BLUE)] * 9)
+    flat = torch.zeros(T, H, W)
+    draw_futures(tmp_path, clip(GREEN), futures, range(T), flat, clip(RED), {"twin": clip(TWIN)})
+    names = "truth", *(f"future {i}" for i in range(1, 5)), "mean", "twin", "deviation"
+    assert [name.split("\n")[0] for name in drawn] == [*names]
+    assert (drawn["mean"] == RED).all()
+    assert not [*drawn.values()][-1].any()  # futures that are equal
+
+
+@pytest.mark.parametrize("length", [1, 5, 30])
+def test_one_future_and_no_deviation(tmp_path, length):
+    one, flat = clip(BLUE, length)[None], torch.zeros(length, H, W)
+    draw_futures(tmp_path / "one.png", clip(GREEN, length), one, range(length), flat)
+    image = read(tmp_path / "one.png")
+    assert area(image, BLUE) == 2 * area(image, GREEN) > 0  # the future, and the mean
+
+
+def test_a_traversal_has_a_row_per_dimension_and_a_column_per_value(tmp_path):
+    values = [-3, -1.5, 0, 1.5, 3]
+    shades = [(10 + 40 * i, 200 - 40 * i, 60) for i in range(5)]
+    rows = {name: torch.cat([clip(s, 1) for s in shades]) for name in ("dimension 3", "other")}
+    draw_traversal(tmp_path / "z.png", rows, values)
+    image = read(tmp_path / "z.png")
+    assert len({int(area(image, shade)) for shade in shades}) == 1
+    assert area(image, shades[0]) > 0
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("times", [1, 8, 30])
+def test_labels_of_a_strip_are_not_cropped_and_its_pixels_are_equal(tmp_path, rows, times):
+    frames = np.zeros((times, 64, 64, 3), np.uint8) + np.array(BLUE, np.uint8)
+    labels = {f"deviation {i}\nwhite: 200/255": frames for i in range(rows)}
+    pictures.draw_strip(tmp_path / "strip.png", labels, range(times))
+    image = read(tmp_path / "strip.png")
+    assert (image[:, :3] == 255).all() and (image[:3] == 255).all()
+    assert area(image, BLUE) % (rows * times * 64 * 64) == 0
+    scale = (area(image, BLUE) / (rows * times * 64 * 64)) ** 0.5
+    assert scale in (2, 3)
