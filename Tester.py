@@ -3,7 +3,6 @@
 python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best_score.ckpt
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,23 @@ from tqdm import tqdm
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
 from modules.config import STORED, TESTS, Compute, Run
-from modules.distributions import Moments
+from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
-from modules.files import write_atomically
+from modules.evaluation import Futures, Latents
+from modules.files import write_atomically, write_json
 from modules.labs import LABS
 from modules.metrics import score_clips
-from modules.models.loading import adopt_settings, load_weights
+from modules.models.loading import adopt_settings, has_posterior, load_model, load_weights
 from modules.models.rollout import noise_source, roll_out
-from modules.report import figures, pictures, tables
+from modules.report import distribution, figures, pictures, tables
 from modules.report.pages import write_run_page
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.folder import run_folder
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
+
+FRAMES = 64  # of a clip, for what is measured of z
 
 
 class Tester:
@@ -37,10 +39,10 @@ class Tester:
         settings = with_precision(settings, device)
         self.settings = settings = adopt_settings(settings, typed, checkpoint)
         self.device, self.folder = device, run_folder(settings.save_root)
-        if settings.n_samples > 1 and settings.z_source == "mean":
+        if settings.n_samples > 1 and not settings.latent:
             raise UserError(
-                f"--n_samples {settings.n_samples} would give the same future every time: z is "
-                "the prior mean here; add --z_source sample"
+                f"--n_samples {settings.n_samples}: {settings.ckpt_path} is a deterministic twin "
+                "(--no-latent), its futures are all equal"
             )
         self.lab = LABS[settings.lab](settings)
         self.model = self.lab.make_model().to(device)
@@ -48,6 +50,8 @@ class Tester:
         if settings.cuda_graphs:
             check_graphs(settings, device, self.model, training=False)
             record_rollouts(self.model)
+        self.posterior = has_posterior(checkpoint)
+        self.twin = settings.twin and self.load_twin(settings.twin)
         details = self.lab.prepare_test(
             self.model, checkpoint, getattr(settings, "pose_norm", "auto")
         )
@@ -57,7 +61,16 @@ class Tester:
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")
 
-    def rollout(self, sample: int = 0) -> list[torch.Tensor]:
+    def load_twin(self, path: str) -> torch.nn.Module:
+        """The deterministic twin that is scored beside the model."""
+        twin = load_model(path, self.device, self.settings.precision)
+        if twin.settings.latent or type(twin) is not type(self.model):
+            raise UserError(f"--twin {path} is not a deterministic twin (--no-latent) of this lab")
+        return twin
+
+    def rollout(
+        self, sample: int = 0, z_source: str | None = None, model: torch.nn.Module | None = None
+    ) -> list[torch.Tensor]:
         """-> one (T, 3, H, W) per test clip, batched; short clips are padded."""
         predictions = []
         together = self.settings.batch_size
@@ -71,8 +84,9 @@ class Tester:
             def progress(frames, total=longest, label=label):
                 return tqdm(frames, label, total, disable=None, leave=False)
 
-            noise = noise_source(self.settings.z_source, self.settings.seed, numbers, sample)
-            out = roll_out(self.model, given, conditions, noise, progress)
+            source = z_source or self.settings.z_source
+            noise = noise_source(source, self.settings.seed, numbers, sample)
+            out = roll_out(model or self.model, given, conditions, noise, progress)
             predictions += [x[: len(self.conditions[i])] for i, x in zip(numbers, out)]
         return predictions
 
@@ -114,30 +128,54 @@ class Tester:
         clips = [self.lab.score_test(*rollout, self.model) for rollout in rollouts]
         scores = {"clips": clips, "mean": score_clips(clips)}
         scores |= self.lab.summarise(clips, scores["mean"])
-        if self.settings.n_samples > 1:
-            scores["futures"] = self.score_futures(predictions)
-        text = json.dumps(scores, indent=1)
-        write_atomically(self.folder / "scores.json", lambda file: file.write(text.encode()))
+        scores |= self.score_distribution(predictions)
+        write_json(self.folder / "scores.json", scores)
         if self.settings.plots:
             self.draw_psnr(predictions)
         tables.print_scores(scores, self.lab.baseline)
+        print(distribution.describe(scores))
 
-    def score_futures(self, predictions: list[torch.Tensor]) -> dict[str, float]:
-        """PSNR of --n_samples futures per clip, and their diversity: unbiased over the draws."""
-        given, n = self.lab.given, self.settings.n_samples
-        psnr, moments = [], Moments()
-        for sample in range(n):
-            futures = self.rollout(sample) if sample else predictions
-            psnr.append([self.lab.score(p, t)["psnr"] for p, t in zip(futures, self.truth)])
-            moments.add(torch.cat([p[given:].flatten() for p in futures]))
-        psnr = np.array(psnr)
-        return {
-            "n_samples": n,
-            "psnr_mean": psnr.mean(),
-            "psnr_best": psnr.max(axis=0).mean(),
-            "psnr_worst": psnr.min(axis=0).mean(),
-            "diversity": moments.diversity(),
-        }
+    # ------------------------------------------------------------ the predicted distribution
+
+    def score_distribution(self, predictions: list[torch.Tensor]) -> dict[str, Any]:
+        """Scores and figures of z, and of --n_samples futures of every clip."""
+        settings, length = self.settings, min(FRAMES, *map(len, self.truth))
+        clips = [torch.stack([x[:length] for x in part]) for part in (self.truth, self.conditions)]
+        events = read_events(settings.DR, "test") or {}
+        latents = Latents(self.model, *clips, self.lab.given, posterior=self.posterior)
+        scores = {"z": latents.scores(events)}
+        futures, many = None, {}
+        if settings.n_samples > 1:
+            many = self.read_true_futures()
+            futures = self.sample_futures(predictions, many)
+            scores["futures"] = futures.scores(latents.sigma)
+        twin = None
+        if self.twin:
+            twin = Futures(self.lab, self.truth, many)
+            twin.add(self.rollout(model=self.twin))
+            of_twin = Latents(self.twin, *clips, self.lab.given)
+            scores["twin"] = {"z": of_twin.scores({}), "futures": twin.scores(of_twin.sigma)}
+        if settings.plots:
+            distribution.draw_latents(self.folder, scores, latents, events)
+            distribution.draw_traversal(self.folder, scores, self.model, clips, events)
+            if futures:
+                distribution.draw_futures(self.folder, scores, futures, twin)
+        return scores
+
+    def sample_futures(
+        self, predictions: list[torch.Tensor], many: dict[int, torch.Tensor]
+    ) -> Futures:
+        futures, sampled = Futures(self.lab, self.truth, many), self.settings.z_source == "sample"
+        for sample in range(self.settings.n_samples):
+            same = sampled and not sample  # the scored rollout is the first future
+            futures.add(predictions if same else self.rollout(sample, "sample"))
+        return futures
+
+    def read_true_futures(self) -> dict[int, torch.Tensor]:
+        """{clip: true futures (M, T, 3, H, W)} of the clips whose futures are known."""
+        size = self.truth[0].shape[-2:]
+        found = ((i, read_futures(self.settings.DR, i, size)) for i in range(len(self.truth)))
+        return {i: x[:, : len(self.truth[i])] for i, x in found if x is not None}
 
     def draw_psnr(self, predictions: list[torch.Tensor]) -> None:
         """PSNR per frame: one curve per clip, or their mean if there are many."""

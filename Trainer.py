@@ -4,9 +4,9 @@ python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
 import copy
-import json
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.cli.signals import listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
+from modules.data.open_world import read_events
+from modules.distributions import frame_log_likelihood
 from modules.errors import UserError
-from modules.files import write_atomically
+from modules.evaluation import Futures, Latents, sample_futures
+from modules.files import write_json
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, score_clips
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
-from modules.report import figures, pictures, tables, validation
+from modules.report import distribution, figures, pictures, tables, validation
 from modules.report.pages import write_run_page
 from modules.report.trackers import open_trackers
 from modules.runs import checkpoint as ckpt
@@ -36,7 +39,7 @@ from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.training import schedules
 from modules.training.device import choose_device, compile_nets, with_precision
 from modules.training.graphs import Recorded, check_graphs, record_rollouts
-from modules.training.losses import calibrated_loss, kl_above, kl_criterion, kl_per_dimension
+from modules.training.losses import calibrated_loss, kl_above, kl_criterion
 from modules.training.optimizer import (
     buffer_copies,
     make_optimizer,
@@ -51,8 +54,9 @@ __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterio
 REDRAW_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
+FUTURES = 20  # sampled at the end of training
 VAL_BATCH = 64  # validation clips that are rolled out together
-VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl")
+VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
 
 
 class Trainer(Resumable):
@@ -301,16 +305,20 @@ class Trainer(Resumable):
         self, given: torch.Tensor, conditions: torch.Tensor, first: int = 0
     ) -> torch.Tensor:
         """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), on the CPU."""
-
-        def progress(frames):
-            bar = tqdm(frames, "validating", conditions.shape[1], disable=None, leave=False)
-            for frame in bar:
-                self.stop_if_asked()
-                yield frame
-
+        progress = self.progress("validating", conditions.shape[1])
         numbers = range(first, first + len(given))
         noise = noise_source(self.settings.z_source, self.settings.seed, numbers)
         return roll_out(self.ema or self.model, given, conditions, noise, progress)
+
+    def progress(self, label: str, frames: int) -> Callable[[Iterable], Iterator]:
+        """A progress bar of a rollout, in which a signal stops the run after the frame."""
+
+        def shown(rollout):
+            for frame in tqdm(rollout, label, frames, disable=None, leave=False):
+                self.stop_if_asked()
+                yield frame
+
+        return shown
 
     def score(self, pred: torch.Tensor) -> dict[str, float]:
         return score_clips([self.lab.score(p, t) for p, t in zip(pred, self.val_frames)])
@@ -323,8 +331,10 @@ class Trainer(Resumable):
         model = (self.ema or self.model).eval()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
-            loss, _, kl = self.losses(model, *self.some_of_validation(), True, prior)
-        return {"loss": loss.item(), "kl": None if prior else kl.item()}
+            clips = self.some_of_validation()
+            loss, mse, kl = (x.item() for x in self.losses(model, *clips, True, prior))
+        likelihood = frame_log_likelihood(mse, clips[0][0, 0].numel())
+        return {"loss": loss, "kl": None if prior else kl, "elbo": likelihood - kl}
 
     def some_of_validation(self) -> tuple[torch.Tensor, ...]:
         some = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
@@ -417,8 +427,7 @@ class Trainer(Resumable):
             best = ckpt.load(path)
             epochs = best["last_epoch"]
             load_weights(self.ema or self.model, best["state_dict"], path)
-        if self.has_posterior(epochs - 1):  # else these weights have none
-            self.report_z()
+        self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         write_run_page(self.folder)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
@@ -438,13 +447,27 @@ class Trainer(Resumable):
             f"drawn: {self.folder / 'val.gif'}{plots}"
         )
 
-    @torch.no_grad()
-    def report_z(self) -> None:
-        """Print and draw the KL of each dimension of z on teacher-forced validation frames."""
-        model = (self.ema or self.model).eval()
-        _, *posterior = model(*self.some_of_validation(), True)
-        kl = kl_per_dimension(*posterior).tolist()
-        validation.report_kl(self.folder, kl, self.settings.plots)
+    def report_distribution(self, posterior: bool) -> None:
+        """What z contains, how likely validation frames are, and sampled futures of some clips."""
+        model, lab, settings = self.ema or self.model, self.lab, self.settings
+        clips = self.some_of_validation()
+        events = read_events(settings.DR, "val") or {}
+        latents = Latents(model, *clips, lab.given, posterior=posterior)
+        futures = Futures(lab, clips[0].cpu(), {})
+        samples = range(FUTURES if settings.latent else 1)
+        progress = self.progress("sampling futures", clips[0].shape[1])
+        given = clips[0][:, : lab.given]
+        for future in sample_futures(model, given, clips[1], settings.seed, samples, progress):
+            futures.add(future)
+        scores = {"z": latents.scores(events), "futures": futures.scores(latents.sigma)}
+        write_json(self.folder / "distribution.json", scores)
+        print(distribution.describe(scores))
+        if settings.plots:
+            folder = run_folder(self.folder / "plots")
+            distribution.draw_latents(folder, scores, latents, events)
+            distribution.draw_traversal(folder, scores, model, clips, events)
+            if settings.latent:
+                distribution.draw_futures(folder, scores, futures)
 
 
 # ---------------------------------------------------------------- entry points
@@ -487,8 +510,7 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
 def write_settings(folder: Path, settings: PoseTraining | RobotTraining) -> None:
     """args.json: every setting, and where it runs."""
     values = settings.as_dict() | {"environment": environment()}
-    text = json.dumps(values, indent=1).encode()
-    write_atomically(folder / "args.json", lambda file: file.write(text))
+    write_json(folder / "args.json", values)
 
 
 def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:

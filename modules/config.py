@@ -137,7 +137,7 @@ class PoseModel(Model):
     )  # fmt: skip
     z_grid: str = setting(
         "full", Choice(("full", "coarse", "vector")),
-        "full: a z for each position of the features, coarse: for 4 x 4 of them, vector: one a frame",
+        "full: a z for each position of the features; coarse: for 4 x 4 of them; vector: one",
     )  # fmt: skip
     position_map: int = setting(
         0, natural, "channels of a learned positional map for the decoder; 0: none", "C"
@@ -460,6 +460,9 @@ class Test(Run):
     batch_size: int = redefault(Run, "batch_size", 64)
     n_samples: int = setting(
         1, count, "futures to sample per clip; reports their mean, best, worst and diversity", "N"
+    )
+    twin: str | None = setting(
+        None, text, "checkpoint of a deterministic twin (--no-latent), to score it beside", "FILE"
     )
     no_sanity: bool = setting(False, switch, "do not read the written files back to check them")
 

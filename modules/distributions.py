@@ -37,6 +37,12 @@ def gaussian_log_likelihood(mse: torch.Tensor, values: int, sigma2: float) -> to
     return -0.5 * values * (math.log(2 * math.pi * sigma2) + mse / sigma2)
 
 
+def frame_log_likelihood(mse: float, values: int) -> float:
+    """The mean log likelihood of frames of that mean MSE, at the best variance."""
+    sigma2 = max(mse, VARIANCE_FLOOR)
+    return -0.5 * values * (math.log(2 * math.pi * sigma2) + mse / sigma2)
+
+
 def log_likelihood(pred: torch.Tensor, true: torch.Tensor, sigma2: float) -> torch.Tensor:
     """(B, T, C, H, W) twice -> (B, T): log p(x | z), a Gaussian around the predicted frame."""
     return gaussian_log_likelihood(frame_mse(pred, true), math.prod(true.shape[-3:]), sigma2)
@@ -193,13 +199,14 @@ def best_of_curve(scores: torch.Tensor) -> dict[str, list[float]]:
 
 
 def sharpness(frames: torch.Tensor) -> torch.Tensor:
-    """(..., C, H, W) -> (...): the mean of sqrt(dx^2 + dy^2) over a frame's values.
+    """(..., C, H, W) -> (...): the root mean square of a frame's gradient.
 
-    dx and dy are the differences to the next value in the row and in the column.
+    The gradient's parts are the differences to the next value in the row and in the column. Its
+    square is dominated by edges: an edge that is blurred over w pixels counts 1 / w.
     """
     here = frames[..., :-1, :-1]
     dx, dy = frames[..., :-1, 1:] - here, frames[..., 1:, :-1] - here
-    return torch.hypot(dx, dy).mean(dim=(-3, -2, -1))
+    return (dx.pow(2) + dy.pow(2)).mean(dim=(-3, -2, -1)).sqrt()
 
 
 # ---------------------------------------------------------------- many true futures

@@ -1,5 +1,6 @@
 """Files that are complete or absent: written to a temporary file, synced, then renamed."""
 
+import json
 import os
 import secrets
 from collections.abc import Callable
@@ -37,6 +38,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    text = json.dumps(values, indent=1).encode()
+    write_atomically(path, lambda file: file.write(text))
 
 
 def temporary_path(folder: Path, prefix: str) -> Path:

@@ -49,6 +49,15 @@ def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
 
 
+def has_posterior(checkpoint: dict) -> bool:
+    """Whether the weights' posterior was trained: not by prior samples alone."""
+    if not ckpt.is_ours(checkpoint):
+        return True
+    args, epochs = checkpoint["args"], checkpoint.get("last_epoch", 0)
+    share = args.get("posterior_share", 1.0) if args.get("latent", True) else 0.0
+    return share > 0 and epochs > args.get("pretrain_epochs", 0)
+
+
 def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
     """-> settings with the checkpoint's values of all that was not typed; sizes cannot differ."""
     path, changes = settings.ckpt_path, {}

@@ -233,8 +233,12 @@ class VAE_Model(nn.Module):
     @property
     def net_of_z(self) -> nn.Module | None:
         """The net that predicts z at test; None: z is drawn from N(0, I)."""
-        uses_posterior = self.settings.latent and self.settings.posterior == "previous"
-        return self.Gaussian_Predictor if uses_posterior else self.prior
+        return self.Gaussian_Predictor if self.samples_posterior else self.prior
+
+    @property
+    def samples_posterior(self) -> bool:
+        """Whether z at test comes from the posterior, which then sees no future frame."""
+        return self.settings.latent and self.settings.posterior == "previous"
 
     def predict_frame(
         self, state: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor

@@ -42,8 +42,6 @@ def print_scores(scores: dict, baseline: str) -> None:
     for key in columns.values():
         if key in scores.get("averages", {}):
             print(f"  {AVERAGES[key]}")
-    if "futures" in scores:
-        print_futures(scores["futures"])
 
 
 def print_drift(clips: dict[str, dict]) -> None:
@@ -54,13 +52,3 @@ def print_drift(clips: dict[str, dict]) -> None:
         row = [values[key] for key in ("drift", "drift_one_step", "drift_since_frame_30")]
         row = "".join(f"{value:>+13.3f}" for value in row)
         print(f"{name:<10}{row}{values['psnr_one_step']:>15.3f}")
-
-
-def print_futures(futures: dict) -> None:
-    print(
-        "{n_samples} futures per clip: PSNR mean {psnr_mean:.2f} dB, worst {psnr_worst:.2f}, "
-        "best {psnr_best:.2f} (a diagnostic: picking the best looks at the truth)\n"
-        "diversity: standard deviation of a pixel over the futures, {diversity:.2f} of 255".format(
-            **futures
-        )
-    )

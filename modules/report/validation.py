@@ -1,4 +1,4 @@
-"""What a run folder shows of its validation: a rollout, its PSNR per frame, the KL of z."""
+"""What a run folder shows of its validation: a rollout and its PSNR per frame."""
 
 import itertools
 from pathlib import Path
@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .figures import draw_kl, draw_psnr_per_frame
+from .figures import draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
 from .tables import write_csv
-
-ACTIVE_NATS = 0.1  # a dimension of z with less KL carries no information
 
 
 def draw(
@@ -33,15 +31,3 @@ def draw(
         draw_psnr_per_frame(folder / "plots" / "psnr_per_frame.png", curves, given)
     values = zip(itertools.count(given), *curves.values())
     write_csv(folder / "val_frames.csv", [dict(zip(("frame", *curves), row)) for row in values])
-
-
-def report_kl(folder: Path, kl: list[float], plots: bool = True) -> None:
-    """Print and draw the KL of every dimension of z, in nats per frame."""
-    if plots:
-        (folder / "plots").mkdir(exist_ok=True)
-        draw_kl(folder / "plots" / "kl_per_dimension.png", kl)
-    active = sum(value > ACTIVE_NATS for value in kl)
-    print(
-        f"KL {sum(kl):.3g} nats per frame, {active} of {len(kl)} dimensions of z above "
-        f"{ACTIVE_NATS}" + ("" if active else ": posterior collapse, the decoder ignores z")
-    )

@@ -1,0 +1,248 @@
+"""What a model's predicted distribution is worth on clips (definitions: modules/distributions.py).
+
+`Latents` is about teacher-forced clips: bounds of their likelihood, and what z contains.
+`Futures` is about rollouts: many sampled futures of the same clips.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from . import distributions as dist
+from .models.rollout import noise_source, roll_out
+from .training.losses import kl_per_dimension
+
+DRAWS = 16  # of z, for the importance bound
+CLIPS_AT_ONCE = 8
+SHARP_FROM = 10  # sharpness is that of frames 10, 11, ...
+KEPT = 8  # futures of a clip that are kept to be drawn
+VALUES = (-3, -2, -1, 0, 1, 2, 3)  # of a dimension of z in a traversal
+
+
+# ---------------------------------------------------------------- teacher-forced clips
+
+
+class Latents:
+    """The posterior of teacher-forced clips (B, T, ...), and what each draw of it predicts.
+
+    Frames given, given + 1, ... are evaluated. Without a posterior z is drawn from the prior. The
+    deterministic twin's only draw is z = 0, its bound the log likelihood itself.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        frames: torch.Tensor,
+        conditions: torch.Tensor,
+        given: int = 1,
+        draws: int = DRAWS,
+        posterior: bool = True,
+    ):
+        self.given, self.values = given, math.prod(frames.shape[2:])
+        self.latent = posterior and model.settings.latent
+        # what z is drawn from is what a rollout draws it from
+        self.from_prior = not self.latent or model.samples_posterior
+        # frames whose z affects no other frame may be bounded one by one
+        self.frame_by_frame = model.STATE_IS_A_FRAME
+        draws = draws if model.settings.latent else 1
+        generator = torch.Generator().manual_seed(0)
+        parts = [
+            self.evaluate(model, x, c, draws, generator)
+            for x, c in zip(frames.split(CLIPS_AT_ONCE), conditions.split(CLIPS_AT_ONCE))
+        ]
+        mse, ratios, mu, logvar = zip(*parts)
+        self.mse, self.ratios = torch.cat(mse, 1), torch.cat(ratios, 1)  # (draws, B, T) each
+        if self.latent:
+            self.mu, self.logvar = torch.cat(mu), torch.cat(logvar)  # (B, T, N, ...)
+            self.kl = dist.kl_of_frames(self.mu, self.logvar)  # (B, T)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        model: torch.nn.Module,
+        frames: torch.Tensor,
+        conditions: torch.Tensor,
+        draws: int,
+        generator: torch.Generator,
+    ) -> tuple:
+        """-> the MSE and log p(z) / q(z) of every draw and frame, mu and logvar."""
+        model.eval()
+        device, results = next(model.parameters()).device, []
+        frames, conditions = frames.to(device), conditions.to(device)
+        rest = slice(self.given - 1, None)
+        size = len(frames), frames.shape[1] - 1, *model.z_shape
+        for _ in range(draws):
+            noise = torch.randn(size, generator=generator).to(device)
+            pred, mu, logvar = model(frames, conditions, True, not self.latent, noise)
+            mse = dist.frame_mse(pred, frames[:, 1:])[:, rest]
+            if self.latent:
+                mu, logvar = mu[:, rest], logvar[:, rest]
+                ratio = dist.log_ratio(mu, logvar, noise[:, rest])
+            if self.from_prior:
+                ratio = torch.zeros_like(mse)
+            results.append((mse, ratio))
+        mse, ratios = (torch.stack(x) for x in zip(*results))
+        return mse, ratios, *(x if x is None else x.cpu() for x in (mu, logvar))
+
+    @property
+    def sigma(self) -> float:
+        """The standard deviation of the observation noise."""
+        return math.sqrt(dist.best_variance(self.mse))
+
+    def scores(self, events: Mapping[int, Sequence[int]]) -> dict[str, Any]:
+        """Nats per frame, bits per value; what z contains, and {clip: frames} of events."""
+        likelihoods = dist.gaussian_log_likelihood(self.mse, self.values, self.sigma**2)
+        frames = self.mse.shape[-1]
+        weights = likelihoods + self.ratios
+        if not self.frame_by_frame:
+            weights = weights.sum(-1, keepdim=True)
+        bound = dist.importance_bound(weights).sum(-1).mean().item() / frames
+        kl = self.kl.mean().item() if self.latent else 0.0
+        elbo = likelihoods.mean().item() - (0.0 if self.from_prior else kl)
+        scores = {"elbo": elbo, "importance_bound": bound, "draws": len(self.mse), "kl": kl}
+        scores["bits_per_value"] = dist.bits_per_value(bound, self.values)
+        scores |= {"sigma": self.sigma, "given": self.given}
+        if self.latent:
+            scores |= self.scores_of_z()
+            scores |= {"events": self.at_events(events)} if events else {}
+        return scores
+
+    def scores_of_z(self) -> dict[str, Any]:
+        active, units = dist.active_units(self.mu)
+        return {
+            "active_units": active,
+            "units": units,
+            "kl_per_dimension": kl_per_dimension(self.mu, self.logvar).tolist(),
+            "kl_per_step": self.kl.mean(0).tolist(),
+        }
+
+    def at_events(self, events: Mapping[int, Sequence[int]]) -> dict[str, float | None]:
+        """The KL at the frames of events, beside that of the others."""
+        known = {clip: frames for clip, frames in events.items() if clip < len(self.kl)}
+        return dist.event_ratio(self.kl, known, self.given)
+
+
+@torch.no_grad()
+def traverse(
+    model: torch.nn.Module,
+    frames: torch.Tensor,
+    conditions: torch.Tensor,
+    dimensions: Sequence[int],
+) -> dict[str, torch.Tensor]:
+    """The last frame of a teacher-forced clip (T, ...) for VALUES of single dimensions of z.
+
+    -> {dimension: (len(VALUES), 3, H, W)}. A value counts in standard deviations of the prior;
+    all else of z is the prior's mean.
+    """
+    model.eval()
+    device, count = next(model.parameters()).device, len(VALUES)
+    clips, rows = (x.to(device).expand(count, *x.shape).contiguous() for x in (frames, conditions))
+    results = {}
+    for dimension in dimensions:
+        noise = torch.zeros(count, len(frames) - 1, *model.z_shape, device=device)
+        values = torch.tensor(VALUES, dtype=noise.dtype, device=device)
+        noise[:, -1, dimension] = values.view(-1, *[1] * (len(model.z_shape) - 1))
+        pred, *_ = model(clips, rows, True, prior=True, noise=noise)
+        results[f"dimension {dimension}"] = pred[:, -1].cpu()
+    return results
+
+
+# ---------------------------------------------------------------- sampled futures
+
+
+def sample_futures(
+    model: torch.nn.Module,
+    given: torch.Tensor,
+    conditions: torch.Tensor,
+    seed: int,
+    samples: range,
+    progress: Callable = iter,
+) -> torch.Tensor:
+    """given (B, P, 3, H, W), conditions (B, T, ...) -> (S, B, T, 3, H, W), in one rollout."""
+    count, clips = len(samples), range(len(given))
+    sources = [noise_source("sample", seed, clips, sample) for sample in samples]
+    given, conditions = (x.repeat(count, *[1] * (x.dim() - 1)) for x in (given, conditions))
+
+    def noise(shape):
+        return torch.cat([draw(shape) for draw in sources])
+
+    return roll_out(model, given, conditions, noise, progress).unflatten(0, (count, -1))
+
+
+class Futures:
+    """Sampled futures of clips: rollouts are added, one of every clip at a time.
+
+    `truth` are the clips; `many` has further true futures of some of them, uint8 (M, T, 3, H, W).
+    """
+
+    def __init__(self, lab: Any, truth: Sequence[torch.Tensor], many: Mapping[int, torch.Tensor]):
+        self.lab, self.truth, self.many = lab, truth, many
+        self.scored: list[list[dict]] = []  # of every future, the scores of every clip
+        self.moments = [dist.Moments() for _ in truth]
+        self.sharp: list[torch.Tensor] = []
+        self.samples: dict[int, list] = {}  # of the clips that are drawn or have true futures
+
+    def add(self, futures: Sequence[torch.Tensor]) -> None:
+        """One rollout (T, 3, H, W) of every clip."""
+        self.scored.append([self.lab.score(x, t) for x, t in zip(futures, self.truth)])
+        self.sharp.append(torch.stack([self.sharpness(x) for x in futures]))
+        for i, (future, moments) in enumerate(zip(futures, self.moments)):
+            moments.add(future)
+            kept = self.samples.setdefault(i, [])
+            if i in self.many:
+                kept.append(future[: self.many[i].shape[1]].half())
+            elif not i and len(kept) < KEPT:
+                kept.append(future.half())
+
+    def sharpness(self, clip: torch.Tensor) -> torch.Tensor:
+        return dist.sharpness(clip[SHARP_FROM:].clamp(0, 1)).mean()
+
+    def scores(self, sigma: float) -> dict[str, Any]:
+        """Best, mean and worst of N; diversity, sharpness; the fit to the true futures."""
+        given = self.lab.given
+        curves = {
+            name: dist.best_of_curve(torch.tensor([[c[name] for c in row] for row in self.scored]))
+            for name in ("psnr", "ssim")
+        }
+        scores = {"n_samples": len(self.scored)}
+        for name, curve in curves.items():
+            scores |= {f"{name}_{part}": curve[part][-1] for part in ("mean", "best", "worst")}
+        if len(self.scored) > 1:
+            values = torch.cat([m.deviation()[given:].flatten() for m in self.moments])
+            scores["diversity"] = 255 * values.mean().item()
+        if len(self.truth[0]) > SHARP_FROM:
+            true = torch.stack([self.sharpness(clip) for clip in self.truth])
+            scores["sharpness"] = (torch.stack(self.sharp).mean() / true.mean()).item()
+        return scores | self.fit(sigma) | {"best_of": curves}
+
+    def fit(self, sigma: float) -> dict[str, Any]:
+        """The predictive distribution against the true futures, `sigma` its observation noise.
+
+        Where only one true future is known, the values that differ from the given frame count.
+        """
+        given, energies, pits = self.lab.given, [], []
+        for i, truths in self.true_futures().items():
+            samples = torch.stack(self.samples[i]).float()[:, given : truths.shape[1]]
+            moving = (
+                dist.moving_values(truths[:, given:])
+                if len(truths) > 1
+                else (truths[0, given:] - truths[0, given - 1]).abs() > dist.MOVING
+            )
+            energies.append(dist.energy_score(samples, truths[:, given:]).mean())
+            pits.append(dist.pit_values(samples, truths[:, given:], sigma, moving).flatten())
+        pit = torch.cat(pits)
+        return {
+            "true_futures": len(next(iter(self.true_futures().values()))),
+            "energy_score": torch.stack(energies).mean().item(),
+            "coverage_50": dist.coverage(pit, 0.5),
+            "coverage_90": dist.coverage(pit, 0.9),
+            "rank_histogram": dist.rank_histogram(pit).tolist(),
+        }
+
+    def true_futures(self) -> dict[int, torch.Tensor]:
+        """{clip: true futures (M, T, 3, H, W) in 0..1}; where none is known, the first clip."""
+        if not self.many:
+            return {0: self.truth[0][None]}
+        return {i: futures.float() / 255 for i, futures in self.many.items()}
