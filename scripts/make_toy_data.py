@@ -4,6 +4,17 @@
 The pose lab is a dancer with matching poses, the robot lab an arm that pushes objects. Row t of
 actions.csv is the command given at frame t, visible in frame t + 1; row t of
 endeffector_positions.csv is the position of the fingertips in frame t.
+
+In these two worlds the conditions determine the motion. In the others the future is open:
+
+  lamps     the dancer's room with three lamps, each of which goes on and off at random
+  slippery  things on ice: a push sends each off in a random direction, at a random speed
+  shapes    two discs that leave every wall in a random direction; actions and positions are 0
+
+An open world has two more folders. events/val.csv and events/test.csv list the frames that first
+show a random outcome, in rows `clip,frame`. futures/I.npz holds more true futures of test clip I:
+`frames`, bytes (N, T, H, W, 3). Each begins with the given frames of the clip (robot 2, pose 1) and
+has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 """
 
 import argparse
@@ -19,13 +30,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from toy import dance as toy_dance
+from toy import lamps as toy_lamps
 from toy import robot as toy_robot
+from toy import shapes as toy_shapes
+from toy import slippery as toy_slippery
+from toy.files import write_events, write_futures
 from tqdm import tqdm
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
 RECORD = 256  # robot clips in a record folder, as in the real set
-SCENE, TRAIN, VAL, TEST = range(4)  # random streams of one seed
+FUTURE = 31  # frames of a take's futures: the given one and one second
+SCENE, TRAIN, VAL, TEST, FUTURES, LAMPS = range(6)  # random streams of one seed
+
+WORLDS = {"pose": ("dancer", "lamps"), "robot": ("arm", "slippery", "shapes")}  # default first
+OPEN = {"lamps": 20, "slippery": 50, "shapes": 50}  # worlds with an open future: default --futures
+OPEN_ROBOT = {"slippery": toy_slippery, "shapes": toy_shapes}
 
 # Flags of one lab only: lowest, highest and default value, help.
 FLAGS = {
@@ -63,6 +83,12 @@ def parse_arguments(argv=None):
         default="pose",
         help="a dancer (pose, the default) or an arm (robot)",
     )
+    worlds = [world for names in WORLDS.values() for world in names]
+    text = "; ".join(f"{lab} lab: {', '.join(names)}" for lab, names in WORLDS.items())
+    add("--world", choices=worlds, help=f"{text}; the first is the default")
+    text = ", ".join(f"{number} for {world}" for world, number in OPEN.items())
+    text = f"more futures of each test clip of an open world, default {text}"
+    add("--futures", type=whole_number(1, 1000), metavar="N", help=text)
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="motion, colours and place")
     cores = min(os.cpu_count() or 1, 64)
     add("--workers", type=whole_number(1, 64), default=cores, help="processes, default all cores")
@@ -75,7 +101,14 @@ def parse_arguments(argv=None):
 
 
 def settle_flags(parser, args):
-    """Fill in the defaults of the chosen lab's flags; refuse flags of the other lab."""
+    """Fill in the defaults of the chosen lab's and world's flags; refuse those of the others."""
+    args.world = args.world or WORLDS[args.lab][0]
+    for lab, worlds in WORLDS.items():
+        if lab != args.lab and args.world in worlds:
+            parser.error(f"--world {args.world} belongs to --lab {lab}, not to --lab {args.lab}")
+    if args.futures is not None and args.world not in OPEN:
+        parser.error(f"--futures belongs to an open world, not to --world {args.world}")
+    args.futures = args.futures or OPEN.get(args.world, 0)
     for lab, flags in FLAGS.items():
         for name, (_, _, default, _) in flags.items():
             if lab != args.lab and getattr(args, name) is not None:
@@ -101,30 +134,74 @@ def plan(args, root):
         for folder in folders:
             folder.mkdir(parents=True)
         joints, stature = toy_dance.dance(np.random.default_rng([args.seed, *stream]), length)
+        lit = switch(args, stream, length)[0] if args.world == "lamps" else [None] * length
         for start in range(0, length, CHUNK):
             part = slice(start, start + CHUNK)
-            yield args.seed, args.height, folders, start, joints[part], stature[part]
+            yield args.seed, args.height, folders, start, joints[part], stature[part], lit[part]
+
+
+def switch(args, stream, length):
+    """The lamps (T, 3) of a take that are on, and the frames (T,) in which one has toggled."""
+    rng = np.random.default_rng([args.seed, LAMPS, *stream])
+    return toy_lamps.play(rng, toy_lamps.begin(rng), length)
 
 
 @cache
-def scene(seed, height):
-    """Background and clothes, drawn once per process."""
-    return toy_dance.make_scene(np.random.default_rng([seed, SCENE]), height)
+def scene(seed, height, lit=None):
+    """Background, its lamps if it has any, and clothes: drawn once per process."""
+    if lit is None:
+        return toy_dance.make_scene(np.random.default_rng([seed, SCENE]), height)
+    room, clothes = scene(seed, height)
+    return toy_lamps.light(room, lit), clothes
+
+
+def draw_dancer(seed, height, body, size, lit):
+    """The bytes (H, 2H, 3) of a frame."""
+    room = scene(seed, height, lit if lit is None else tuple(lit))
+    return (toy_dance.draw_frame(body, size, room) * 255 + 0.5).astype(np.uint8)
 
 
 def draw_chunk(chunk):
     """Draw and write a chunk of frames with their poses; return the number of frames."""
-    seed, height, (frames, poses), start, joints, stature = chunk
-    for i, (body, size) in enumerate(zip(joints, stature, strict=True), start):
+    seed, height, (frames, poses), start, *rows = chunk
+    for i, (body, size, lit) in enumerate(zip(*rows, strict=True), start):
         name = f"frame{i:06d}.png"
-        save(toy_dance.draw_frame(body, size, scene(seed, height)) * 255 + 0.5, frames / name)
+        save(draw_dancer(seed, height, body, size, lit), frames / name)
         save(toy_dance.draw_skeleton(body, height) * 255 + 0.5, poses / name)
-    return len(joints)
+    return len(rows[0])
 
 
 def save(image, path):
     """Values 0..255 -> an 8-bit PNG, truncated to integers."""
     Image.fromarray(image.astype(np.uint8)).save(path, compress_level=3)
+
+
+def plan_lamps(args, root):
+    """Write the events; yield the futures of each test clip to draw."""
+    takes = [(TEST, i) for i in range(args.test_clips)]
+    for split, streams in (("val", [(VAL,)]), ("test", takes)):
+        events = [switch(args, stream, CLIP)[1] for stream in streams]
+        write_events(root / f"events/{split}.csv", events)
+    for i, stream in enumerate(takes):
+        motion = toy_dance.dance(np.random.default_rng([args.seed, *stream]), CLIP)
+        joints, stature = (rows[:FUTURE] for rows in motion)
+        start = switch(args, stream, CLIP)[0][0]
+        rngs = [np.random.default_rng([args.seed, FUTURES, i, k]) for k in range(args.futures)]
+        lit = np.array([toy_lamps.play(rng, start, len(joints))[0] for rng in rngs])  # (N, T, 3)
+        path = root / f"futures/{i}.npz"
+        yield args.seed, args.height, path, joints, stature, lit.swapaxes(0, 1)
+
+
+def draw_lamps(job):
+    """Draw and write the futures of a test clip; return the number of frames."""
+    seed, height, path, *rows = job
+    frames = []
+    for body, size, lit in zip(*rows, strict=True):
+        kinds, which = np.unique(lit, axis=0, return_inverse=True)  # at most 8: draw each once
+        drawn = [draw_dancer(seed, height, body, size, kind) for kind in kinds]
+        frames.append(np.array(drawn)[which.ravel()])
+    write_futures(path, np.stack(frames, 1))
+    return rows[2].shape[0] * rows[2].shape[1]
 
 
 def draw_dance(args, root):
@@ -135,6 +212,9 @@ def draw_dance(args, root):
         given = root / f"test/test_img/{i}"
         given.mkdir(parents=True)
         shutil.copyfile(root / f"test/test_truth/{i}/frame000000.png", given / "frame000000.png")
+    if args.world == "lamps":
+        number = args.test_clips * args.futures * min(FUTURE, CLIP)
+        draw_all(draw_lamps, plan_lamps(args, root), number, args.workers)
     return (
         f"{total} frames and poses of {2 * args.height}x{args.height} (seed {args.seed}: "
         f"train {args.train_frames}, val {CLIP}, test {args.test_clips} x {CLIP})"
@@ -143,7 +223,7 @@ def draw_dance(args, root):
 
 # ---------------------------------------------------------------- the robot lab
 def plan_clips(args, root):
-    """Make the folders of all clips; yield (seed, random stream, folder)."""
+    """Make the folders of all clips; yield (world, seed, random stream, folder)."""
     splits = ("train", TRAIN, args.train_clips), ("validate", VAL, args.eval_clips)
     for split, stream, clips in (*splits, ("test", TEST, args.eval_clips)):
         for clip in range(clips):
@@ -151,30 +231,71 @@ def plan_clips(args, root):
             record = f"traj_{first}_to_{min(first + RECORD, clips) - 1}.tfrecords"
             folder = root / split / record / str(clip - first)
             folder.mkdir(parents=True)
-            yield args.seed, (stream, clip), folder
+            yield args.world, args.seed, (stream, clip), folder
 
 
 @cache
-def table(seed):
-    """Table and arm, drawn once per process."""
-    return toy_robot.make_scene(np.random.default_rng([seed, SCENE]))
+def table(world, seed):
+    """What all clips share, drawn once per process: table and arm, or the background."""
+    rng = np.random.default_rng([seed, SCENE])
+    return OPEN_ROBOT.get(world, toy_robot).make_scene(rng)
+
+
+def film(world, seed, stream):
+    """One clip: actions (T, 4), positions (T, 3), frames (T, H, W, 3)."""
+    rng, scene = np.random.default_rng([seed, *stream]), table(world, seed)
+    if world == "arm":
+        actions, positions, openings, *rest = toy_robot.simulate(rng)
+        arms = toy_robot.draw_arms(scene, positions, openings)
+        return actions, positions, toy_robot.draw_clip(scene, arms, *rest)
+    world = OPEN_ROBOT[world]
+    start = world.begin(rng)
+    course, _ = world.play(rng, start)
+    return *world.tables(start), world.draw(world.set_up(scene, start), course)
 
 
 def draw_robot_clip(job):
     """Simulate, draw and write one clip; return the number of frames."""
-    seed, stream, folder = job
-    actions, positions, *rest = toy_robot.simulate(np.random.default_rng([seed, *stream]))
-    for t, frame in enumerate(toy_robot.draw_clip(table(seed), positions, *rest)):
+    *where, folder = job
+    actions, positions, frames = film(*where)
+    for t, frame in enumerate(frames):
         save(frame, folder / f"{t}.png")
     for name, rows in (("actions", actions), ("endeffector_positions", positions)):
         np.savetxt(folder / f"{name}.csv", rows, fmt="%.4f", delimiter=",")
     return len(positions)
 
 
+def plan_futures(args, root):
+    """Write the events; yield the futures of each test clip to draw."""
+    world, clips = OPEN_ROBOT[args.world], range(args.eval_clips)
+    for split, stream in (("val", VAL), ("test", TEST)):
+        rngs = [np.random.default_rng([args.seed, stream, clip]) for clip in clips]
+        events = [world.play(rng, world.begin(rng))[1] for rng in rngs]
+        write_events(root / f"events/{split}.csv", events)
+    for clip in clips:
+        yield args.world, args.seed, clip, args.futures, root / f"futures/{clip}.npz"
+
+
+def draw_futures(job):
+    """Simulate, draw and write the futures of a test clip; return the number of frames."""
+    name, seed, clip, number, path = job
+    world = OPEN_ROBOT[name]
+    start = world.begin(np.random.default_rng([seed, TEST, clip]))
+    stage, frames = world.set_up(table(name, seed), start), []
+    for k in range(number):
+        course, _ = world.play(np.random.default_rng([seed, FUTURES, clip, k]), start)
+        frames.append(world.draw(stage, course))
+    write_futures(path, np.array(frames))
+    return number * toy_robot.LENGTH
+
+
 def draw_robot(args, root):
     """Fill root with the robot lab's data set; return a one-line summary."""
     total = (args.train_clips + 2 * args.eval_clips) * toy_robot.LENGTH
     draw_all(draw_robot_clip, plan_clips(args, root), total, args.workers)
+    if args.world in OPEN:
+        number = args.eval_clips * args.futures * toy_robot.LENGTH
+        draw_all(draw_futures, plan_futures(args, root), number, args.workers)
     return (
         f"{total} frames of {toy_robot.SIZE}x{toy_robot.SIZE} (seed {args.seed}: clips train "
         f"{args.train_clips}, validate {args.eval_clips}, test {args.eval_clips})"
@@ -220,7 +341,8 @@ def main():
         sys.exit(fail(1, f"cannot write {args.out}: {error}"))
     except KeyboardInterrupt:
         sys.exit(fail(130, "interrupted, nothing was written"))
-    print(f"{contents} written to {args.out} in {time.perf_counter() - start:.0f} s")
+    more = f" and {args.futures} futures of each test clip" if args.futures else ""
+    print(f"{contents}{more} written to {args.out} in {time.perf_counter() - start:.0f} s")
 
 
 def fail(code, message):

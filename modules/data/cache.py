@@ -28,15 +28,20 @@ UNREADABLE = (
 
 
 def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file -> uint8 (H, W, 3), resized by PIL with bilinear interpolation."""
+    """An image file -> uint8 (H, W, 3), resized."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
+            return resize(image, size)
     except UNREADABLE as error:
         raise UserError(
             f"{path} cannot be read as an image ({error}); replace it, or leave its clip out "
             "with Trainer.py --skip_bad_frames"
         ) from None
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """An image -> uint8 (H, W, 3), by PIL with bilinear interpolation."""
+    return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
 
 
 def decode_all(

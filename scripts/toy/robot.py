@@ -73,23 +73,39 @@ def simulate(rng):
 
 def advance(hand, pose, things, action):
     """State at t and the action (4,) commanded there -> hand, opening and poses at t + 1."""
+    target, opening = move_hand(hand, action)
+    path, pose = np.linspace(hand, target, SUBSTEPS + 1), pose.copy()
+    for start, end in zip(path, path[1:]):
+        push(pose, sizes(things), end, end[:2] - start[:2])
+    return target, opening, pose
+
+
+def move_hand(hand, action):
+    """Hand at t and the action (4,) commanded there -> hand and opening at t + 1."""
     dx, dy, close, lift = action
     height = LOW[2] + (HIGH[2] - LOW[2]) * lift / LEVELS
     target = np.round(np.clip((hand[0] + dx, hand[1] + dy, height), LOW, HIGH), 4)
-    path, pose = np.linspace(hand, target, SUBSTEPS + 1), pose.copy()
-    sizes = np.array([(thing["radius"], TOP + thing["height"]) for thing in things]).T
-    for start, end in zip(path, path[1:]):
-        push(pose, sizes, end, end[:2] - start[:2])
-    return target, 1 - close / LEVELS, pose
+    return target, 1 - close / LEVELS
 
 
-def push(pose, sizes, hand, step):
-    """Slide things out of the gripper's disc and apart, and turn what it rubs along; in place."""
+def sizes(things):
+    """Radii (N,) of the things and heights (N,) of their tops."""
+    return np.array([(thing["radius"], TOP + thing["height"]) for thing in things]).T
+
+
+def overlaps(pose, sizes, hand):
+    """How deep the gripper's disc is in each thing (N,), and the ways (N, 2) out of it."""
     radii, tops = sizes
     away = pose[:, :2] - hand[:2] + 1e-6
     distance = np.hypot(*away.T)
     overlap = np.maximum(radii + HAND - distance, 0) * (hand[2] < tops)
-    away /= distance[:, None]
+    return overlap, away / distance[:, None]
+
+
+def push(pose, sizes, hand, step):
+    """Slide things out of the gripper's disc and apart, and turn what it rubs along; in place."""
+    radii, _ = sizes
+    overlap, away = overlaps(pose, sizes, hand)
     pose[:, :2] += overlap[:, None] * away
     rubbed = away[:, 1] * step[0] - away[:, 0] * step[1]
     pose[:, 2] += np.where(overlap > 0, 0.7 * rubbed / radii, 0)
@@ -314,17 +330,27 @@ def coarse_shadows(depth, rods):
     return light.repeat(FINE, 0).repeat(FINE, 1)
 
 
-def draw_clip(scene, positions, openings, things, poses):
-    """All bytes (T, 64, 64, 3) of a clip; row 0 and column 0 are black as in the real set."""
-    frames, drawn = np.zeros((len(positions), SIZE, SIZE, 3), np.uint8), None
-    for t, (hand, opening, pose) in enumerate(zip(positions, openings, poses)):
-        if drawn is None or not np.array_equal(pose, drawn):
-            table, drawn = draw_things(scene, things, pose), pose
-        colour, depth = (part.copy() for part in table)
+def draw_arms(scene, positions, openings):
+    """The arm alone in every frame of a clip: its layer, and the rods that cast its shadow."""
+    arms = []
+    for hand, opening in zip(positions, openings):
+        layer = np.zeros_like(scene[0][0]), np.full_like(scene[0][1], np.inf)
         rods = list(arm_rods(hand, opening, scene[1]))
-        colour *= coarse_shadows(depth, [rod[:3] for rod in rods[1:-2]])
         for rod in rods:
-            capsule((colour, depth), *rod)
+            capsule(layer, *rod)
+        arms.append((layer, [rod[:3] for rod in rods[1:-2]]))
+    return arms
+
+
+def draw_clip(scene, arms, things, poses):
+    """All bytes (T, 64, 64, 3) of a clip; row 0 and column 0 are black as in the real set."""
+    frames, drawn = np.zeros((len(poses), SIZE, SIZE, 3), np.uint8), None
+    for t, ((arm, rods), pose) in enumerate(zip(arms, poses)):
+        if drawn is None or not np.array_equal(pose, drawn):
+            (table, depth), drawn = draw_things(scene, things, pose), pose
+        colour = table * coarse_shadows(depth, rods)
+        nearer = arm[1] < depth
+        colour[nearer] = arm[0][nearer]
         pixels = sum(colour[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE)) / FINE**2
         frames[t, 1:, 1:] = (255 * pixels.clip(0, 1) + 0.5)[1:, 1:]
     return frames

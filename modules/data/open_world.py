@@ -1,0 +1,82 @@
+"""Data sets with an open future: events/SPLIT.csv and futures/CLIP.npz beside the clips.
+
+An event is a frame that is the first to show an outcome which nothing given determines. The
+futures of a test clip are further true clips with the same given frames and conditions.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import UserError
+from .cache import resize
+from .folders import candidates
+
+ROW = re.compile(r"([0-9]{1,9}),([0-9]{1,9})", re.ASCII)
+
+
+def find_file(root: str | Path, name: str) -> Path | None:
+    """A file of the data set, where the data set may be nested as in a zip."""
+    paths = (folder / name for folder in candidates(root, "val"))
+    return next((path for path in paths if path.exists()), None)
+
+
+def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
+    """The event frames of each clip of val or test, in order; a clip without any is left out.
+
+    Clips are numbered in their natural order, frames from the clip's first. None: no such file.
+    """
+    path, events = find_file(root, f"events/{split}.csv"), {}
+    if path is None:
+        return None
+    try:
+        header, *rows = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text ({error})") from None
+    if header != "clip,frame":
+        raise UserError(
+            f"{path} must begin with the row clip,frame; it begins with {header[:40]!r}"
+        )
+    for number, row in enumerate(rows, 2):
+        if not (numbers := ROW.fullmatch(row.strip())):
+            raise UserError(
+                f"{path}, row {number}: expected two numbers like 0,12; got {row[:40]!r}"
+            )
+        clip, frame = map(int, numbers.groups())
+        events.setdefault(clip, set()).add(frame)
+    return {clip: sorted(frames) for clip, frames in events.items()}
+
+
+def read_futures(root: str | Path, clip: int, size: tuple[int, int]) -> torch.Tensor | None:
+    """uint8 (N, T, 3, H, W): N true futures of a test clip with their given frames.
+
+    They are resized to (H, W) as the frames of the data set are. None: the clip has no file.
+    """
+    path = find_file(root, f"futures/{clip}.npz")
+    if path is None:
+        return None
+    frames = load_frames(path)
+    if frames.shape[2:4] != tuple(size):
+        images = frames.reshape(-1, *frames.shape[2:])
+        resized = np.stack([resize(Image.fromarray(image), size) for image in images])
+        frames = resized.reshape(*frames.shape[:2], *size, 3)
+    return torch.from_numpy(frames).movedim(-1, 2).contiguous()
+
+
+def load_frames(path: Path) -> np.ndarray:
+    """The array `frames` of an npz file: uint8 (N, T, H, W, 3)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            frames = archive["frames"]
+    except Exception as error:  # a damaged file can make numpy raise anything
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} cannot be read as an npz with the array frames ({text})") from None
+    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise UserError(
+            f"{path}: frames is {frames.dtype} {frames.shape}; "
+            "uint8 (futures, frames, height, width, 3) is expected"
+        )
+    return frames

@@ -1,0 +1,500 @@
+"""scripts/make_toy_data.py: its worlds, the open futures of three of them, and their readers."""
+
+import hashlib
+import io
+import sys
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from PIL import Image
+
+from dataloader import Dataset_Robot
+from modules.data.open_world import read_events, read_futures
+from modules.errors import UserError
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import make_toy_data
+from toy import lamps, robot, shapes, slippery
+
+CLIP = 40  # frames of a take, here
+SMALL = {
+    "pose": "--height 32 --train_frames 4 --test_clips 2 --workers 1".split(),
+    "robot": "--lab robot --train_clips 1 --eval_clips 3 --workers 1".split(),
+}
+LAB = {"lamps": "pose", "slippery": "robot", "shapes": "robot"}
+GIVEN = {"pose": 1, "robot": 2}
+FUTURES = 4
+ROBOT_WORLDS = {"shapes": shapes, "slippery": slippery}
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """make(world, seed) -> the folder of a small data set; no test changes it."""
+
+    @cache
+    def run(world, seed=0):
+        root = tmp_path_factory.mktemp("worlds") / "data"
+        draw_world(root, world, "--seed", str(seed))
+        return root
+
+    return run
+
+
+def draw_world(root, world, *flags):
+    """Call the script in this process, on takes of CLIP frames."""
+    lab = LAB.get(world, "pose")
+    futures = ("--futures", str(FUTURES)) if world in LAB else ()
+    flags = str(root), *SMALL[lab], "--world", world, *futures, *flags
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_toy_data, "CLIP", CLIP)
+        patch.setattr(make_toy_data, "draw_all", draw_one_by_one)
+        patch.setattr(sys, "argv", ["make_toy_data.py", *flags])
+        make_toy_data.main()
+
+
+def draw_one_by_one(draw, jobs, total, workers):
+    assert sum(draw(job) for job in jobs) == total
+
+
+def hashes(root):
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def image(path):
+    return np.asarray(Image.open(path))
+
+
+def frames_of_test_clip(root, lab, clip):
+    """The frames of a test clip, decoded without any code of the package."""
+    if lab == "pose":
+        return np.array([image(p) for p in sorted((root / f"test/test_truth/{clip}").glob("*"))])
+    folder = next((root / "test").glob("*")) / str(clip)
+    return np.array([image(folder / f"{t}.png") for t in range(robot.LENGTH)])
+
+
+@pytest.fixture(params=LAB)
+def world(request):
+    return request.param
+
+
+# ---------------------------------------------------------------- all worlds
+
+
+@pytest.mark.parametrize("lab", SMALL)
+def test_the_default_worlds_are_as_before_there_were_others(lab, tmp_path, monkeypatch):
+    """golden/toy_data.npz was drawn by commit c4f47e5. Other machines may round otherwise."""
+    flags = {
+        "pose": "--height 32 --train_frames 8 --test_clips 1",
+        "robot": "--lab robot --train_clips 1 --eval_clips 1",
+    }[lab].split()
+    argv = ["make_toy_data.py", str(tmp_path / "data"), "--seed", "3", "--workers", "1", *flags]
+    monkeypatch.setattr(make_toy_data, "CLIP", 8)
+    monkeypatch.setattr(make_toy_data, "draw_all", draw_one_by_one)
+    monkeypatch.setattr(sys, "argv", argv)
+    make_toy_data.main()
+    golden = np.load(ROOT / "tests" / "golden" / "toy_data.npz")
+    names = [name for name in golden if name.startswith(lab)]
+    assert len(names) >= 3
+    for name in names:
+        path = tmp_path / "data" / Path(*name.split("|")[1:])
+        if path.suffix == ".csv":
+            assert np.array_equal(np.loadtxt(path, delimiter=","), golden[name])
+        else:
+            distance = abs(image(path).astype(int) - golden[name])
+            assert distance.max() <= 1 and (distance > 0).mean() < 0.01
+    assert not (tmp_path / "data/events").exists() and not (tmp_path / "data/futures").exists()
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_others(world, make, monkeypatch, tmp_path):
+    root = make(world)
+    names = hashes(root)
+    assert "events/val.csv" in names and "futures/0.npz" in names
+    monkeypatch.setattr("time.time", lambda: 2e9)  # no file may store the time of day
+    draw_world(tmp_path / "again", world)
+    assert hashes(tmp_path / "again") == names
+    other = hashes(make(world, 1))
+    assert other.keys() == names.keys()
+    constant = "actions.csv", "endeffector_positions.csv"  # zeros in the world of shapes
+    changed = [n for n in names if world != "shapes" or not n.endswith(constant)]
+    assert all(other[name] != names[name] for name in changed)
+
+
+def test_worker_processes_draw_the_same(make, monkeypatch, tmp_path):
+    flags = [*SMALL["robot"], "--world", "shapes", "--futures", str(FUTURES), "--workers", "2"]
+    monkeypatch.setattr(sys, "argv", ["make_toy_data.py", str(tmp_path / "again"), *flags])
+    make_toy_data.main()
+    assert hashes(tmp_path / "again") == hashes(make("shapes"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--world shapes", "--world shapes belongs to --lab robot"),
+        ("--lab robot --world lamps", "--world lamps belongs to --lab pose"),
+        ("--futures 3", "not to --world dancer"),
+        ("--lab robot --futures 3", "not to --world arm"),
+        ("--world lamps --futures 0", "must be a whole number 1"),
+        ("--world moon", "invalid choice"),
+    ],
+)
+def test_flags_without_effect_are_refused(flags, named, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        make_toy_data.parse_arguments([str(tmp_path / "data"), *flags.split()])
+    assert stop.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_defaults_of_the_worlds(tmp_path):
+    for lab, worlds in make_toy_data.WORLDS.items():
+        args = make_toy_data.parse_arguments([str(tmp_path), "--lab", lab])
+        assert args.world == worlds[0] and args.futures == 0
+        for name in worlds[1:]:
+            args = make_toy_data.parse_arguments([str(tmp_path), "--lab", lab, "--world", name])
+            assert args.futures == (20 if name == "lamps" else 50)
+
+
+# ---------------------------------------------------------------- futures and events
+
+
+def test_futures_have_the_clips_past_and_differ_later(world, make):
+    root, lab = make(world), LAB[world]
+    events = read_events(root, "test")
+    for clip in range(2):
+        truth = frames_of_test_clip(root, lab, clip)
+        futures = np.load(root / f"futures/{clip}.npz")["frames"]
+        assert futures.dtype == np.uint8
+        assert futures.shape == (FUTURES, 31 if lab == "pose" else 30, *truth.shape[1:])
+        assert (futures[:, : GIVEN[lab]] == truth[: GIVEN[lab]]).all()
+        courses = [truth[: futures.shape[1]], *futures]
+        pairs = [(a, b) for i, a in enumerate(courses) for b in courses[:i]]
+        assert all((a != b).any() for a, b in pairs)
+        if lab == "robot":  # the first event is where all futures part
+            first = events[clip][0]
+            assert first >= GIVEN[lab]
+            assert (futures[:, :first] == truth[:first]).all()
+            assert all((a[first] != b[first]).any() for a, b in pairs)
+
+
+class Redrawn:
+    """A generator whose first draws are those of one seed, the later ones of another."""
+
+    def __init__(self, seed, kept):
+        self.first, self.second = (np.random.default_rng([seed, i]) for i in range(2))
+        self.kept, self.draws = kept, 0
+
+    def uniform(self, *bounds):
+        self.draws += 1
+        return (self.first if self.draws <= self.kept else self.second).uniform(*bounds)
+
+
+@pytest.mark.parametrize("name", ROBOT_WORLDS)
+def test_events_are_the_frames_where_an_outcome_first_shows(name):
+    world = ROBOT_WORLDS[name]
+    for seed in range(6):
+        start = world.begin(np.random.default_rng(seed))
+        whole = Redrawn(seed, 10**6)
+        path, events = world.play(whole, start)
+        parted = set()
+        for kept in range(whole.draws):
+            other, _ = world.play(Redrawn(seed, kept), start)
+            parted.add(int(np.flatnonzero((other != path).any((1, 2)))[0]))
+        assert parted == set(np.flatnonzero(events))
+
+
+@pytest.mark.parametrize("name", ROBOT_WORLDS)
+def test_no_outcome_shows_in_the_given_frames(name):
+    world = ROBOT_WORLDS[name]
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        path, events = world.play(rng, world.begin(rng))
+        assert len(path) == len(events) == robot.LENGTH and not events[: GIVEN["robot"]].any()
+
+
+def test_the_events_of_a_split_are_those_of_its_clips(make):
+    for name, world in ROBOT_WORLDS.items():
+        for split, stream in (("val", make_toy_data.VAL), ("test", make_toy_data.TEST)):
+            listed = read_events(make(name), split)
+            for clip in range(3):
+                rng = np.random.default_rng([0, stream, clip])
+                _, events = world.play(rng, world.begin(rng))
+                assert listed.get(clip, []) == list(np.flatnonzero(events))
+
+
+# ---------------------------------------------------------------- shapes
+
+
+def test_discs_stay_in_the_box_and_leave_walls_in_all_directions():
+    angles, gaps = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        start = shapes.begin(rng)
+        gaps.append(np.hypot(*(start[0][0] - start[0][1])))
+        path, events = shapes.play(rng, start)
+        assert shapes.LOW <= path.min() and path.max() <= shapes.HIGH
+        steps = np.diff(path, axis=0)
+        for t in np.flatnonzero(events):
+            away = (path[t - 1] == shapes.LOW) * 1.0 - (path[t - 1] == shapes.HIGH)
+            for i in np.flatnonzero(abs(away).sum(1) == 1):
+                side = away[i, 0] * steps[t - 1, i, 1] - away[i, 1] * steps[t - 1, i, 0]
+                angles.append(np.degrees(np.arctan2(side, (away[i] * steps[t - 1, i]).sum())))
+                if not np.isin(path[t, i], (shapes.LOW, shapes.HIGH)).any():
+                    assert np.isclose(np.hypot(*steps[t - 1, i]), shapes.SPEED)
+        for i in range(2):  # straight lines between the walls
+            free = ~events[2:] & ~np.isin(path[2:, i], (shapes.LOW, shapes.HIGH)).any(1)
+            assert np.allclose(steps[1:, i][free], steps[:-1, i][free])
+    assert min(gaps) >= 2 * shapes.RADIUS and len(angles) > 300
+    assert np.degrees(shapes.STEEP) - 5 < max(angles) <= np.degrees(shapes.STEEP) + 1e-6
+    quarters, _ = np.histogram(angles, 4, (-65, 65))
+    assert quarters.min() > 0.18 * len(angles)
+
+
+def test_discs_are_drawn_where_they_are():
+    rng = np.random.default_rng(0)
+    path, _ = shapes.play(rng, shapes.begin(rng))
+    frames = shapes.draw(shapes.make_scene(rng), path)
+    assert frames.shape == (robot.LENGTH, 64, 64, 3)
+    for frame, places in zip(frames, path):
+        x, y = places[-1].astype(int)  # of the disc that is drawn last
+        assert abs(frame[y, x] - 255 * shapes.COLOURS[-1]).max() <= 1
+        assert np.ptp(frame[0].astype(int), axis=-1).max() == 0  # grey
+
+
+# ---------------------------------------------------------------- slippery
+
+
+def copied(start):
+    return [part.copy() if isinstance(part, np.ndarray) else part for part in start]
+
+
+def test_commands_do_not_depend_on_outcomes():
+    for seed in range(10):
+        start = slippery.begin(np.random.default_rng(seed))
+        before = copied(start)
+        paths = [slippery.play(np.random.default_rng([seed, k]), start)[0] for k in range(3)]
+        assert all((paths[0] != path).any() for path in paths[1:])
+        assert all(np.array_equal(a, b) for a, b in zip(before[1:], start[1:]))
+        actions, positions = slippery.tables(start)
+        hand = positions[0]
+        for action, position in zip(actions, positions):  # the commands alone move the hand
+            assert np.array_equal(hand, position)
+            hand, _ = robot.move_hand(hand, action)
+
+
+def test_almost_every_clip_has_a_push_early_and_things_slide_apart():
+    pushes, ends = [], []
+    for seed in range(60):
+        start = slippery.begin(np.random.default_rng(seed))
+        courses = [slippery.play(np.random.default_rng([seed, k]), start) for k in range(4)]
+        pushes.append(courses[0][1][3:13].sum())
+        first = np.flatnonzero(courses[0][1])
+        if len(first) and first[0] < 20:
+            ends.append(np.std([path[first[0] + 4, :, :2] for path, _ in courses], 0).max())
+        for path, _ in courses:
+            assert (path[..., :2] > robot.TABLE[0]).all() and (path[..., :2] < robot.TABLE[1]).all()
+    assert np.mean(np.array(pushes) > 0) > 0.95 and np.mean(pushes) < 3
+    assert np.mean(ends) > 0.03  # metres: two pixels
+
+
+def test_a_slide_slows_down_and_has_the_drawn_length():
+    turns, lengths = [], []
+    for seed in range(200):
+        slide = slippery.outcome(np.random.default_rng(seed), np.array((0.6, 0.8)))
+        lengths.append(np.hypot(*slide))
+        turns.append(np.degrees(np.arctan2(0.6 * slide[1] - 0.8 * slide[0], slide @ (0.6, 0.8))))
+    assert 0.05 <= min(lengths) < 0.07 and 0.19 < max(lengths) <= 0.2
+    assert -60.01 <= min(turns) < -55 and 55 < max(turns) <= 60.01
+    radii = np.array((0.07, 0.07)), np.array((0.25, 0.25))
+    pose = np.array([(0.6, 0, 0), (0.6, 0.3, 0.0)])
+    slides, touched = np.zeros((4, 2, 2)), np.zeros(2, bool)
+    hands = [(0.45, 0, 0.2), (0.49, 0, 0.2), (0.45, 0, 0.2), *[(0.45, 0, 0.2)] * 4]  # touch, go
+    places, fresh = [pose[0, :2]], []
+    for hand, target in zip(hands, hands[1:]):
+        way, rng = np.linspace(hand, target, robot.SUBSTEPS + 1), np.random.default_rng(1)
+        pose, slides, touched, new = slippery.step(rng, way, radii, pose, slides, touched)
+        places.append(pose[0, :2])
+        fresh.append(new[0])
+    steps = np.hypot(*np.diff(places, axis=0).T)
+    assert fresh == [True] + [False] * 5 and not slides.any()
+    assert np.allclose(steps[1:4] / steps[1:4].sum(), (0.5, 1 / 3, 1 / 6)) and not steps[4:].any()
+    assert steps[0] > 0.02 and 0.05 < steps.sum() < 0.21
+
+
+# ---------------------------------------------------------------- lamps
+
+
+def test_lamps_toggle_as_often_as_stated():
+    rng = np.random.default_rng(0)
+    starts = np.array([lamps.begin(rng) for _ in range(400)])
+    lit, events = lamps.play(rng, starts[0], 20_000)
+    assert (abs(starts.mean(0) - 0.5) < 0.1).all() and (lit[0] == starts[0]).all()
+    toggles = lit[1:] != lit[:-1]
+    assert (abs(toggles.mean(0) - lamps.RATE) < 0.005).all()
+    assert abs(toggles.all(1).mean() - lamps.RATE**3) < 1e-3  # independent
+    assert np.array_equal(events, [False, *toggles.any(1)])
+
+
+def test_lamps_is_the_world_of_the_dancer_with_lamps(make):
+    plain, lit = make("dancer"), make("lamps")
+    differing = np.zeros((32, 64), bool)
+    for path in sorted(plain.rglob("*.png")):
+        other = lit / path.relative_to(plain)
+        if "label" in str(path):
+            assert path.read_bytes() == other.read_bytes()  # poses do not show the lamps
+        else:
+            differing |= (abs(image(path).astype(int) - image(other)) > 2).any(-1)
+    assert differing[:8].any() and not differing[18:].any()
+    extra = {name.split("/")[0] for name in hashes(lit).keys() - hashes(plain).keys()}
+    assert extra == {"events", "futures"}
+
+
+def test_every_toggle_is_an_event_and_visible_at_the_training_size(make):
+    root = make("lamps")
+    assert set(read_events(root, "val")) == {0}
+    for clip, shown in read_events(root, "test").items():
+        frames = frames_of_test_clip(root, "pose", clip).astype(int)
+        lit, events = make_lit(clip)
+        assert shown == list(np.flatnonzero(events))
+        for t in shown:
+            for lamp in np.flatnonzero(lit[t] != lit[t - 1]):
+                x, y = lamps.PLACES[lamp]
+                at = np.s_[round(32 * y) - 1 : round(32 * y) + 1, round(32 * (x + 1))]
+                assert abs(frames[t][at] - frames[t - 1][at]).max() > 80
+
+
+def make_lit(clip):
+    rng = np.random.default_rng([0, make_toy_data.LAMPS, make_toy_data.TEST, clip])
+    return lamps.play(rng, lamps.begin(rng), CLIP)
+
+
+# ---------------------------------------------------------------- readers
+
+
+def test_futures_are_resized_as_frames_are(make):
+    for name, size in (("shapes", (64, 64)), ("shapes", (20, 30)), ("lamps", (12, 16))):
+        stored = np.load(make(name) / "futures/1.npz")["frames"]
+        futures = read_futures(make(name), 1, size)
+        assert futures.dtype == torch.uint8 and futures.is_contiguous()
+        assert futures.shape == (*stored.shape[:2], 3, *size)
+        picture = Image.fromarray(stored[3, 7]).resize((size[1], size[0]), Image.BILINEAR)
+        assert np.array_equal(futures[3, 7].permute(1, 2, 0), picture)
+
+
+def test_the_files_are_found_in_nested_folders_or_not_at_all(make, tmp_path):
+    inner = tmp_path / "outer" / "inner"
+    inner.parent.mkdir()
+    inner.symlink_to(make("shapes"))
+    assert read_events(tmp_path, "val") == read_events(make("shapes"), "val")
+    assert read_futures(tmp_path, 0, (64, 64)) is not None
+    assert read_futures(tmp_path, 99, (64, 64)) is None
+    assert read_events(make("dancer"), "test") is None
+    with pytest.raises(UserError, match="is not a folder"):
+        read_events(tmp_path / "nowhere", "val")
+
+
+def test_a_world_of_the_robot_lab_opens_as_its_data(make, tmp_path):
+    for name in ROBOT_WORLDS:
+        data = Dataset_Robot(make(name), "test", 30, "--n_eval", tmp_path / name, 1)
+        frames, conditions = data[1]
+        assert len(data) == 3 and bool(conditions.any()) == (name == "slippery")
+        assert torch.equal(frames[:2], read_futures(make(name), 1, (64, 64))[0, :2] / 255)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"\n", b"clip\n0\n", b"0,1\n", b"clip,frame\n0\n", b"clip,frame\n0,1,2\n",
+        b"clip,frame\n0,-1\n", b"clip,frame\n0,1.5\n", b"clip,frame\n\n0,1\n", b"\xff\xfe\x00",
+        b"clip,frame\n0,99999999999999999999\n", "clip,frame\n0,٣\n".encode(), b"clip,frame\n0,x\n",
+    ],
+)  # fmt: skip
+def test_a_bad_list_of_events_is_named(text, tmp_path):
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events/val.csv").write_bytes(text)
+    with pytest.raises(UserError, match=r"events/val\.csv"):
+        read_events(tmp_path, "val")
+
+
+def test_a_list_of_events_may_come_from_elsewhere(tmp_path):
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events/val.csv").write_bytes("\ufeffclip,frame\r\n2,5\r\n0,7\r\n2,3\r\n".encode())
+    assert read_events(tmp_path, "val") == {2: [3, 5], 0: [7]}
+    (tmp_path / "events/val.csv").write_text("clip,frame\n")
+    assert read_events(tmp_path, "val") == {}
+    (tmp_path / "events/test.csv").mkdir()
+    with pytest.raises(UserError, match=r"events/test\.csv"):
+        read_events(tmp_path, "test")
+
+
+def stored(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def header_only(shape):
+    """An npz whose array claims a shape that its bytes do not have."""
+    inner, file = io.BytesIO(), io.BytesIO()
+    entry = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(inner, entry)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("frames.npy", inner.getvalue() + b"few")
+    return file.getvalue()
+
+
+def bare():
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+BAD = {
+    "empty": lambda: b"",
+    "text": lambda: b"no zip at all",
+    "an npy": bare,
+    "another name": lambda: stored(pictures=np.zeros((1, 1, 2, 2, 3), np.uint8)),
+    "floats": lambda: stored(frames=np.zeros((1, 1, 2, 2, 3))),
+    "four axes": lambda: stored(frames=np.zeros((1, 2, 2, 3), np.uint8)),
+    "grey": lambda: stored(frames=np.zeros((1, 1, 2, 2, 1), np.uint8)),
+    "no future": lambda: stored(frames=np.zeros((0, 1, 2, 2, 3), np.uint8)),
+    "objects": lambda: stored(frames=np.array([{}, None], object)),
+    "too short": lambda: header_only((2, 3, 4, 5, 3)),
+    "too large": lambda: header_only((10**6, 10**6, 64, 64, 3)),
+    "absurd": lambda: header_only((10**30, 1, 1, 1, 3)),
+    "negative": lambda: header_only((-1, 1, 1, 1, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_of_futures_is_named(name, tmp_path):
+    (tmp_path / "futures").mkdir()
+    (tmp_path / "futures/0.npz").write_bytes(BAD[name]())
+    with pytest.raises(UserError, match=r"futures/0\.npz") as error:
+        read_futures(tmp_path, 0, (2, 2))
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_of_futures_is_named_or_read(tmp_path):
+    (tmp_path / "futures").mkdir()
+    path, rng = tmp_path / "futures/0.npz", np.random.default_rng(0)
+    frames = rng.integers(0, 9, (2, 2, 4, 4, 3), dtype=np.uint8)
+    make_toy_data.write_futures(path, frames)
+    whole, refused = path.read_bytes(), 0
+    assert torch.equal(read_futures(tmp_path, 0, (4, 4)).movedim(2, -1), torch.tensor(frames))
+    for _ in range(300):
+        damaged = bytearray(whole)
+        if rng.random() < 0.3:
+            damaged = damaged[: rng.integers(len(whole))]
+        else:
+            damaged[rng.integers(len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_futures(tmp_path, 0, (4, 4))
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 150
