@@ -31,6 +31,7 @@ MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no 
 CPU_STEPS = 8  # of a rollout on a CPU: weights are cast to bf16 once for so many steps
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
+CPU_VALUES = 32 * 64 * 192  # of a frame's largest map, where that was measured
 
 
 class VAE_Model(nn.Module):
@@ -151,6 +152,9 @@ class VAE_Model(nn.Module):
             if not prior:
                 posterior = self.relative_to_prior(gaussian, previous, conditions, zeros)
 
+        largest = math.prod(self.feature_size) * self.settings.D_out_dim
+        longer = max(1, CPU_VALUES // largest)  # so many frames in the memory of one
+
         @torch.no_grad()
         def predict(noise):
             z = noise = self.masked(noise)
@@ -158,7 +162,7 @@ class VAE_Model(nn.Module):
                 z = sample(*gaussian, noise)
             inputs = (repeated(x, len(noise)) for x in (previous, conditions))
             with self.autocast():
-                frames = self.per_frame(self.decode, *inputs, z.flatten(0, 1))
+                frames = self.per_frame(self.decode, *inputs, z.flatten(0, 1), longer=longer)
             return frames.unflatten(0, noise.shape[:2])
 
         return *posterior, predict
@@ -233,12 +237,15 @@ class VAE_Model(nn.Module):
         _, *prior = self.draw_z(self.prior, *known)
         return relative_to_prior(*posterior, *prior, self.settings.kl_balance)
 
-    def per_frame(self, net: Callable, *inputs: torch.Tensor) -> torch.Tensor | tuple:
-        """net on (B, T, ...); on a CPU in pieces that fit its caches."""
+    def per_frame(
+        self, net: Callable, *inputs: torch.Tensor, longer: int = 1
+    ) -> torch.Tensor | tuple:
+        """net on (B, T, ...); on a CPU in pieces that fit its caches, `longer` times as long."""
         if self.settings.recompute and torch.is_grad_enabled():
             net = functools.partial(checkpoint, net, use_reentrant=False, preserve_rng_state=False)
         on_cpu = inputs[0].device.type == "cpu"
-        return over_time(net, *inputs, at_once=on_cpu and CPU_FRAMES.get(self.settings.precision))
+        at_once = longer * CPU_FRAMES.get(self.settings.precision, 0)
+        return over_time(net, *inputs, at_once=on_cpu and at_once)
 
     # ------------------------------------------------------------ one step
 
