@@ -14,6 +14,7 @@ from test_worlds import draw_world
 from modules.evaluation import sample_futures
 from modules.models.loading import load_model
 from modules.report.distribution import FILES
+from modules.runs.folder import TESTED, WRITTEN
 
 N = 3  # sampled futures
 LENGTH = 14  # frames of a robot clip that are used
@@ -69,6 +70,8 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
     for folder in (done.run / "plots", done.test):
         assert set(FILES) <= pictures_in(folder)
         assert all(is_picture(folder / name) for name in FILES)
+    moved = {path.name for x in (*WRITTEN, *TESTED) for path in done.test.glob(x)}
+    assert moved == {path.name for path in done.test.iterdir()}  # by --resume never
     futures = done.scores["futures"]
     assert futures["n_samples"] == N and futures["true_futures"] == TRUE_FUTURES
     assert done.val["futures"]["n_samples"] == 20 and done.val["futures"]["true_futures"] == 1
