@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
+from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, SHORT, bits, load, read_csv, reproducible
+from helpers import ROOT, SHORT, bits, load, make_dataset, read_csv, reproducible, settings_of
 from PIL import Image
 
+import Trainer
 from modules.config import PoseTraining
+from modules.report import distribution
 from modules.report.pictures import gif_time
 
 SETTINGS = {"train/beta", "train/tfr", "train/lr"}
@@ -32,14 +36,21 @@ def train(call, dataset, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Data, and a run of two epochs with its plots; no test changes them."""
+    base = tmp_path_factory.mktemp("drawn")
+    data, run = make_dataset(base / "data"), base / "run"
+    Trainer.train(settings_of(["--DR", data, "--save_root", run, "--num_epoch", 2, *SHORT]))
+    return SimpleNamespace(data=data, run=run)
+
+
 def images_on(page):
     return {b64decode(data) for data in re.findall(r"base64,([^\"]+)", page.read_text())}
 
 
-def test_train_then_test(call, dataset, tmp_path):
-    run = tmp_path / "run"
-    done = call("Trainer", "--DR", dataset, "--save_root", run, "--num_epoch", 2, *SHORT)
-    assert done.code == 0, done.err
+def test_train_then_test(call, drawn, tmp_path):
+    run = shutil.copytree(drawn.run, tmp_path / "run")
     names = {p.name for p in run.iterdir()}
     assert {"args.json", "metrics.csv", "last.ckpt", "best_score.ckpt", "epoch=0.ckpt"} <= names
     assert {"val.gif", "val_strip.png", "val_frames.csv", "plots"} <= names
@@ -47,7 +58,7 @@ def test_train_then_test(call, dataset, tmp_path):
     shown = {"plots/curves.png", "plots/psnr_per_frame.png", "val_strip.png"}
     shown |= {"plots/kl_per_dimension.png"}
     assert on_page == {(run / name).read_bytes() for name in shown}
-    done = call("Tester", "--DR", dataset, "--save_root", run, "--ckpt", run / "best_score.ckpt")
+    done = call("Tester", "--DR", drawn.data, "--save_root", run, "--ckpt", run / "best_score.ckpt")
     assert done.code == 0, done.err
     names = {p.name for p in run.iterdir()}
     assert {"pred_seq0.gif", "pred_seq1.gif", "submission.csv", "scores.json"} <= names
@@ -157,11 +168,11 @@ def colours(path):
         return len(image.convert("RGB").getcolors(2**24))
 
 
-def test_every_plot_is_written_and_not_blank(train):
-    folder = train("--num_epoch", 2)[0]
+def test_every_plot_is_written_and_not_blank(drawn):
+    folder = drawn.run
     names = {p.name for p in (folder / "plots").iterdir()}
-    drawn = "loss mse kl beta tfr lr psnr ssim curves psnr_per_frame".split()
-    assert {f"{name}.png" for name in drawn} <= names
+    expected = "loss mse kl beta tfr lr psnr ssim curves psnr_per_frame".split()
+    assert {f"{name}.png" for name in expected} | {*distribution.FILES} <= names
     for name in names:
         assert colours(folder / "plots" / name) > 10, name
     assert colours(folder / "val_strip.png") > 10
