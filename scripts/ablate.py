@@ -43,7 +43,10 @@ PARTS = {
     "augmentation": "--warp 0.5",
     "input noise": "--feedback_noise 0.05",
     "free running": "--tfr 0",
-    "prior samples": "--pretrain_epochs 100000 --z_source mean",
+    "hybrid objective": (
+        "--posterior_share 0.25 --free_bits 2 --z_source mean "
+        "--kl_anneal_type Cyclical --kl_anneal_cycle 2 --kl_anneal_ratio 0.5"
+    ),
     "lr": "--optim AdamW --lr 0.002 --lr_schedule cosine --warmup_epochs 1",
     "EMA": "--ema 0.995",
 }
@@ -83,7 +86,10 @@ LEFT_OUT = {
     "best - nets": f"{SMALL} {best_without('nets')}",
     "best - calibrated loss": best_with("calibrated loss", "--grad_clip 0.001"),
     "best - free running": best_with("free running", "--tfr 1 --tfr_d_step 0"),
-    "best - prior samples": best_with("prior samples", "--z_source mean --kl_anneal_type None"),
+    "best - hybrid objective": best_with(
+        "hybrid objective", "--z_source mean --kl_anneal_type None"
+    ),
+    "best, deterministic twin": best_with("hybrid objective", "--no-latent"),
 } | {
     f"best - {name}": best_without(name)
     for name in (*NETS[1:], "shuffling", "jump starts", "augmentation", "input noise", "EMA")

@@ -63,10 +63,14 @@ def test_a_resumed_run_draws_the_same_steps(run):
     assert same(weights(whole), weights(resumed))
 
 
-def test_it_does_not_go_with_a_learned_prior(call, data, tmp_path):
-    flags = ["--posterior_share", 0.5, "--learned_prior", *SHORT]
-    done = call("Trainer", "--DR", data, "--save_root", tmp_path / "run", *flags)
-    assert done.code == 2 and "leave out --learned_prior" in done.err
+def test_a_prior_step_trains_the_learned_prior(run):
+    trained = run("a", "--posterior_share", 0, "--learned_prior")
+    before = run("b", "--posterior_share", 0, "--learned_prior", "--lr", 1e-12)
+    changed = [
+        not torch.equal(x, y)
+        for x, y in zip(trained.model.prior.parameters(), before.model.prior.parameters())
+    ]
+    assert all(changed)
 
 
 # ---------------------------------------------------------------- what is reported of z
@@ -80,7 +84,7 @@ def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, 
         ckpt.save(tmp_path / "a" / name, state)
     capsys.readouterr()
     assert run("a", *flags).history[1]["train/kl"] > 0
-    assert "nats per frame" not in capsys.readouterr().out
+    assert "dimensions of z" not in capsys.readouterr().out
     run("b", *flags, "--num_epoch", 3, "--val_every", 3)  # the best weights have a posterior
     assert "nats per frame" in capsys.readouterr().out
 

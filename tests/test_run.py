@@ -12,6 +12,7 @@ from helpers import ROOT, SHORT, bits, load, read_csv, reproducible
 from PIL import Image
 
 from modules.config import PoseTraining
+from modules.report.pages import FUTURES, LATENTS
 from modules.report.pictures import gif_time
 
 SETTINGS = {"train/beta", "train/tfr", "train/lr"}
@@ -45,13 +46,13 @@ def test_train_then_test(call, dataset, tmp_path):
     assert {"val.gif", "val_strip.png", "val_frames.csv", "plots"} <= names
     on_page = images_on(run / "report.html")
     shown = {"plots/curves.png", "plots/psnr_per_frame.png", "val_strip.png"}
-    shown |= {"plots/kl_per_dimension.png"}
+    shown |= {f"plots/{name}" for name in FUTURES + LATENTS}
     assert on_page == {(run / name).read_bytes() for name in shown}
     done = call("Tester", "--DR", dataset, "--save_root", run, "--ckpt", run / "best_score.ckpt")
     assert done.code == 0, done.err
     names = {p.name for p in run.iterdir()}
     assert {"pred_seq0.gif", "pred_seq1.gif", "submission.csv", "scores.json"} <= names
-    tested = {"strip0.png", "strip1.png", "psnr_per_frame.png"}
+    tested = {"strip0.png", "strip1.png", "psnr_per_frame.png", *LATENTS}
     on_page |= {(run / name).read_bytes() for name in tested}
     assert images_on(run / "report.html") == on_page
     scores = json.loads((run / "scores.json").read_text())["mean"]

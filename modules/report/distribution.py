@@ -19,8 +19,6 @@ ACTIVE_NATS = 0.1  # a dimension of z with less KL carries no information
 STRONGEST = 4  # dimensions of z in a traversal
 FRAMES = 10  # of a sheet of futures
 TWIN = "deterministic twin"
-FILES = """kl_per_dimension.png kl_over_time.png traversal.png futures.png best_of_n.png
-rank_histogram.png""".split()
 COLUMNS = {  # printed heading -> a score of futures
     "PSNR mean": "psnr_mean",
     "best": "psnr_best",
