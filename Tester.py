@@ -66,6 +66,10 @@ class Tester:
         twin = load_model(path, self.device, self.settings.precision)
         if twin.settings.latent or type(twin) is not type(self.model):
             raise UserError(f"--twin {path} is not a deterministic twin (--no-latent) of this lab")
+        for name in sorted({"frame_H", "frame_W", "n_past"} & self.settings.names()):
+            of_twin, of_model = (getattr(x, name) for x in (twin.settings, self.settings))
+            if of_twin != of_model:
+                raise UserError(f"--twin {path} has --{name} {of_twin}, the model {of_model}")
         return twin
 
     def rollout(
@@ -240,7 +244,7 @@ def unused(settings: Any, typed: set[str]) -> list[str]:
     """The typed flags that only training uses: accepted for old command lines."""
     own = TESTS[settings.lab].names()
     trained_with = own - STORED - Run.names() - Compute.names() | {"num_epoch", "per_save"}
-    tested_with = {"val_vi_len", "n_samples", "no_sanity", "make_gif", "truth", "pose_norm"}
+    tested_with = {"val_vi_len", "n_samples", "twin", "no_sanity", "make_gif", "truth", "pose_norm"}
     return sorted((typed - own) | (typed & trained_with - tested_with))
 
 

@@ -19,7 +19,6 @@ from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.cli.signals import listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
-from modules.data.open_world import read_events
 from modules.distributions import frame_log_likelihood
 from modules.errors import UserError
 from modules.evaluation import Futures, Latents, sample_futures
@@ -451,7 +450,7 @@ class Trainer(Resumable):
         """What z contains, how likely validation frames are, and sampled futures of some clips."""
         model, lab, settings = self.ema or self.model, self.lab, self.settings
         clips = self.some_of_validation()
-        events = read_events(settings.DR, "val") or {}
+        events = lab.val_events()
         latents = Latents(model, *clips, lab.given, posterior=posterior)
         futures = Futures(lab, clips[0].cpu(), {})
         samples = range(FUTURES if settings.latent else 1)

@@ -416,12 +416,6 @@ class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
 class PoseTraining(PoseData, PoseModel, Training):
     """A training run of the pose lab."""
 
-    def contradiction(self):
-        if self.learned_prior and self.pretrain_epochs >= self.num_epoch:
-            epochs = self.pretrain_epochs
-            return f"--pretrain_epochs {epochs} leaves no epochs to train the --learned_prior"
-        return super().contradiction()
-
 
 @dataclass(frozen=True)
 class RobotTraining(RobotData, RobotModel, Training):

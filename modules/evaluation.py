@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from . import distributions as dist
@@ -181,13 +182,13 @@ class Futures:
         self.lab, self.truth, self.many = lab, truth, many
         self.scored: list[list[dict]] = []  # of every future, the scores of every clip
         self.moments = [dist.Moments() for _ in truth]
-        self.sharp: list[torch.Tensor] = []
+        self.sharp: list[list[float]] = []  # of every future, of the clips long enough
         self.samples: dict[int, list] = {}  # of the clips that are drawn or have true futures
 
     def add(self, futures: Sequence[torch.Tensor]) -> None:
         """One rollout (T, 3, H, W) of every clip."""
         self.scored.append([self.lab.score(x, t) for x, t in zip(futures, self.truth)])
-        self.sharp.append(torch.stack([self.sharpness(x) for x in futures]))
+        self.sharp.append([self.sharpness(x) for x in futures if len(x) > SHARP_FROM])
         for i, (future, moments) in enumerate(zip(futures, self.moments)):
             moments.add(future)
             kept = self.samples.setdefault(i, [])
@@ -196,8 +197,8 @@ class Futures:
             elif not i and len(kept) < KEPT:
                 kept.append(future.half())
 
-    def sharpness(self, clip: torch.Tensor) -> torch.Tensor:
-        return dist.sharpness(clip[SHARP_FROM:].clamp(0, 1)).mean()
+    def sharpness(self, clip: torch.Tensor) -> float:
+        return dist.sharpness(clip[SHARP_FROM:].clamp(0, 1)).mean().item()
 
     def scores(self, sigma: float) -> dict[str, Any]:
         """Best, mean and worst of N; diversity, sharpness; the fit to the true futures."""
@@ -212,9 +213,8 @@ class Futures:
         if len(self.scored) > 1:
             values = torch.cat([m.deviation()[given:].flatten() for m in self.moments])
             scores["diversity"] = 255 * values.mean().item()
-        if len(self.truth[0]) > SHARP_FROM:
-            true = torch.stack([self.sharpness(clip) for clip in self.truth])
-            scores["sharpness"] = (torch.stack(self.sharp).mean() / true.mean()).item()
+        if true := [self.sharpness(clip) for clip in self.truth if len(clip) > SHARP_FROM]:
+            scores["sharpness"] = float(np.mean(self.sharp) / np.mean(true))
         return scores | self.fit(sigma) | {"best_of": curves}
 
     def fit(self, sigma: float) -> dict[str, Any]:

@@ -405,7 +405,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_training(
         "--nets unet --frame_H 13",
         "--nets unet --frame_W 21",
         "--learned_prior --posterior previous",
-        "--learned_prior --pretrain_epochs 70",
+        "--learned_prior --no-latent",
     ],
 )
 def test_contradictory_model_settings_are_refused(call, dataset, tmp_path, line):

@@ -210,9 +210,9 @@ def plain(model, frames, conditions, noise, teacher_forcing, test=False, prior=F
         if learned:
             mu_p, logvar_p = gaussian(learned, h[i - 1])
         mu, logvar = mu_p, logvar_p
-        if not (test and i >= settings.n_past):
+        if not prior and not (test and i >= settings.n_past):
             mu, logvar = gaussian(posterior, model.encoder(frames[:, i])[0])
-        z = noise[:, i - 1] if prior else mu + noise[:, i - 1] * (logvar / 2).exp()
+        z = mu + noise[:, i - 1] * (logvar / 2).exp()
         row = conditions[:, i if settings.condition == "current" else i - 1]
         out = model.frame_predictor.output(predictor(torch.cat([row, h[i - 1], z], 1)))
         skip_frames.append(i - 1 if settings.last_frame_skip else min(i - 1, last_skip))
@@ -263,9 +263,10 @@ def test_training_equals_the_plain_loop(changes, teacher_forcing):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=2e-5 * max(1, want.abs().max()))
 
 
+@pytest.mark.parametrize("learned_prior", BOTH)
 @pytest.mark.parametrize("teacher_forcing", BOTH)
-def test_z_from_n_0_1_in_pretraining(teacher_forcing):
-    model = make(learned_prior=True)
+def test_a_step_on_prior_samples_equals_the_plain_loop(teacher_forcing, learned_prior):
+    model = make(learned_prior=learned_prior)
     frames, conditions = clips(model.settings)
     pred, kl, noise = forward(model, frames, conditions, teacher_forcing, prior=True)
     expected, _, _ = plain(model, frames, conditions, noise, teacher_forcing, prior=True)

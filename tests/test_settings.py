@@ -183,34 +183,39 @@ def test_a_run_from_python_is_the_run_of_the_same_flags(tmp_path):
 
 PRETRAINED = ("--pretrain_epochs 70", "--pretrain_epochs below --num_epoch")
 NO_POSTERIOR = ("--posterior_share 0", "--posterior_share above 0")
-TWIN = "--no-latent", "a latent variable (--no-latent)"
+NO_LATENT = ("--no-latent", "--latent")
 IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it needs)]
     "kl_anneal_cycle": (3, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical"),
         ("--kl_anneal_type Monotonic", "--kl_anneal_type Cyclical"),
-        PRETRAINED, NO_POSTERIOR, TWIN,
+        PRETRAINED, NO_POSTERIOR, NO_LATENT,
     ]),
     "kl_anneal_ratio": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
-        PRETRAINED, NO_POSTERIOR, TWIN,
+        PRETRAINED, NO_POSTERIOR, NO_LATENT,
     ]),
     "kl_anneal_start": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
-        PRETRAINED, NO_POSTERIOR, TWIN,
+        PRETRAINED, NO_POSTERIOR, NO_LATENT,
     ]),
     "kl_anneal_floor": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
-        PRETRAINED, NO_POSTERIOR, TWIN,
+        PRETRAINED, NO_POSTERIOR, NO_LATENT,
     ]),
-    "kl_anneal_stop": (0.5, [PRETRAINED, NO_POSTERIOR, TWIN]),
-    "kl_anneal_type": ("None", [PRETRAINED, NO_POSTERIOR, TWIN]),
-    "free_bits": (0.5, [PRETRAINED, NO_POSTERIOR, TWIN]),
-    "posterior_share": (0.5, [PRETRAINED, TWIN]),
+    "kl_anneal_stop": (0.5, [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
+    "kl_anneal_type": ("None", [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
+    "free_bits": (0.5, [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
+    "posterior_share": (0.5, [PRETRAINED, NO_LATENT]),
     "kl_balance": (0.8, [
-        ("", "--learned_prior"), ("--learned_prior --posterior_share 0", NO_POSTERIOR[1]),
+        ("--no-learned_prior", "--learned_prior"),
+        ("--no-latent", "--learned_prior"),  # without z there is no learned prior
+        ("--learned_prior --pretrain_epochs 70", "--pretrain_epochs below --num_epoch"),
+        ("--learned_prior --posterior_share 0", "--posterior_share above 0"),
     ]),
-    "pretrain_epochs": (3, [TWIN]),
-    "z_source": ("mean", [TWIN]),
+    "pretrain_epochs": (3, [NO_LATENT]),
+    "posterior": ("previous", [NO_LATENT]),
+    "z_grid": ("vector", [NO_LATENT]),
+    "z_source": ("mean", [NO_LATENT]),
     "tfr_sde": (3, [
         ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
     ]),
@@ -248,9 +253,9 @@ def test_a_flag_without_effect_is_noted(capsys, flag, beside, needed):
 
 @pytest.mark.parametrize("flag", IGNORED)
 def test_nothing_is_noted_about_a_flag_with_effect(capsys, flag):
-    beside = "--fast_train" if flag.startswith("fast") else ""
-    beside = "--learned_prior" if flag == "kl_balance" else beside
-    print_notes(f"--{flag} {IGNORED[flag][0]} {beside}")
+    beside = {"fast_partial": "--fast_train", "fast_train_epoch": "--fast_train"}
+    beside |= {"kl_balance": "--learned_prior"}
+    print_notes(f"--{flag} {IGNORED[flag][0]} {beside.get(flag, '')}")
     assert capsys.readouterr().out == ""
 
 

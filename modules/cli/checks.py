@@ -19,7 +19,7 @@ FORCED = "--tfr above 0", lambda s: s.tfr > 0
 DECAY = "--tfr_d_step above 0", lambda s: s.tfr_mode == "linear" or s.tfr_d_step > 0
 POSTERIOR = "--pretrain_epochs below --num_epoch", lambda s: s.pretrain_epochs < s.num_epoch
 SHARE = "--posterior_share above 0", lambda s: s.posterior_share > 0
-LATENT = "a latent variable (--no-latent)", lambda s: s.latent
+LATENT = needs("latent", True)
 FREE_RUNNING = "--tfr below 1, or a decay", lambda s: s.tfr < 1 or s.tfr_sde < s.num_epoch
 REFUSED = {  # a flag that has no effect without the other: refused, unless the template has it
     "lr_milestones": needs("lr_schedule", "multistep"),
@@ -36,10 +36,12 @@ NOTED = {  # a flag that has no effect without all of these: noted
     "kl_anneal_floor": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_stop": (POSTERIOR, SHARE, LATENT),
     "kl_anneal_type": (POSTERIOR, SHARE, LATENT),
-    "kl_balance": (needs("learned_prior", True), POSTERIOR, SHARE),
     "free_bits": (POSTERIOR, SHARE, LATENT),
     "posterior_share": (POSTERIOR, LATENT),
+    "kl_balance": (needs("learned_prior", True), POSTERIOR, SHARE),
     "pretrain_epochs": (LATENT,),
+    "posterior": (LATENT,),
+    "z_grid": (LATENT,),
     "z_source": (LATENT,),
     "tfr_sde": (FORCED, DECAY),
     "tfr_d_step": (FORCED,),

@@ -50,6 +50,14 @@ def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
     return {clip: sorted(frames) for clip, frames in events.items()}
 
 
+def cut_events(events: dict[int, list[int]], length: int) -> dict[int, list[int]]:
+    """Events of one take, clip 0 -> of the clips of so many frames that it is cut into."""
+    cut = {}
+    for frame in events.get(0, ()):
+        cut.setdefault(frame // length, []).append(frame % length)
+    return cut
+
+
 def read_futures(root: str | Path, clip: int, size: tuple[int, int]) -> torch.Tensor | None:
     """uint8 (N, T, 3, H, W): N true futures of a test clip with their given frames.
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..config import BASELINES, PoseTest, PoseTraining
+from ..data.open_world import cut_events, read_events
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
 from ..metrics import (
@@ -63,6 +64,10 @@ class PoseLab:
         settings = self.settings
         cache = settings.cache_dir, settings.num_workers, settings.skip_bad_frames
         return Dataset_Dance(settings.DR, mode, length, share, self.size, *cache)
+
+    def val_events(self) -> dict[int, list[int]]:
+        """The event frames of each validation clip, where the data set lists them."""
+        return cut_events(read_events(self.settings.DR, "val") or {}, self.settings.val_vi_len)
 
     def open_test(self, typed: set[str]) -> tuple[list, list, list | None]:
         """-> given frames, conditions and true frames (None where unknown) of every clip."""

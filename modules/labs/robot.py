@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..config import BASELINES, RobotTest, RobotTraining
+from ..data.open_world import read_events
 from ..data.robot import Dataset_Robot, RobotClips
 from ..metrics import channel_psnr, score_clip
 from ..models.robot import RecurrentVAE
@@ -50,6 +51,10 @@ class RobotLab:
         skip = getattr(settings, "skip_bad_frames", False)  # Tester leaves nothing out
         cache = settings.cache_dir, settings.num_workers, skip
         return Dataset_Robot(settings.DR, split, length, flag, *cache)
+
+    def val_events(self) -> dict[int, list[int]]:
+        """The event frames of each validation clip, where the data set lists them."""
+        return read_events(self.settings.DR, "val") or {}
 
     def open_test(self, typed: set[str]) -> tuple[list, tuple, tuple]:
         """-> given frames, conditions and true frames of every clip."""

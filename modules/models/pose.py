@@ -9,6 +9,7 @@ A rollout is handed no true future frame, so it cannot leak one.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -52,11 +53,10 @@ class VAE_Model(nn.Module):
         self.Decoder_Fusion = nets.Decoder_Fusion(fused, settings.D_out_dim)
         self.Generator = nets.Generator(settings.D_out_dim, 3 + settings.scene)
         self.feature_size = settings.frame_H // nets.SCALE, settings.frame_W // nets.SCALE
-        h, w = self.feature_size
-        self.z_grid = {"full": None, "coarse": (-(-h // 4), -(-w // 4)), "vector": (1, 1)}[
-            settings.z_grid
-        ]
-        self.z_shape = (settings.N_dim, *(self.z_grid or self.feature_size))
+        cells = {"full": None, "coarse": (4, 4), "vector": self.feature_size}
+        self.cell = cells[settings.z_grid]  # height and width of the features that share one z
+        pairs = zip(self.feature_size, self.cell or (1, 1))
+        self.z_shape = (settings.N_dim, *(math.ceil(size / side) for size, side in pairs))
         if settings.position_map:  # convolutions do not know their position
             self.position_map = nn.Parameter(torch.randn(settings.position_map, *self.feature_size))
         if settings.scene:
@@ -182,7 +182,7 @@ class VAE_Model(nn.Module):
         """z, mu and logvar of a net's Gaussian; without a net z of N(0, I), and Nones."""
         if net is None:
             return noise, None, None
-        net = functools.partial(net, grid=self.z_grid)
+        net = functools.partial(net, cell=self.cell)
         return self.per_frame(net, features, conditions, noise)
 
     def relative_to_prior(self, posterior: tuple, *known: torch.Tensor) -> tuple:
@@ -216,8 +216,9 @@ class VAE_Model(nn.Module):
     def decode(
         self, features: torch.Tensor, condition: torch.Tensor, z: torch.Tensor
     ) -> torch.Tensor:
-        if self.z_grid:
-            z = F.interpolate(z, self.feature_size)
+        if self.cell:  # the last row and column of cells may reach beyond the features
+            h, w = self.feature_size
+            z = F.interpolate(z, scale_factor=self.cell)[..., :h, :w]
         inputs = [features, condition, z]
         if self.settings.position_map:
             inputs.append(self.position_map.expand(len(z), -1, -1, -1))
@@ -247,7 +248,7 @@ class VAE_Model(nn.Module):
         with self.autocast():
             features, z = self.encode_previous(state), self.masked(noise)
             if net := self.net_of_z:
-                z, *_ = net(features, condition, z, grid=self.z_grid)
+                z, *_ = net(features, condition, z, cell=self.cell)
             frame = self.decode(features, condition, z)
         return frame, frame
 

@@ -75,6 +75,8 @@ class RecurrentVAE(nn.Module):
         mu, logvar, _ = self.posterior(features[:, 1:])
         z = sample(mu, logvar, noise)
         pred, mu_p, logvar_p = self.predict_all(state, rows, z, known)
+        if not self.settings.learned_prior:
+            return pred, mu, logvar
         return pred, *relative_to_prior(mu, logvar, mu_p, logvar_p, self.settings.kl_balance)
 
     def masked(self, noise: torch.Tensor) -> torch.Tensor:

@@ -73,13 +73,15 @@ class Gaussian_Predictor(nn.Sequential):
             nn.Conv2d(out_chans, 2 * out_chans, 1),
         )
 
-    def forward(self, frame_features, pose_features, noise=None, grid=None):
+    def forward(self, frame_features, pose_features, noise=None, cell=None):
         """noise: standard normal, (B, N_dim, H, W); drawn here where it is not given.
 
-        `grid` is the height and width of z where it is coarser than the features.
+        `cell` is the height and width of the features that share one z; None: each has its own.
         """
         maps = super().forward(torch.cat([frame_features, pose_features], dim=1))
-        mu, logvar = (F.adaptive_avg_pool2d(maps, grid) if grid else maps).chunk(2, 1)
+        # not adaptive_avg_pool2d: its cells overlap, and --deterministic refuses it on a GPU
+        maps = F.avg_pool2d(maps, cell, ceil_mode=True) if cell else maps
+        mu, logvar = maps.chunk(2, 1)
         logvar = bound(logvar.float(), LOGVAR_MIN, LOGVAR_MAX)
         return self.reparameterize(mu.float(), logvar, noise), mu.float(), logvar
 
