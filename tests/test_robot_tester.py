@@ -20,7 +20,6 @@ from robot_helpers import (
 
 from modules.models.rollout import noise_source
 from modules.report import figures, pictures
-from modules.report.pages import LATENTS
 
 
 @pytest.fixture(scope="module")

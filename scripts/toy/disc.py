@@ -1,6 +1,6 @@
-"""Two discs in a box. Each leaves every wall in a random direction (stochastic moving MNIST).
+"""A disc in a box. It leaves every wall in a random direction, as in stochastic moving MNIST.
 
-A disc that reaches a wall stops there for a frame. Its new direction is drawn when it leaves: the
+At a wall it stops for a frame. Its new direction is drawn when it leaves: the
 frame after the touch is the first that shows it, and no frame before tells it. In between, the
 motion is a straight line that two frames determine. Pixels, pure functions of seeds.
 """
@@ -13,15 +13,13 @@ from .robot import LENGTH, SIZE
 RADIUS, SPEED = 9.0, 5.0  # pixels, pixels per frame
 LOW, HIGH = RADIUS + 1, SIZE - RADIUS - 1  # of a disc's centre, in x and y
 STEEP, CORNER = np.radians((65, 20))  # largest angle to the normal of a wall, of a corner
-COLOURS = hsv(0.07, 0.85, 0.95), hsv(0.58, 0.75, 0.9)
+COLOURS = (hsv(0.07, 0.85, 0.95),)  # one disc each
 
 
 def begin(rng):
-    """Places and velocities (N, 2) of the first frame; the discs do not overlap there."""
+    """Places and velocities (N, 2) of the first frame."""
     angles = rng.uniform(0, 2 * np.pi, len(COLOURS))
     places = rng.uniform(LOW, HIGH, (len(COLOURS), 2))
-    while np.hypot(*(places[1] - places[0])) < 2 * RADIUS:
-        places = rng.uniform(LOW, HIGH, places.shape)
     return places, SPEED * np.stack((np.cos(angles), np.sin(angles)), -1)
 
 
