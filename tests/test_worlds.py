@@ -246,7 +246,7 @@ def test_discs_stay_in_the_box_and_leave_walls_in_all_directions():
         for i in range(len(disc.COLOURS)):  # straight lines between the walls
             free = ~events[2:] & ~np.isin(path[2:, i], (disc.LOW, disc.HIGH)).any(1)
             assert np.allclose(steps[1:, i][free], steps[:-1, i][free])
-    assert len(angles) > 300
+    assert len(angles) > 150
     assert np.degrees(disc.STEEP) - 5 < max(angles) <= np.degrees(disc.STEEP) + 1e-6
     quarters, _ = np.histogram(angles, 4, (-65, 65))
     assert quarters.min() > 0.18 * len(angles)
