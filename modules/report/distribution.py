@@ -31,9 +31,6 @@ COLUMNS = {  # printed heading -> a score of futures
     "in 50 %": "coverage_50",
     "in 90 %": "coverage_90",
 }
-LEGEND = """best: of all futures, a diagnostic (picking it looks at the truth); diversity: standard
-deviation of a pixel over the futures, of 255; sharpness: share of the truth's, from frame 10 on;
-energy: energy score; in 50 %, in 90 %: share of the true values that move in these intervals"""
 
 
 # ---------------------------------------------------------------- figures
@@ -138,4 +135,5 @@ def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> lis
         cells = (f"{'-' if value is None else f'{value:.3f}':>11}" for value in values)
         lines.append(f"{label:<{width}}" + "".join(cells))
     known = scores["true_futures"]
-    return [*lines, f"{LEGEND}\n({known} true future{'s' * (known > 1)} per clip)"]
+    note = f"({known} true future{'s' * (known > 1)} per clip; definitions: docs/latents.md)"
+    return [*lines, note]
