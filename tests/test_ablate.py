@@ -45,11 +45,12 @@ def test_every_arm_of_the_kl_study_is_a_command_of_trainer(lab, name, capsys):
 
 def test_the_kl_study_knows_the_lab_of_a_data_set(tmp_path, dataset):
     assert ablate_kl.lab_of(dataset) == "pose"
-    (tmp_path / "train/traj_0_to_1.tfrecords/0").mkdir(parents=True)
-    with pytest.raises(UserError, match=str(tmp_path)):
-        ablate_kl.lab_of(tmp_path)
-    (tmp_path / "train/traj_0_to_1.tfrecords/0/0.png").touch()
-    assert ablate_kl.lab_of(tmp_path) == "robot"
+    robot = tmp_path / "robot"
+    (robot / "train/traj_0_to_1.tfrecords/0").mkdir(parents=True)
+    with pytest.raises(UserError, match=str(robot)):
+        ablate_kl.lab_of(robot)
+    (robot / "train/traj_0_to_1.tfrecords/0/0.png").touch()
+    assert ablate_kl.lab_of(robot) == "robot"
 
 
 @pytest.mark.parametrize("name", ablate.LEFT_OUT)
