@@ -17,6 +17,7 @@ from .training.losses import kl_per_dimension
 
 DRAWS = 16  # of z, for the importance bound
 CLIPS_AT_ONCE = 8
+FRAMES_AT_ONCE = 512  # predicted for several draws at a time
 SHARP_FROM = 10  # sharpness is that of frames 10, 11, ...
 KEPT = 8  # futures of a clip that are kept to be drawn
 VALUES = (-3, -2, -1, 0, 1, 2, 3)  # of a dimension of z in a traversal
@@ -73,18 +74,19 @@ class Latents:
         device, results = next(model.parameters()).device, []
         frames, conditions = frames.to(device), conditions.to(device)
         rest = slice(self.given - 1, None)
+        mu, logvar, predict = model.draws_of_z(frames, conditions, not self.latent)
+        if self.latent:
+            mu, logvar = mu[:, rest], logvar[:, rest]
         size = len(frames), frames.shape[1] - 1, *model.z_shape
-        for _ in range(draws):
-            noise = torch.randn(size, generator=generator).to(device)
-            pred, mu, logvar = model(frames, conditions, True, not self.latent, noise)
-            mse = dist.frame_mse(pred, frames[:, 1:])[:, rest]
-            if self.latent:
-                mu, logvar = mu[:, rest], logvar[:, rest]
-                ratio = dist.log_ratio(mu, logvar, noise[:, rest])
-            if self.from_prior:
-                ratio = torch.zeros_like(mse)
+        noise = torch.randn(draws, *size, generator=generator)
+        for some in noise.split(max(1, FRAMES_AT_ONCE // (size[0] * size[1]))):
+            some = some.to(device)
+            mse = dist.frame_mse(predict(some), frames[:, 1:])[..., rest]
+            ratio = torch.zeros_like(mse)
+            if not self.from_prior:
+                ratio = torch.stack([dist.log_ratio(mu, logvar, x[:, rest]) for x in some])
             results.append((mse, ratio))
-        mse, ratios = (torch.stack(x) for x in zip(*results))
+        mse, ratios = (torch.cat(x) for x in zip(*results))
         return mse, ratios, *(x if x is None else x.cpu() for x in (mu, logvar))
 
     @property
@@ -138,15 +140,13 @@ def traverse(
     all else of z is the prior's mean.
     """
     model.eval()
-    device, count = next(model.parameters()).device, len(VALUES)
-    clips, rows = (x.to(device).expand(count, *x.shape).contiguous() for x in (frames, conditions))
-    results = {}
+    device, results = next(model.parameters()).device, {}
+    *_, predict = model.draws_of_z(frames[None].to(device), conditions[None].to(device), prior=True)
     for dimension in dimensions:
-        noise = torch.zeros(count, len(frames) - 1, *model.z_shape, device=device)
+        noise = torch.zeros(len(VALUES), 1, len(frames) - 1, *model.z_shape, device=device)
         values = torch.tensor(VALUES, dtype=noise.dtype, device=device)
-        noise[:, -1, dimension] = values.view(-1, *[1] * (len(model.z_shape) - 1))
-        pred, *_ = model(clips, rows, True, prior=True, noise=noise)
-        results[f"dimension {dimension}"] = pred[:, -1].cpu()
+        noise[:, 0, -1, dimension] = values.view(-1, *[1] * (len(model.z_shape) - 1))
+        results[f"dimension {dimension}"] = predict(noise)[:, 0, -1].cpu()
     return results
 
 

@@ -4,6 +4,7 @@ Sequences are (B, T, C, H, W) floats in 0..1.
     forward(frames, poses, teacher_forcing) -> predictions, mu, logvar       training
     predict_frame(state, condition, noise)  -> frame, state                  one step
     rollout(given, poses, draw_noise)       -> yields every frame            validation and test
+    draws_of_z(frames, poses, prior)        -> mu, logvar, predict(noise)    measures of z
 A rollout is handed no true future frame, so it cannot leak one.
 """
 
@@ -20,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import PoseModel
 from ..nets import course, unet
-from ..nets.gaussian import relative_to_prior
-from ..nets.sequence import join, one_by_one, over_time
+from ..nets.gaussian import relative_to_prior, sample
+from ..nets.sequence import join, one_by_one, over_time, repeated
 from .rollout import STEPS_AT_ONCE
 
 NETS = {"course": course, "unet": unet}
@@ -30,6 +31,7 @@ MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no 
 CPU_STEPS = 8  # of a rollout on a CPU: weights are cast to bf16 once for so many steps
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
+CPU_VALUES = 32 * 64 * 192  # of a frame's largest map, where that was measured
 
 
 class VAE_Model(nn.Module):
@@ -124,18 +126,61 @@ class VAE_Model(nn.Module):
         input_noise: torch.Tensor | None,
     ) -> tuple:
         """Predict every frame from the true previous one: no step waits for a prediction."""
-        truth = self.encode_truth(frames, prior)
-        draws = self.prior if prior else self.Gaussian_Predictor
-        if truth is None or input_noise is not None:
-            previous = self.per_frame(self.encode_previous, self.noisy(frames[:, :-1], input_noise))
-        else:  # the same features serve twice
-            previous = self.cut(truth[:, :-1])
-        seen = previous if truth is None else truth[:, 1:]
-        z, *posterior = self.draw_z(draws, seen, conditions, noise)
+        previous, seen = self.features_of_truth(prior, frames, input_noise)
+        z, *posterior = self.draw_z(self.net_of_draws(prior), seen, conditions, noise)
         pred = self.per_frame(self.decode, previous, conditions, z)
         if prior:
             return pred, None, None
         return pred, *self.relative_to_prior(posterior, previous, conditions, noise)
+
+    @torch.no_grad()
+    def draws_of_z(
+        self, frames: torch.Tensor, poses: torch.Tensor, prior: bool = False
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Callable]:
+        """-> mu and logvar as of a teacher-forced forward pass, and what predicts its frames:
+        predict(noise (K, B, T-1, *z_shape)) -> (K, B, T-1, 3, H, W).
+
+        What K draws of z have in common is computed once.
+        """
+        prior = prior or not self.settings.latent
+        with self.autocast():
+            conditions = self.encode_conditions(poses[:, 1:], frames[:, 0])
+            previous, seen = self.features_of_truth(prior, frames, None)
+            zeros = frames.new_zeros(*conditions.shape[:2], *self.z_shape)
+            _, *gaussian = self.draw_z(self.net_of_draws(prior), seen, conditions, zeros)
+            posterior = None, None
+            if not prior:
+                posterior = self.relative_to_prior(gaussian, previous, conditions, zeros)
+
+        largest = math.prod(self.feature_size) * self.settings.D_out_dim
+        longer = max(1, CPU_VALUES // largest)  # so many frames in the memory of one
+
+        @torch.no_grad()
+        def predict(noise):
+            z = noise = self.masked(noise)
+            if gaussian[0] is not None:
+                z = sample(*gaussian, noise)
+            inputs = (repeated(x, len(noise)) for x in (previous, conditions))
+            with self.autocast():
+                frames = self.per_frame(self.decode, *inputs, z.flatten(0, 1), longer=longer)
+            return frames.unflatten(0, noise.shape[:2])
+
+        return *posterior, predict
+
+    def features_of_truth(
+        self, prior: bool, frames: torch.Tensor, input_noise: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the previous frames, and of those that the net of z sees."""
+        truth = self.encode_truth(frames, prior)
+        if truth is None or input_noise is not None:
+            previous = self.per_frame(self.encode_previous, self.noisy(frames[:, :-1], input_noise))
+        else:  # the same features serve twice
+            previous = self.cut(truth[:, :-1])
+        return previous, previous if truth is None else truth[:, 1:]
+
+    def net_of_draws(self, prior: bool) -> nn.Module | None:
+        """The net that draws z in training; None: z is drawn from N(0, I)."""
+        return self.prior if prior else self.Gaussian_Predictor
 
     def free_running(
         self,
@@ -147,7 +192,7 @@ class VAE_Model(nn.Module):
     ) -> tuple:
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
-        draws = self.prior if prior else self.Gaussian_Predictor
+        draws = self.net_of_draws(prior)
         waits = truth is None and draws is not None  # z depends on the previous prediction
         latents = (None,) * 3 if waits else self.draw_z(draws, truth, conditions, noise)
         frame, results, steps = frames[:, :1], [], conditions.shape[1]
@@ -192,12 +237,15 @@ class VAE_Model(nn.Module):
         _, *prior = self.draw_z(self.prior, *known)
         return relative_to_prior(*posterior, *prior, self.settings.kl_balance)
 
-    def per_frame(self, net: Callable, *inputs: torch.Tensor) -> torch.Tensor | tuple:
-        """net on (B, T, ...); on a CPU in pieces that fit its caches."""
+    def per_frame(
+        self, net: Callable, *inputs: torch.Tensor, longer: int = 1
+    ) -> torch.Tensor | tuple:
+        """net on (B, T, ...); on a CPU in pieces that fit its caches, `longer` times as long."""
         if self.settings.recompute and torch.is_grad_enabled():
             net = functools.partial(checkpoint, net, use_reentrant=False, preserve_rng_state=False)
         on_cpu = inputs[0].device.type == "cpu"
-        return over_time(net, *inputs, at_once=on_cpu and CPU_FRAMES.get(self.settings.precision))
+        at_once = longer * CPU_FRAMES.get(self.settings.precision, 0)
+        return over_time(net, *inputs, at_once=on_cpu and at_once)
 
     # ------------------------------------------------------------ one step
 

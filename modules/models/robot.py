@@ -13,7 +13,7 @@ import torch.nn as nn
 from ..config import CONDITION, RobotModel
 from ..nets.dcgan_lstm import dcgan_decoder, dcgan_encoder
 from ..nets.gaussian import relative_to_prior, sample
-from ..nets.sequence import over_time
+from ..nets.sequence import over_time, repeated
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
 
 NETS = {"vgg": (vgg_encoder, vgg_decoder), "dcgan": (dcgan_encoder, dcgan_decoder)}
@@ -78,6 +78,33 @@ class RecurrentVAE(nn.Module):
         if not self.settings.learned_prior:
             return pred, mu, logvar
         return pred, *relative_to_prior(mu, logvar, mu_p, logvar_p, self.settings.kl_balance)
+
+    @torch.no_grad()
+    def draws_of_z(
+        self, frames: torch.Tensor, conditions: torch.Tensor, prior: bool = False
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Callable]:
+        """-> mu and logvar as of a teacher-forced forward pass, and what predicts its frames:
+        predict(noise (K, B, T-1, z)) -> (K, B, T-1, 3, 64, 64).
+
+        What K draws of z have in common is computed once.
+        """
+        rows, (features, *skips) = self.rows(conditions), self.encode(frames)
+        steps = rows.shape[1]
+        maps = self.skips_of_truth(skips, steps)
+        gaussian = of_prior = self.prior_of_next(State(features[:, :steps], maps))[:2]
+        posterior = None, None
+        if self.settings.latent and not prior:
+            gaussian = self.posterior(features[:, 1:])[:2]
+            posterior = relative_to_prior(*gaussian, *of_prior)
+
+        @torch.no_grad()
+        def predict(noise):
+            z = sample(*gaussian, self.masked(noise)).flatten(0, 1)
+            known, *shown = (repeated(x, len(noise)) for x in (features[:, :steps], *maps))
+            pred, _ = self.predict(State(known, shown), repeated(rows, len(noise)), z)
+            return pred.unflatten(0, noise.shape[:2])
+
+        return *posterior, predict
 
     def masked(self, noise: torch.Tensor) -> torch.Tensor:
         """The noise of z; zeros in the deterministic twin (--no-latent)."""

@@ -26,6 +26,11 @@ def unflat(x: torch.Tensor, batch: int) -> torch.Tensor:
     return x.unflatten(0, (batch, -1))
 
 
+def repeated(x: torch.Tensor, times: int) -> torch.Tensor:
+    """(B, ...) -> (times * B, ...)."""
+    return x.expand(times, *x.shape).flatten(0, 1)
+
+
 def one_by_one(dim: int, *inputs: torch.Tensor | None) -> Iterator[tuple]:
     """Tensors (or Nones) -> tuples of their slices of length one; one split, one gradient."""
     count = next(x.shape[dim] for x in inputs if x is not None)
