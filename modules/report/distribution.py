@@ -46,7 +46,9 @@ def draw_latents(
     if latents.latent:
         draw_kl(folder / "kl_per_dimension.png", scores["z"]["kl_per_dimension"])
         path, kl = folder / "kl_over_time.png", latents.kl[0].tolist()
-        figures.draw_kl_over_time(path, kl, latents.given, events.get(0))
+        frames = range(latents.given, latents.given + len(kl))
+        marked = [frame for frame in events.get(0, ()) if frame in frames]
+        figures.draw_kl_over_time(path, kl, latents.given, marked)
 
 
 def draw_futures(
