@@ -53,6 +53,23 @@ def scale_weights(state, seed=0):
     return state
 
 
+def make_robot(**changes):
+    """A tiny robot model in eval mode with such weights, whose BatchNorm has seen one batch."""
+    torch.manual_seed(0)
+    model = RecurrentVAE(settings_of(ROBOT, lab="robot").replace(**changes))
+    scale_weights({"state_dict": model.state_dict()})  # in place
+    with torch.no_grad():
+        model(*random_robot_clips(2, seed=9), True)
+    return model.eval()
+
+
+def random_robot_clips(batch=2, length=EVAL, seed=0):
+    """Random frames (B, T, 3, 64, 64) and conditions (B, T, 7)."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.rand(batch, length, 3, 64, 64, generator=generator)
+    return frames, torch.randn(batch, length, 7, generator=generator)
+
+
 def make_tester(run, folder, *flags):
     """A Tester of the scaled weights."""
     places = ["--DR", run.data, "--save_root", folder, "--ckpt_path", run.scaled]

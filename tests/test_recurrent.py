@@ -246,6 +246,7 @@ CASES = [
     {"n_past": 3, "skip_from": "second_last"},
     {"skip_from": "second_last", "learned_prior": True},
     {"real_nets": True, "learned_prior": True},
+    {"real_nets": True, "nets": "dcgan", "vgg_width": 4},
 ]
 
 
