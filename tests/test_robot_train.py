@@ -27,8 +27,7 @@ from torch.distributions import Normal, kl_divergence
 import Trainer
 from modules.cli.parser import parse
 from modules.report.figures import CURVES
-from modules.report.pages import FUTURES, LATENTS
-from modules.report.pages import PLACE
+from modules.report.pages import FUTURES, LATENTS, PLACE
 from modules.report.pictures import gif_time
 from modules.training import schedules
 
