@@ -13,7 +13,7 @@ from test_worlds import draw_world
 
 from modules.evaluation import sample_futures
 from modules.models.loading import load_model
-from modules.report.distribution import FILES
+from modules.report.pages import FUTURES, LATENTS
 
 N = 3  # sampled futures
 LENGTH = 14  # frames of a robot clip that are used
@@ -67,8 +67,8 @@ def pictures_in(folder):
 def test_a_run_and_its_test_write_scores_and_figures(run, world):
     done = run()
     for folder in (done.run / "plots", done.test):
-        assert set(FILES) <= pictures_in(folder)
-        assert all(is_picture(folder / name) for name in FILES)
+        assert {*FUTURES, *LATENTS} <= pictures_in(folder)
+        assert all(is_picture(folder / name) for name in FUTURES + LATENTS)
     futures = done.scores["futures"]
     assert futures["n_samples"] == N and futures["true_futures"] == TRUE_FUTURES
     assert done.val["futures"]["n_samples"] == 20 and done.val["futures"]["true_futures"] == 1
