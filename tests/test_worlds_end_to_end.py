@@ -20,9 +20,9 @@ LENGTH = 14  # frames of a robot clip that are used
 SMALL = "--batch_size 2 --num_epoch 1 --device cpu --precision float32".split()
 FLAGS = {
     "lamps": [*TINY, *"--train_vi_len 4 --val_vi_len 12 --z_grid vector --learned_prior".split()],
-    "shapes": f"{ROBOT_SIZES} --n_future 10 --n_eval {LENGTH} --epoch_size 2 --nets dcgan".split(),
+    "disc": f"{ROBOT_SIZES} --n_future 10 --n_eval {LENGTH} --epoch_size 2 --nets dcgan".split(),
 }
-FLAGS["shapes"] = ["--lab", "robot", *FLAGS["shapes"], "--learned_prior", "--posterior_share", 0.5]
+FLAGS["disc"] = ["--lab", "robot", *FLAGS["disc"], "--learned_prior", "--posterior_share", 0.5]
 SCORES = "psnr_best ssim_worst diversity sharpness energy_score coverage_50 coverage_90".split()
 
 
@@ -86,7 +86,7 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
 def test_without_plots_there_are_the_scores_alone(run, world):
     done = run("--no-plots")
     assert pictures_in(done.run) == pictures_in(done.test) == set()
-    if world == "shapes":
+    if world == "disc":
         check_by_hand(done)
 
 
