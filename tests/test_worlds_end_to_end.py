@@ -80,7 +80,7 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
         assert f"{scores['futures']['energy_score']:.3f}" in text
         assert f"ELBO {scores['z']['elbo']:.1f} nats per frame" in text
         assert "\nKL within 3 frames of an event: " in text
-    assert f"({TRUE_FUTURES} true futures per clip)" in done.printed[1]
+    assert f"({TRUE_FUTURES} true futures per clip; " in done.printed[1]
 
 
 def test_without_plots_there_are_the_scores_alone(run, world):
