@@ -22,7 +22,7 @@ from modules.metrics import score_clips
 from modules.models.loading import adopt_settings, has_posterior, load_model, load_weights
 from modules.models.rollout import noise_source, roll_out
 from modules.report import distribution, figures, pictures, tables
-from modules.report.pages import write_run_page
+from modules.report.pages import FUTURES, LATENTS, write_run_page
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.folder import run_folder
@@ -227,6 +227,7 @@ class Tester:
         written += ["submission.csv"] * self.lab.submits
         written += ["seq*/*.gif"] * getattr(self.settings, "make_gif", False)
         written += ["scores.json"] + ["psnr_per_frame.png"] * plots if self.truth else []
+        written += [name for name in FUTURES + LATENTS if (self.folder / name).exists()] * plots
         written += ["report.html"]
         write_run_page(self.folder)
         print(f"{len(predictions)} clips rolled out; written to {self.folder}:")

@@ -529,6 +529,8 @@ def main() -> None:
         schedules.preview(settings)
         path = run_folder(settings.save_root) / "schedules.png"
         figures.draw_schedules(path, schedules.table(settings))
+        for warning in schedules.warnings(settings):
+            print(warning)
         print(f"drawn in {path}")
     elif settings.test:
         validate_checkpoint(settings, typed)

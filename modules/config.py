@@ -29,6 +29,7 @@ from .fields import (
 )
 
 LABS = ("pose", "robot")
+FRAME = 64  # robot lab: height and width of a frame
 CONDITION = 7  # robot lab: 4 values of the action, 3 of the arm's position
 OBJECTIVES = {"mse": "MSE + beta KL", "calibrated": "log MSE + beta KL"}  # of --loss
 BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
@@ -167,6 +168,11 @@ class PoseModel(Model):
         "S",
     )  # fmt: skip
 
+    @property
+    def frame_values(self) -> int:
+        """The values of a frame."""
+        return 3 * self.frame_H * self.frame_W
+
     def contradiction(self):
         if self.feedback == "features" and self.posterior == "previous":
             return "--feedback features with --posterior previous would never train the encoder"
@@ -206,6 +212,11 @@ class RobotModel(Model):
         "current", Choice(("current", "previous", "none")),
         "action and position that predict frame t: those of t, of t-1, or zeros",
     )  # fmt: skip
+
+    @property
+    def frame_values(self) -> int:
+        """The values of a frame."""
+        return 3 * FRAME**2
 
     def contradiction(self):
         if self.skip_from == "second_last" and self.n_past < 2:

@@ -9,7 +9,7 @@ In these two worlds the conditions determine the motion. In the others the futur
 
   lamps     the dancer's room with three lamps, each of which goes on and off at random
   slippery  things on ice: a push sends each off in a random direction, at a random speed
-  shapes    two discs that leave every wall in a random direction; actions and positions are 0
+  disc      a disc that leaves every wall in a random direction; actions and positions are 0
 
 An open world has two more folders. events/val.csv and events/test.csv list the frames that first
 show a random outcome, in rows `clip,frame`. futures/I.npz holds more true futures of test clip I:
@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from toy import dance as toy_dance
+from toy import disc as toy_disc
 from toy import lamps as toy_lamps
 from toy import robot as toy_robot
-from toy import shapes as toy_shapes
 from toy import slippery as toy_slippery
 from toy.files import write_events, write_futures
 from tqdm import tqdm
@@ -43,9 +43,9 @@ RECORD = 256  # robot clips in a record folder, as in the real set
 FUTURE = 31  # frames of a take's futures: the given one and one second
 SCENE, TRAIN, VAL, TEST, FUTURES, LAMPS = range(6)  # random streams of one seed
 
-WORLDS = {"pose": ("dancer", "lamps"), "robot": ("arm", "slippery", "shapes")}  # default first
-OPEN = {"lamps": 20, "slippery": 50, "shapes": 50}  # worlds with an open future: default --futures
-OPEN_ROBOT = {"slippery": toy_slippery, "shapes": toy_shapes}
+WORLDS = {"pose": ("dancer", "lamps"), "robot": ("arm", "slippery", "disc")}  # default first
+OPEN = {"lamps": 20, "slippery": 50, "disc": 50}  # worlds with an open future: default --futures
+OPEN_ROBOT = {"slippery": toy_slippery, "disc": toy_disc}
 
 # Flags of one lab only: lowest, highest and default value, help.
 FLAGS = {

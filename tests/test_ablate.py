@@ -1,6 +1,5 @@
 """scripts/ablate.py: its arms are what their names say, and take the same number of steps."""
 
-import importlib.util
 import io
 import json
 import sys
@@ -12,10 +11,12 @@ from helpers import ROOT, SHORT
 from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.config import SIZES
+from modules.errors import UserError
 
-spec = importlib.util.spec_from_file_location("ablate", ROOT / "scripts" / "ablate.py")
-ablate = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ablate)
+sys.path.insert(0, str(ROOT / "scripts"))
+import ablate
+import ablate_kl
+import study
 
 
 def settings(flags, epochs=10):
@@ -29,6 +30,27 @@ def test_every_arm_is_a_command_of_trainer_without_ineffective_flags(name, capsy
     assert found["DR"] == "data"
     assert found["loss_reduction"] == "mean"  # as the published runs of this study
     assert "no effect" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ablate_kl.ARMS)
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+def test_every_arm_of_the_kl_study_is_a_command_of_trainer(lab, name, capsys):
+    flags = f"--lab {lab} {ablate_kl.study_of(lab).arms[name]}"
+    loss, schedule, forcing = name.split(", ")
+    found = settings(flags)
+    assert found["loss"] == loss and found["tfr"] == float(forcing)
+    assert found["kl_anneal_type"] == ("None" if schedule == "small beta" else schedule)
+    assert "no effect" not in capsys.readouterr().out
+
+
+def test_the_kl_study_knows_the_lab_of_a_data_set(tmp_path, dataset):
+    assert ablate_kl.lab_of(dataset) == "pose"
+    robot = tmp_path / "robot"
+    (robot / "train/traj_0_to_1.tfrecords/0").mkdir(parents=True)
+    with pytest.raises(UserError, match=str(robot)):
+        ablate_kl.lab_of(robot)
+    (robot / "train/traj_0_to_1.tfrecords/0/0.png").touch()
+    assert ablate_kl.lab_of(robot) == "robot"
 
 
 @pytest.mark.parametrize("name", ablate.LEFT_OUT)
@@ -58,9 +80,9 @@ def test_best_training_does_not_change_the_courses_nets():
 
 @pytest.mark.parametrize(("name", "steps"), [("course defaults", 79), ("best", 32)])
 def test_epochs_give_about_the_required_steps(name, steps):
-    epochs = ablate.epochs_for(480, ablate.ARMS[name], frames=2520)
+    epochs = study.epochs_for(480, ablate.ARMS[name], frames=2520)
     assert epochs == round(480 / steps)
-    assert ablate.epochs_for(1, ablate.ARMS[name], frames=2520) == 1
+    assert study.epochs_for(1, ablate.ARMS[name], frames=2520) == 1
 
 
 # ---------------------------------------------------------------- the script
@@ -106,9 +128,9 @@ def complete(tmp_path, dataset):
     """The flags of a run that is complete, and its folder."""
     folder = tmp_path / "best" / "seed0"
     flags = f"{ablate.ARMS['best']} --seed 0 --num_epoch 5".split()
-    line = ["--DR", str(dataset), "--save_root", str(folder), *flags]
+    line = ["--lab", "pose", "--DR", str(dataset), "--save_root", str(folder), *flags]
     folder.mkdir(parents=True)
-    (folder / "args.json").write_text(json.dumps(ablate.settings_of(line)))
+    (folder / "args.json").write_text(json.dumps(study.settings_of("pose", line)))
     scores = {"psnr": 30.0, "psnr_pose_box": 20.0, "drift": 1.0}
     (folder / "scores.json").write_text(json.dumps({"mean": scores}))
     return ["--DR", dataset, "--runs", tmp_path, "--seeds", 0, "--arms", "best"], folder

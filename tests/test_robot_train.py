@@ -26,9 +26,8 @@ from torch.distributions import Normal, kl_divergence
 
 import Trainer
 from modules.cli.parser import parse
-from modules.report import distribution
 from modules.report.figures import CURVES
-from modules.report.pages import PLACE
+from modules.report.pages import FUTURES, LATENTS, PLACE
 from modules.report.pictures import gif_time
 from modules.training import schedules
 
@@ -61,10 +60,17 @@ def test_a_run_writes_the_documented_files(call, trained, tmp_path):
     folder = tmp_path / "run"
     assert train_in(call, trained.data, folder, 2, "--per_save 1").code == 0
     kept = {"args.json", "metrics.csv", "val_frames.csv", "val.gif", "val_strip.png", "plots"}
-    kept |= {"best_score.ckpt", "last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt", "report.html"}
-    assert {p.name for p in folder.iterdir()} == kept | {"distribution.json"}
+    kept |= {
+        "distribution.json",
+        "best_score.ckpt",
+        "last.ckpt",
+        "epoch=0.ckpt",
+        "epoch=1.ckpt",
+        "report.html",
+    }
+    assert {p.name for p in folder.iterdir()} == kept
     plots = {f"{name}.png" for name in (*CURVES, "curves", "psnr_per_frame")}
-    assert {p.name for p in (folder / "plots").iterdir()} == plots | {*distribution.FILES}
+    assert {p.name for p in (folder / "plots").iterdir()} == plots | {*FUTURES, *LATENTS}
     assert all(is_picture(p) for p in [*folder.glob("plots/*.png"), folder / "val_strip.png"])
     args = json.loads((folder / "args.json").read_text())
     assert (args["lab"], args["n_past"], args["num_epoch"]) == ("robot", 2, 2)

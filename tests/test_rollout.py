@@ -133,7 +133,17 @@ def test_the_mean_does_not_depend_on_the_seed():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"posterior": "previous"}, {"position_map": 2}, {"z_source": "mean"}, {"ema": 0.9}],
+    [
+        {},
+        {"posterior": "previous"},
+        {"position_map": 2},
+        {"z_source": "mean"},
+        {"ema": 0.9},
+        {"learned_prior": True},
+        {"learned_prior": True, "z_grid": "coarse"},
+        {"z_grid": "vector"},
+        {"latent": False},
+    ],
     ids=str,
 )
 def test_validation_does_not_depend_on_the_true_future(dataset, tmp_path, changes):

@@ -15,7 +15,7 @@ from PIL import Image
 
 import Trainer
 from modules.config import PoseTraining
-from modules.report import distribution
+from modules.report.pages import FUTURES, LATENTS
 from modules.report.pictures import gif_time
 
 SETTINGS = {"train/beta", "train/tfr", "train/lr"}
@@ -56,13 +56,13 @@ def test_train_then_test(call, drawn, tmp_path):
     assert {"val.gif", "val_strip.png", "val_frames.csv", "plots"} <= names
     on_page = images_on(run / "report.html")
     shown = {"plots/curves.png", "plots/psnr_per_frame.png", "val_strip.png"}
-    shown |= {"plots/kl_per_dimension.png"}
+    shown |= {f"plots/{name}" for name in FUTURES + LATENTS}
     assert on_page == {(run / name).read_bytes() for name in shown}
     done = call("Tester", "--DR", drawn.data, "--save_root", run, "--ckpt", run / "best_score.ckpt")
     assert done.code == 0, done.err
     names = {p.name for p in run.iterdir()}
     assert {"pred_seq0.gif", "pred_seq1.gif", "submission.csv", "scores.json"} <= names
-    tested = {"strip0.png", "strip1.png", "psnr_per_frame.png"}
+    tested = {"strip0.png", "strip1.png", "psnr_per_frame.png", *LATENTS}
     on_page |= {(run / name).read_bytes() for name in tested}
     assert images_on(run / "report.html") == on_page
     scores = json.loads((run / "scores.json").read_text())["mean"]
@@ -172,7 +172,7 @@ def test_every_plot_is_written_and_not_blank(drawn):
     folder = drawn.run
     names = {p.name for p in (folder / "plots").iterdir()}
     expected = "loss mse kl beta tfr lr psnr ssim curves psnr_per_frame".split()
-    assert {f"{name}.png" for name in expected} | {*distribution.FILES} <= names
+    assert {f"{name}.png" for name in expected} | {*FUTURES, *LATENTS} <= names
     for name in names:
         assert colours(folder / "plots" / name) > 10, name
     assert colours(folder / "val_strip.png") > 10

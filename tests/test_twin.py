@@ -24,7 +24,7 @@ from helpers import (
 from robot_helpers import make_robot, random_robot_clips
 
 from modules.evaluation import Latents, sample_futures
-from modules.report.distribution import FILES
+from modules.report.pages import FUTURES, LATENTS
 from Trainer import Trainer, train
 
 LABS = ["pose", "robot"]
@@ -179,7 +179,7 @@ def test_no_figure_of_z_is_drawn(tmp_path):
     more = {"latent": False, "DR": tmp_path}
     trainer = make_trainer(tmp_path, val_set=[*zip(*random_clips(2))], **more)
     trainer.report_distribution(posterior=False)
-    assert not {path.name for path in (tmp_path / "plots").iterdir()} & set(FILES)
+    assert not {path.name for path in (tmp_path / "plots").iterdir()} & {*FUTURES, *LATENTS}
 
 
 # ---------------------------------------------------------------- Tester --twin

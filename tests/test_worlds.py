@@ -19,17 +19,17 @@ from modules.errors import UserError
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import make_toy_data
-from toy import lamps, robot, shapes, slippery
+from toy import disc, lamps, robot, slippery
 
 CLIP = 40  # frames of a take, here
 SMALL = {
     "pose": "--height 32 --train_frames 4 --test_clips 2 --workers 1".split(),
     "robot": "--lab robot --train_clips 1 --eval_clips 3 --workers 1".split(),
 }
-LAB = {"lamps": "pose", "slippery": "robot", "shapes": "robot"}
+LAB = {"lamps": "pose", "slippery": "robot", "disc": "robot"}
 GIVEN = {"pose": 1, "robot": 2}
 FUTURES = 4
-ROBOT_WORLDS = {"shapes": shapes, "slippery": slippery}
+ROBOT_WORLDS = {"disc": disc, "slippery": slippery}
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +120,22 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(world, make, monkey
     assert hashes(tmp_path / "again") == names
     other = hashes(make(world, 1))
     assert other.keys() == names.keys()
-    constant = "actions.csv", "endeffector_positions.csv"  # zeros in the world of shapes
-    changed = [n for n in names if world != "shapes" or not n.endswith(constant)]
+    constant = "actions.csv", "endeffector_positions.csv"  # zeros in the world of the disc
+    changed = [n for n in names if world != "disc" or not n.endswith(constant)]
     assert all(other[name] != names[name] for name in changed)
 
 
 def test_worker_processes_draw_the_same(make, monkeypatch, tmp_path):
-    flags = [*SMALL["robot"], "--world", "shapes", "--futures", str(FUTURES), "--workers", "2"]
+    flags = [*SMALL["robot"], "--world", "disc", "--futures", str(FUTURES), "--workers", "2"]
     monkeypatch.setattr(sys, "argv", ["make_toy_data.py", str(tmp_path / "again"), *flags])
     make_toy_data.main()
-    assert hashes(tmp_path / "again") == hashes(make("shapes"))
+    assert hashes(tmp_path / "again") == hashes(make("disc"))
 
 
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ("--world shapes", "--world shapes belongs to --lab robot"),
+        ("--world disc", "--world disc belongs to --lab robot"),
         ("--lab robot --world lamps", "--world lamps belongs to --lab pose"),
         ("--futures 3", "not to --world dancer"),
         ("--lab robot --futures 3", "not to --world arm"),
@@ -202,7 +202,7 @@ def test_events_are_the_frames_where_an_outcome_first_shows(name):
         parted = set()
         for kept in range(whole.draws):
             other, _ = world.play(Redrawn(seed, kept), start)
-            parted.add(int(np.flatnonzero((other != path).any((1, 2)))[0]))
+            parted.add(int(np.flatnonzero((other != path).any(tuple(range(1, path.ndim))))[0]))
         assert parted == set(np.flatnonzero(events))
 
 
@@ -225,42 +225,41 @@ def test_the_events_of_a_split_are_those_of_its_clips(make):
                 assert listed.get(clip, []) == list(np.flatnonzero(events))
 
 
-# ---------------------------------------------------------------- shapes
+# ---------------------------------------------------------------- disc
 
 
-def test_discs_stay_in_the_box_and_leave_walls_in_all_directions():
-    angles, gaps = [], []
+def test_a_disc_flies_from_wall_to_wall_and_leaves_in_all_directions():
+    angles, middle = [], (disc.LOW + disc.HIGH) / 2
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        start = shapes.begin(rng)
-        gaps.append(np.hypot(*(start[0][0] - start[0][1])))
-        path, events = shapes.play(rng, start)
-        assert shapes.LOW <= path.min() and path.max() <= shapes.HIGH
-        steps = np.diff(path, axis=0)
-        for t in np.flatnonzero(events):
-            away = (path[t - 1] == shapes.LOW) * 1.0 - (path[t - 1] == shapes.HIGH)
-            for i in np.flatnonzero(abs(away).sum(1) == 1):
-                side = away[i, 0] * steps[t - 1, i, 1] - away[i, 1] * steps[t - 1, i, 0]
-                angles.append(np.degrees(np.arctan2(side, (away[i] * steps[t - 1, i]).sum())))
-                if not np.isin(path[t, i], (shapes.LOW, shapes.HIGH)).any():
-                    assert np.isclose(np.hypot(*steps[t - 1, i]), shapes.SPEED)
-        for i in range(2):  # straight lines between the walls
-            free = ~events[2:] & ~np.isin(path[2:, i], (shapes.LOW, shapes.HIGH)).any(1)
-            assert np.allclose(steps[1:, i][free], steps[:-1, i][free])
-    assert min(gaps) >= 2 * shapes.RADIUS and len(angles) > 300
-    assert np.degrees(shapes.STEEP) - 5 < max(angles) <= np.degrees(shapes.STEEP) + 1e-6
-    quarters, _ = np.histogram(angles, 4, (-65, 65))
-    assert quarters.min() > 0.18 * len(angles)
+        path, events = disc.play(rng, disc.begin(rng))
+        assert disc.LOW <= path.min() and path.max() <= disc.HIGH
+        steps, touches = np.diff(path, axis=0), np.flatnonzero(events) - 1
+        at_wall = np.isclose(abs(path - middle), disc.HIGH - middle).any(1)
+        assert np.array_equal(np.flatnonzero(at_wall[:-1]), touches)  # whole steps: never clipped
+        assert np.allclose(steps[1:][~events[2:]], steps[:-1][~events[2:]])  # straight lines
+        length = np.hypot(*steps.T)
+        assert (abs(length - disc.SPEED) <= disc.SPEED / 5).all()
+        assert (np.diff(touches) >= 3).all()
+        for t in touches:
+            wall = np.isclose(path[t], disc.LOW) * 1.0 - np.isclose(path[t], disc.HIGH)
+            if abs(wall).sum() == 1:
+                side = wall[0] * steps[t, 1] - wall[1] * steps[t, 0]
+                angles.append(np.degrees(np.arctan2(side, (wall * steps[t]).sum())))
+    assert len(angles) > 150
+    assert np.degrees(disc.STEEP) - 5 < max(angles) <= np.degrees(disc.STEEP) + 1e-6
+    quarters, _ = np.histogram(angles, 4, (-70, 70))
+    assert quarters.min() > 0.15 * len(angles)
 
 
-def test_discs_are_drawn_where_they_are():
+def test_a_disc_is_drawn_where_it_is():
     rng = np.random.default_rng(0)
-    path, _ = shapes.play(rng, shapes.begin(rng))
-    frames = shapes.draw(shapes.make_scene(rng), path)
+    path, _ = disc.play(rng, disc.begin(rng))
+    frames = disc.draw(disc.make_scene(rng), path)
     assert frames.shape == (robot.LENGTH, 64, 64, 3)
-    for frame, places in zip(frames, path):
-        x, y = places[-1].astype(int)  # of the disc that is drawn last
-        assert abs(frame[y, x] - 255 * shapes.COLOURS[-1]).max() <= 1
+    for frame, place in zip(frames, path):
+        x, y = place.astype(int)
+        assert abs(frame[y, x] - 255 * disc.COLOUR).max() <= 1
         assert np.ptp(frame[0].astype(int), axis=-1).max() == 0  # grey
 
 
@@ -375,7 +374,7 @@ def make_lit(clip):
 
 
 def test_futures_are_resized_as_frames_are(make):
-    for name, size in (("shapes", (64, 64)), ("shapes", (20, 30)), ("lamps", (12, 16))):
+    for name, size in (("disc", (64, 64)), ("disc", (20, 30)), ("lamps", (12, 16))):
         stored = np.load(make(name) / "futures/1.npz")["frames"]
         futures = read_futures(make(name), 1, size)
         assert futures.dtype == torch.uint8 and futures.is_contiguous()
@@ -387,8 +386,8 @@ def test_futures_are_resized_as_frames_are(make):
 def test_the_files_are_found_in_nested_folders_or_not_at_all(make, tmp_path):
     inner = tmp_path / "outer" / "inner"
     inner.parent.mkdir()
-    inner.symlink_to(make("shapes"))
-    assert read_events(tmp_path, "val") == read_events(make("shapes"), "val")
+    inner.symlink_to(make("disc"))
+    assert read_events(tmp_path, "val") == read_events(make("disc"), "val")
     assert read_futures(tmp_path, 0, (64, 64)) is not None
     assert read_futures(tmp_path, 99, (64, 64)) is None
     assert read_events(make("dancer"), "test") is None

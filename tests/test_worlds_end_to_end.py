@@ -13,7 +13,7 @@ from test_worlds import draw_world
 
 from modules.evaluation import sample_futures
 from modules.models.loading import load_model
-from modules.report.distribution import FILES
+from modules.report.pages import FUTURES, LATENTS
 from modules.runs.folder import TESTED, WRITTEN
 
 N = 3  # sampled futures
@@ -21,9 +21,9 @@ LENGTH = 14  # frames of a robot clip that are used
 SMALL = "--batch_size 2 --num_epoch 1 --device cpu --precision float32".split()
 FLAGS = {
     "lamps": [*TINY, *"--train_vi_len 4 --val_vi_len 12 --z_grid vector --learned_prior".split()],
-    "shapes": f"{ROBOT_SIZES} --n_future 10 --n_eval {LENGTH} --epoch_size 2 --nets dcgan".split(),
+    "disc": f"{ROBOT_SIZES} --n_future 10 --n_eval {LENGTH} --epoch_size 2 --nets dcgan".split(),
 }
-FLAGS["shapes"] = ["--lab", "robot", *FLAGS["shapes"], "--learned_prior", "--posterior_share", 0.5]
+FLAGS["disc"] = ["--lab", "robot", *FLAGS["disc"], "--learned_prior", "--posterior_share", 0.5]
 SCORES = "psnr_best ssim_worst diversity sharpness energy_score coverage_50 coverage_90".split()
 
 
@@ -68,8 +68,8 @@ def pictures_in(folder):
 def test_a_run_and_its_test_write_scores_and_figures(run, world):
     done = run()
     for folder in (done.run / "plots", done.test):
-        assert set(FILES) <= pictures_in(folder)
-        assert all(is_picture(folder / name) for name in FILES)
+        assert {*FUTURES, *LATENTS} <= pictures_in(folder)
+        assert all(is_picture(folder / name) for name in FUTURES + LATENTS)
     moved = {path.name for x in (*WRITTEN, *TESTED) for path in done.test.glob(x)}
     assert moved == {path.name for path in done.test.iterdir()}  # by --resume never
     futures = done.scores["futures"]
@@ -83,13 +83,13 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
         assert f"{scores['futures']['energy_score']:.3f}" in text
         assert f"ELBO {scores['z']['elbo']:.1f} nats per frame" in text
         assert "\nKL within 3 frames of an event: " in text
-    assert f"({TRUE_FUTURES} true futures per clip)" in done.printed[1]
+    assert f"({TRUE_FUTURES} true futures per clip; " in done.printed[1]
 
 
 def test_without_plots_there_are_the_scores_alone(run, world):
     done = run("--no-plots")
     assert pictures_in(done.run) == pictures_in(done.test) == set()
-    if world == "shapes":
+    if world == "disc":
         check_by_hand(done)
 
 

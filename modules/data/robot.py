@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..config import FRAME
 from ..errors import UserError
 from .cache import cached, cached_images, to_float, unreadable
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import candidates, clip_folders, frame_number, list_images, natural_key
 
-ROBOT_SIZE = (64, 64)
+ROBOT_SIZE = (FRAME, FRAME)
 TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a row of each
 
 

@@ -19,8 +19,6 @@ ACTIVE_NATS = 0.1  # a dimension of z with less KL carries no information
 STRONGEST = 4  # dimensions of z in a traversal
 FRAMES = 10  # of a sheet of futures
 TWIN = "deterministic twin"
-FILES = """kl_per_dimension.png kl_over_time.png traversal.png futures.png best_of_n.png
-rank_histogram.png""".split()
 COLUMNS = {  # printed heading -> a score of futures
     "PSNR mean": "psnr_mean",
     "best": "psnr_best",
@@ -33,9 +31,6 @@ COLUMNS = {  # printed heading -> a score of futures
     "in 50 %": "coverage_50",
     "in 90 %": "coverage_90",
 }
-LEGEND = """best: of all futures, a diagnostic (picking it looks at the truth); diversity: standard
-deviation of a pixel over the futures, of 255; sharpness: share of the truth's, from frame 10 on;
-energy: energy score; in 50 %, in 90 %: share of the true values that move in these intervals"""
 
 
 # ---------------------------------------------------------------- figures
@@ -51,7 +46,9 @@ def draw_latents(
     if latents.latent:
         draw_kl(folder / "kl_per_dimension.png", scores["z"]["kl_per_dimension"])
         path, kl = folder / "kl_over_time.png", latents.kl[0].tolist()
-        figures.draw_kl_over_time(path, kl, latents.given, events.get(0))
+        frames = range(latents.given, latents.given + len(kl))
+        marked = [frame for frame in events.get(0, ()) if frame in frames]
+        figures.draw_kl_over_time(path, kl, latents.given, marked)
 
 
 def draw_futures(
@@ -140,4 +137,5 @@ def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> lis
         cells = (f"{'-' if value is None else f'{value:.3f}':>11}" for value in values)
         lines.append(f"{label:<{width}}" + "".join(cells))
     known = scores["true_futures"]
-    return [*lines, f"{LEGEND}\n({known} true future{'s' * (known > 1)} per clip)"]
+    note = f"({known} true future{'s' * (known > 1)} per clip; definitions: docs/latents.md)"
+    return [*lines, note]

@@ -21,13 +21,11 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
     "beta": ("KL weight", "beta", ["train/beta"]),
     "tfr": ("Teacher forcing ratio", "tfr", ["train/tfr"]),
     "lr": ("Learning rate", "lr", ["train/lr"]),
-    "psnr": (
-        "Validation PSNR",
-        "dB",
-        ["val/psnr", "val/psnr_min", BASELINE],
-    ),
+    "psnr": ("Validation PSNR", "dB", ["val/psnr", "val/psnr_min", BASELINE]),
     "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
+    "elbo": ("Validation ELBO", "nats per frame", ["val/elbo"]),
 }
+SCHEDULES = "beta", "tfr", "lr"
 
 
 LABELS = {
@@ -78,17 +76,30 @@ def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> Non
     drawn = {
         name: c for name, c in curves.items() if any(row.get(c[2][0]) is not None for row in rows)
     }
-    overview, grid = plt.subplots(
-        -(-len(drawn) // 4), 4, figsize=(18, 7), layout="constrained", squeeze=False
-    )
-    for cell, (name, curve) in zip(grid.flat, drawn.items()):
-        draw_curve(cell, rows, *curve, baseline)
+    for name, curve in drawn.items():
         single, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         draw_curve(axes, rows, *curve, baseline)
         save_figure(single, folder / f"{name}.png")
-    for cell in list(grid.flat)[len(drawn) :]:
+    draw_overview(folder / "curves.png", rows, drawn, baseline)
+
+
+def draw_overview(path: Path, rows: list[dict], curves: dict[str, tuple], baseline: str) -> None:
+    """All curves on one page; schedules that are constant are named in its title."""
+    level = {name: {row[f"train/{name}"] for row in rows} for name in SCHEDULES}
+    level = {name: values.pop() for name, values in level.items() if len(values) == 1}
+    shown = [curve for name, curve in curves.items() if name not in level or len(rows) == 1]
+    height = -(-len(shown) // 4)
+    page, grid = plt.subplots(
+        height, 4, figsize=(18, 3.5 * height), layout="constrained", squeeze=False
+    )
+    for cell, curve in zip(grid.flat, shown):
+        draw_curve(cell, rows, *curve, baseline)
+    for cell in list(grid.flat)[len(shown) :]:
         cell.axis("off")
-    save_figure(overview, folder / "curves.png")
+    if level and len(rows) > 1:
+        constant = ", ".join(f"{name} {value:g}" for name, value in level.items())
+        page.suptitle(f"constant: {constant}", fontsize=10)
+    save_figure(page, path)
 
 
 def draw_psnr_per_frame(path: Path, curves: dict[str, list[float]], first: int = 1) -> None:

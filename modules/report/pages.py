@@ -16,8 +16,11 @@ from ..files import write_atomically
 
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
-SHOWN = "plots/curves.png val_strip.png plots/psnr_per_frame.png plots/kl_per_dimension.png".split()
-SHOWN_OF_TEST = ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8))]
+FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
+LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
+SHOWN = ["plots/curves.png", "val_strip.png", "plots/psnr_per_frame.png"]
+SHOWN += [f"plots/{name}" for name in FUTURES + LATENTS]
+SHOWN_OF_TEST = ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8)), *FUTURES, *LATENTS]
 HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
 img{max-width:100%}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}

@@ -122,8 +122,32 @@ def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
         yield first["epoch"], last["epoch"], first
 
 
+def collapse(settings: Training) -> Iterator[str]:
+    """Notes on settings under which z is known to collapse (docs/results.md).
+
+    MSE + beta KL is the negative log-likelihood of a Gaussian with variance beta * values / 2, up
+    to a factor (Lucas et al., 2019). Above a standard deviation of 1, noise hides every frame.
+    """
+    if not settings.latent or settings.posterior_share == 0:
+        return
+    beta = max(row["beta"] for row in table(settings))
+    deviation = math.sqrt(beta * settings.frame_values / 2)
+    if settings.loss == "mse" and deviation > 1:
+        yield (
+            f"note: --loss mse with beta {beta:g} is a Gaussian likelihood with standard deviation "
+            f"{deviation:.2g}, of values in 0..1: posterior collapse (KL near 0) is likely. "
+            f"--loss calibrated prevents it, or beta below {2 / settings.frame_values:.1e}"
+        )
+    elif settings.posterior_share < 1 and beta > 1 and not settings.free_bits:
+        yield (
+            f"note: --posterior_share {settings.posterior_share:g} with beta {beta:g}: posterior "
+            "collapse (KL near 0) is likely. --free_bits 2 prevents it"
+        )
+
+
 def warnings(settings: Training) -> Iterator[str]:
     """Notes on legal but surprising settings."""
+    yield from collapse(settings)
     annealed = settings.num_epoch - settings.pretrain_epochs
     cycles = settings.kl_anneal_cycle
     if settings.kl_anneal_type == "Cyclical" and 0 < annealed <= cycles:

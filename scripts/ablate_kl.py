@@ -1,0 +1,82 @@
+"""Do KL annealing and teacher forcing keep z alive? Every schedule, every ratio, two losses.
+
+python scripts/ablate_kl.py --DR data/toy            the drawn dancer (pose lab)
+python scripts/ablate_kl.py --DR data/disc           make_toy_data.py --lab robot --world disc
+
+The published reports compare these schedules with the squared error. Arms are named loss,
+schedule, teacher forcing ratio. Data, nets and steps are the same in all of them.
+"""
+
+from pathlib import Path
+
+from study import Study, carry_out, epochs_on, parse_arguments
+
+from modules.cli.entry import run
+from modules.errors import UserError
+
+LOSSES = {"mse": "--loss mse", "calibrated": "--loss calibrated"}
+KL = {
+    "Cyclical": "--kl_anneal_type Cyclical --kl_anneal_cycle 4 --kl_anneal_ratio 0.5",
+    "Monotonic": "--kl_anneal_type Monotonic --kl_anneal_ratio 0.5",
+    "None": "--kl_anneal_type None",
+    "small beta": "--kl_anneal_type None --kl_anneal_stop 0.0001",
+}
+FORCING = {
+    "1": "--tfr 1 --tfr_d_step 0",
+    "0.5": "--tfr 0.5 --tfr_d_step 0 --tfr_coin batch",
+    "0": "--tfr 0",
+}
+SETTINGS = {  # the short demo's nets and clips; nets of a quarter of the width
+    "pose": "--nets unet --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --scene --first_frame "
+    "--loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle --random_offset "
+    "--jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --optim AdamW --lr 0.005 "
+    "--lr_schedule cosine --lr_min 0.0002 --warmup_epochs 1 --ema 0.98",
+    "robot": "--nets dcgan --vgg_width 16 --z_dim 8 --learned_prior --condition none "
+    "--epoch_size 50 --random_offset --lr_schedule cosine --ema 0.99 --n_eval 26",
+}
+ARMS = {
+    f"{loss}, {kl}, {forcing}": f"{LOSSES[loss]} {KL[kl]} {FORCING[forcing]}"
+    for loss in LOSSES
+    for kl in KL
+    for forcing in FORCING
+}
+COLUMNS = {
+    "ELBO": "z/elbo",
+    "importance bound": "z/importance_bound",
+    "KL": "z/kl",
+    "active units": "z/active_units",
+    "PSNR": "mean/psnr",
+    "mean of 20": "futures/psnr_mean",
+    "best of 20": "futures/psnr_best",
+}
+STEPS = {"pose": 840, "robot": 1000}
+EPOCHS = {"pose": epochs_on, "robot": lambda steps, flags, root: max(round(steps / 50), 1)}
+
+
+def lab_of(root):
+    """The lab whose layout the data set has."""
+    for lab, pattern in (("pose", "**/train_img"), ("robot", "train/*/0/0.png")):
+        if next(Path(root).glob(pattern), None):
+            return lab
+    raise UserError(f"--DR {root} has neither train/train_img nor train/*/0/0.png")
+
+
+def study_of(lab):
+    return Study(
+        lab=lab,
+        arms={name: f"{SETTINGS[lab]} {flags}" for name, flags in ARMS.items()},
+        columns=COLUMNS,
+        epochs=EPOCHS[lab],
+        runs=f"runs/ablate_kl_{lab}",
+        steps=STEPS[lab],
+        test="--n_samples 20",
+    )
+
+
+def main():
+    args = parse_arguments(__doc__.splitlines()[0], ARMS)
+    carry_out(study_of(lab_of(args.DR)), args)
+
+
+if __name__ == "__main__":
+    run(main)

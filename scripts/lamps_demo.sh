@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A world with an open future: lamps that the poses do not tell. Trains the conditional VAE and its
+# deterministic twin, samples 20 futures of each test clip and compares them with the true ones.
+#   bash scripts/lamps_demo.sh [RUN_FOLDER [flags of Trainer.py]]
+source "$(dirname "$0")/setup.sh"
+DATA=${DATA:-data/lamps}
+RUN=${1:-runs/lamps}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+[ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA" --world lamps
+
+# The short demo's nets and clips. A learned prior says where a lamp may toggle; a beta above 1 leaves
+# only that to z, one vector for each 4 x 4 features.
+FLAGS=(--DR "$DATA" --nets unet --scene --first_frame --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32
+    --loss calibrated --loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle
+    --random_offset --jump_start 0.5 --feedback_noise 0.05 --tfr 0 --optim AdamW --lr 0.005
+    --lr_schedule cosine --lr_min 0.0002 --warmup_epochs 1 --ema 0.98 --num_epoch 12 --val_every 12)
+Z=(--learned_prior --z_grid coarse --kl_anneal_type Monotonic --kl_anneal_start 1
+    --kl_anneal_stop 30 --kl_anneal_ratio 0.5)
+
+python Trainer.py "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
+python Trainer.py "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
+python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/last.ckpt" \
+    --twin "$RUN/twin/last.ckpt" --n_samples 20 --val_vi_len 31
+echo
+echo "page            $RUN/report.html"
+echo "futures         $RUN/futures.png, $RUN/best_of_n.png, $RUN/rank_histogram.png"
+echo "z               $RUN/kl_over_time.png, $RUN/traversal.png"
