@@ -19,7 +19,7 @@ from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.cli.signals import listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
-from modules.distributions import frame_log_likelihood
+from modules.distributions import best_variance, gaussian_log_likelihood
 from modules.errors import UserError
 from modules.evaluation import Futures, Latents, sample_futures
 from modules.files import write_json
@@ -53,7 +53,7 @@ __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterio
 REDRAW_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
-FUTURES = 20  # sampled at the end of training
+SAMPLES = 20  # futures, sampled at the end of training
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
 
@@ -207,8 +207,9 @@ class Trainer(Resumable):
     def has_posterior(self, epoch: int) -> bool:
         """Whether the posterior is trained in this epoch."""
         settings = self.settings
-        trained = settings.latent and settings.posterior_share > 0
-        return trained and epoch >= settings.pretrain_epochs
+        return schedules.has_posterior(
+            epoch, settings.latent, settings.posterior_share, settings.pretrain_epochs
+        )
 
     def losses(
         self,
@@ -331,9 +332,9 @@ class Trainer(Resumable):
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
             clips = self.some_of_validation()
-            loss, mse, kl = (x.item() for x in self.losses(model, *clips, True, prior))
-        likelihood = frame_log_likelihood(mse, clips[0][0, 0].numel())
-        return {"loss": loss, "kl": None if prior else kl, "elbo": likelihood - kl}
+            loss, mse, kl = (x.double().cpu() for x in self.losses(model, *clips, True, prior))
+        elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse)) - kl
+        return {"loss": loss.item(), "kl": None if prior else kl.item(), "elbo": elbo.item()}
 
     def some_of_validation(self) -> tuple[torch.Tensor, ...]:
         some = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
@@ -453,7 +454,7 @@ class Trainer(Resumable):
         events = lab.val_events()
         latents = Latents(model, *clips, lab.given, posterior=posterior)
         futures = Futures(lab, clips[0].cpu(), {})
-        samples = range(FUTURES if settings.latent else 1)
+        samples = range(SAMPLES if settings.latent else 1)
         progress = self.progress("sampling futures", clips[0].shape[1])
         given = clips[0][:, : lab.given]
         for future in sample_futures(model, given, clips[1], settings.seed, samples, progress):

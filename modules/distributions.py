@@ -37,17 +37,6 @@ def gaussian_log_likelihood(mse: torch.Tensor, values: int, sigma2: float) -> to
     return -0.5 * values * (math.log(2 * math.pi * sigma2) + mse / sigma2)
 
 
-def frame_log_likelihood(mse: float, values: int) -> float:
-    """The mean log likelihood of frames of that mean MSE, at the best variance."""
-    sigma2 = max(mse, VARIANCE_FLOOR)
-    return -0.5 * values * (math.log(2 * math.pi * sigma2) + mse / sigma2)
-
-
-def log_likelihood(pred: torch.Tensor, true: torch.Tensor, sigma2: float) -> torch.Tensor:
-    """(B, T, C, H, W) twice -> (B, T): log p(x | z), a Gaussian around the predicted frame."""
-    return gaussian_log_likelihood(frame_mse(pred, true), math.prod(true.shape[-3:]), sigma2)
-
-
 def bits_per_value(nats: float, values: int) -> float:
     """Log likelihood of so many values in 0..1 -> bits per value; lower is better.
 
@@ -150,17 +139,13 @@ class Moments:
             raise ValueError(f"a standard deviation over {self.count} futures: it needs two")
         return (self.squares / (self.count - 1)).clamp_min(0).sqrt()
 
-    def diversity(self) -> float:
-        """The standard deviation, averaged over all values, in grey levels of 255."""
-        return 255 * self.deviation().mean().item()
 
+def diversity(clips: Iterable[Moments], given: int = 0) -> float:
+    """Standard deviation of a value over the futures, in grey levels of 255.
 
-def diversity(futures: Iterable[torch.Tensor]) -> float:
-    """Standard deviation of a value over the futures, averaged, in grey levels of 255."""
-    moments = Moments()
-    for future in futures:
-        moments.add(future)
-    return moments.diversity()
+    Averaged over all values of all clips (T, ...), but for the first `given` frames.
+    """
+    return 255 * torch.cat([clip.deviation()[given:].flatten() for clip in clips]).mean().item()
 
 
 def best_weights(m: int, n: int) -> torch.Tensor:

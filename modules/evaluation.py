@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from . import distributions as dist
 from .models.rollout import noise_source, roll_out
+from .nets.sequence import repeated
 from .training.losses import kl_per_dimension
 
 DRAWS = 16  # of z, for the importance bound
@@ -102,9 +103,10 @@ class Latents:
         if not self.frame_by_frame:
             weights = weights.sum(-1, keepdim=True)
         bound = dist.importance_bound(weights).sum(-1).mean().item() / frames
-        kl = self.kl.mean().item() if self.latent else 0.0
-        elbo = likelihoods.mean().item() - (0.0 if self.from_prior else kl)
-        scores = {"elbo": elbo, "importance_bound": bound, "draws": len(self.mse), "kl": kl}
+        kl = self.kl if self.latent else torch.zeros_like(self.mse[0])
+        elbo = dist.elbo(likelihoods, torch.zeros_like(kl) if self.from_prior else kl)
+        scores = {"elbo": elbo.mean().item(), "importance_bound": bound}
+        scores |= {"draws": len(self.mse), "kl": kl.mean().item()}
         scores["bits_per_value"] = dist.bits_per_value(bound, self.values)
         scores |= {"sigma": self.sigma, "given": self.given}
         if self.latent:
@@ -164,7 +166,7 @@ def sample_futures(
     """given (B, P, 3, H, W), conditions (B, T, ...) -> (S, B, T, 3, H, W), in one rollout."""
     count, clips = len(samples), range(len(given))
     sources = [noise_source("sample", seed, clips, sample) for sample in samples]
-    given, conditions = (x.repeat(count, *[1] * (x.dim() - 1)) for x in (given, conditions))
+    given, conditions = repeated(given, count), repeated(conditions, count)
 
     def noise(shape):
         return torch.cat([draw(shape) for draw in sources])
@@ -202,7 +204,6 @@ class Futures:
 
     def scores(self, sigma: float) -> dict[str, Any]:
         """Best, mean and worst of N; diversity, sharpness; the fit to the true futures."""
-        given = self.lab.given
         curves = {
             name: dist.best_of_curve(torch.tensor([[c[name] for c in row] for row in self.scored]))
             for name in ("psnr", "ssim")
@@ -211,8 +212,7 @@ class Futures:
         for name, curve in curves.items():
             scores |= {f"{name}_{part}": curve[part][-1] for part in ("mean", "best", "worst")}
         if len(self.scored) > 1:
-            values = torch.cat([m.deviation()[given:].flatten() for m in self.moments])
-            scores["diversity"] = 255 * values.mean().item()
+            scores["diversity"] = dist.diversity(self.moments, self.lab.given)
         if true := [self.sharpness(clip) for clip in self.truth if len(clip) > SHARP_FROM]:
             scores["sharpness"] = float(np.mean(self.sharp) / np.mean(true))
         return scores | self.fit(sigma) | {"best_of": curves}
@@ -223,7 +223,7 @@ class Futures:
         Where only one true future is known, the values that differ from the given frame count.
         """
         given, energies, pits = self.lab.given, [], []
-        for i, truths in self.true_futures().items():
+        for i, truths in self.true_futures():
             samples = torch.stack(self.samples[i]).float()[:, given : truths.shape[1]]
             moving = (
                 dist.moving_values(truths[:, given:])
@@ -234,15 +234,16 @@ class Futures:
             pits.append(dist.pit_values(samples, truths[:, given:], sigma, moving).flatten())
         pit = torch.cat(pits)
         return {
-            "true_futures": len(next(iter(self.true_futures().values()))),
+            "true_futures": len(truths),
             "energy_score": torch.stack(energies).mean().item(),
             "coverage_50": dist.coverage(pit, 0.5),
             "coverage_90": dist.coverage(pit, 0.9),
             "rank_histogram": dist.rank_histogram(pit).tolist(),
         }
 
-    def true_futures(self) -> dict[int, torch.Tensor]:
-        """{clip: true futures (M, T, 3, H, W) in 0..1}; where none is known, the first clip."""
+    def true_futures(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield a clip and its true futures (M, T, 3, H, W) in 0..1; if none, the first clip."""
         if not self.many:
-            return {0: self.truth[0][None]}
-        return {i: futures.float() / 255 for i, futures in self.many.items()}
+            yield 0, self.truth[0][None]
+        for i, futures in self.many.items():
+            yield i, futures.float() / 255

@@ -9,7 +9,7 @@ schedule, teacher forcing ratio. Data, nets and steps are the same in all of the
 
 from pathlib import Path
 
-from study import Study, carry_out, epochs_on, parse_arguments
+from study import Study, carry_out, epochs_on, parse_arguments, value_of
 
 from modules.cli.entry import run
 from modules.errors import UserError
@@ -50,7 +50,14 @@ COLUMNS = {
     "best of 20": "futures/psnr_best",
 }
 STEPS = {"pose": 840, "robot": 1000}
-EPOCHS = {"pose": epochs_on, "robot": lambda steps, flags, root: max(round(steps / 50), 1)}
+
+
+def robot_epochs(steps, flags, root):
+    """The number of epochs that take about this many steps."""
+    return max(round(steps / value_of(flags, "--epoch_size", 600)), 1)
+
+
+EPOCHS = {"pose": epochs_on, "robot": robot_epochs}
 
 
 def lab_of(root):

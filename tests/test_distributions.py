@@ -30,7 +30,6 @@ from modules.distributions import (
     gaussian_log_likelihood,
     importance_bound,
     kl_of_frames,
-    log_likelihood,
     log_ratio,
     moving_values,
     pit_values,
@@ -39,6 +38,11 @@ from modules.distributions import (
 )
 from modules.nets.gaussian import relative_to_prior
 from modules.training.losses import kl_criterion
+
+
+def log_likelihood(pred, true, sigma2):
+    values = math.prod(true.shape[-3:])
+    return gaussian_log_likelihood(frame_mse(pred, true), values, sigma2)
 
 
 def uniform(*shape, seed=0):
@@ -241,6 +245,13 @@ def test_an_event_ratio_without_meaning_is_none(kl, events, expected):
 # ---------------------------------------------------------------- many futures of a clip
 
 
+def diversity_of(futures):
+    moments = Moments()
+    for future in futures:
+        moments.add(future)
+    return diversity([moments])
+
+
 def test_moments_are_those_over_all_futures():
     futures = uniform(7, 4, 3, 5, 6)
     moments = Moments()
@@ -249,19 +260,19 @@ def test_moments_are_those_over_all_futures():
     torch.testing.assert_close(moments.mean, futures.double().mean(0))
     torch.testing.assert_close(moments.deviation(), futures.double().std(0))
     exact = 255 * futures.double().std(0).mean().item()
-    assert diversity(futures) == diversity(iter(futures)) == pytest.approx(exact)
+    assert diversity_of(futures) == diversity_of(iter(futures)) == pytest.approx(exact)
 
 
 def test_diversity_clamps_and_is_exactly_zero_for_equal_futures():
-    assert diversity([torch.full((2, 2), -1.0), torch.zeros(2, 2)]) == 0
-    assert diversity([uniform(5, 5)] * 100) == 0
-    assert diversity([torch.zeros(2, 2), torch.full((2, 2), 3.0)]) == pytest.approx(255 / 2**0.5)
+    assert diversity_of([torch.full((2, 2), -1.0), torch.zeros(2, 2)]) == 0
+    assert diversity_of([uniform(5, 5)] * 100) == 0
+    assert diversity_of([torch.zeros(2, 2), torch.full((2, 2), 3.0)]) == pytest.approx(255 / 2**0.5)
 
 
 @pytest.mark.parametrize("futures", [[], [torch.zeros(2, 2)]])
 def test_diversity_needs_two_futures(futures):
     with pytest.raises(ValueError, match="needs two"):
-        diversity(futures)
+        diversity_of(futures)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 1), (5, 5), (6, 2), (8, 3), (8, 7)])

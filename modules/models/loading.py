@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..fields import settings_from
 from ..runs import checkpoint as ckpt
 from ..runs import published
+from ..training import schedules
 from ..training.device import choose_precision, default_device
 from .pose import VAE_Model
 from .robot import RecurrentVAE
@@ -53,9 +54,7 @@ def has_posterior(checkpoint: dict) -> bool:
     """Whether the weights' posterior was trained: not by prior samples alone."""
     if not ckpt.is_ours(checkpoint):
         return True
-    args, epochs = checkpoint["args"], checkpoint.get("last_epoch", 0)
-    share = args.get("posterior_share", 1.0) if args.get("latent", True) else 0.0
-    return share > 0 and epochs > args.get("pretrain_epochs", 0)
+    return schedules.has_posterior(checkpoint.get("last_epoch", 0) - 1, **checkpoint["args"])
 
 
 def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 
 from ..config import CONDITION, RobotModel
-from ..nets.dcgan_lstm import dcgan_decoder, dcgan_encoder
+from ..nets.dcgan import dcgan_decoder, dcgan_encoder
 from ..nets.gaussian import relative_to_prior, sample
 from ..nets.sequence import over_time, repeated
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder

@@ -10,15 +10,26 @@ import torch.nn.functional as F
 from .gaussian import LOGVAR_MAX, LOGVAR_MIN, bound
 
 
-class vgg_block(nn.Sequential):
-    """V(a, b): 3x3 convolution, BatchNorm, LeakyReLU. Keeps height and width."""
+class conv_block(nn.Sequential):
+    """A convolution, BatchNorm, LeakyReLU."""
 
-    def __init__(self, in_chans, out_chans):
-        super().__init__(
-            nn.Conv2d(in_chans, out_chans, 3, padding=1),
-            nn.BatchNorm2d(out_chans),
-            nn.LeakyReLU(0.2, inplace=True),
-        )
+    def __init__(self, conv):
+        super().__init__(conv, nn.BatchNorm2d(conv.out_channels), nn.LeakyReLU(0.2, inplace=True))
+
+
+def vgg_block(in_chans: int, out_chans: int) -> conv_block:
+    """V(a, b): a 3x3 convolution that keeps height and width."""
+    return conv_block(nn.Conv2d(in_chans, out_chans, 3, padding=1))
+
+
+def to_vector(in_chans: int, g_dim: int) -> nn.Sequential:
+    """Maps (N, C, 4, 4) -> (N, g, 1, 1) in -1..1."""
+    return nn.Sequential(nn.Conv2d(in_chans, g_dim, 4), nn.BatchNorm2d(g_dim), nn.Tanh())
+
+
+def from_vector(g_dim: int, out_chans: int) -> conv_block:
+    """(N, g, 1, 1) -> maps (N, C, 4, 4)."""
+    return conv_block(nn.ConvTranspose2d(g_dim, out_chans, 4))
 
 
 def vgg_stage(*chans: int) -> nn.Sequential:
@@ -40,7 +51,7 @@ class vgg_encoder(nn.Module):
                 vgg_stage(4 * w, 8 * w, 8 * w, 8 * w),
             ]
         )
-        self.head = nn.Sequential(nn.Conv2d(8 * w, g_dim, 4), nn.BatchNorm2d(g_dim), nn.Tanh())
+        self.head = to_vector(8 * w, g_dim)
 
     def forward(self, x):
         skips = []
@@ -56,11 +67,7 @@ class vgg_decoder(nn.Module):
     def __init__(self, g_dim, width=64):
         super().__init__()
         w = width
-        self.head = nn.Sequential(
-            nn.ConvTranspose2d(g_dim, 8 * w, 4),
-            nn.BatchNorm2d(8 * w),
-            nn.LeakyReLU(0.2, inplace=True),
-        )
+        self.head = from_vector(g_dim, 8 * w)
         self.stages = nn.ModuleList(  # the input of each is its own half and the skip's
             [
                 vgg_stage(8 * w * 2, 8 * w, 8 * w, 4 * w),

@@ -13,11 +13,10 @@ from typing import Any
 from ..config import MAY_CHANGE, TRAINING
 from ..errors import UserError
 from ..files import write_atomically
+from ..runs.folder import FUTURES, LATENTS
 
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
-FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
-LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
 SHOWN = ["plots/curves.png", "val_strip.png", "plots/psnr_per_frame.png"]
 SHOWN += [f"plots/{name}" for name in FUTURES + LATENTS]
 SHOWN_OF_TEST = ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8)), *FUTURES, *LATENTS]

@@ -10,12 +10,13 @@ from ..errors import UserError
 from ..files import UNFINISHED, fcntl
 
 PICTURES = ["plots", "visualization"]
+FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
+LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
 WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "distribution.json", "report.html", *PICTURES]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "events.out.tfevents.*", "wandb"]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png"]
 TESTED += ["strip[0-9]*.png", "pred_seq[0-9]*.gif", "seq[0-9]*"]
-TESTED += ["futures.png", "best_of_n.png", "rank_histogram.png"]
-TESTED += ["kl_over_time.png", "kl_per_dimension.png", "traversal.png"]
+TESTED += [*FUTURES, *LATENTS]
 
 
 def run_folder(path: str | Path, flag: str = "--save_root") -> Path:

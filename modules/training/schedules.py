@@ -6,6 +6,7 @@ Epochs count from 0 to num_epoch - 1.
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from ..config import Training
 
@@ -58,6 +59,17 @@ def beta_at(epoch: int, settings: Training) -> float:
         settings.kl_anneal_ratio,
     )
     return max(beta, settings.kl_anneal_floor)
+
+
+def has_posterior(
+    epoch: int,
+    latent: bool = True,
+    posterior_share: float = 1.0,
+    pretrain_epochs: int = 0,
+    **_: Any,
+) -> bool:
+    """Whether the posterior is trained in this epoch, under these of a run's settings."""
+    return latent and posterior_share > 0 and epoch >= pretrain_epochs
 
 
 def tfr_at(epoch: int, settings: Training) -> float:
@@ -123,7 +135,7 @@ def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
 
 
 def collapse(settings: Training) -> Iterator[str]:
-    """Notes on settings under which z is known to collapse (docs/results.md).
+    """Notes on settings under which z is known to collapse (docs/latents.md).
 
     MSE + beta KL is the negative log-likelihood of a Gaussian with variance beta * values / 2, up
     to a factor (Lucas et al., 2019). Above a standard deviation of 1, noise hides every frame.

@@ -6,21 +6,15 @@ Strided 4x4 convolutions: no layer works at full resolution. Same interface as v
 import torch
 import torch.nn as nn
 
-
-def down(in_chans: int, out_chans: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_chans, out_chans, 4, 2, 1),
-        nn.BatchNorm2d(out_chans),
-        nn.LeakyReLU(0.2, inplace=True),
-    )
+from .vgg_lstm import conv_block, from_vector, to_vector
 
 
-def up(in_chans: int, out_chans: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(in_chans, out_chans, 4, 2, 1),
-        nn.BatchNorm2d(out_chans),
-        nn.LeakyReLU(0.2, inplace=True),
-    )
+def down(in_chans: int, out_chans: int) -> conv_block:
+    return conv_block(nn.Conv2d(in_chans, out_chans, 4, 2, 1))
+
+
+def up(in_chans: int, out_chans: int) -> conv_block:
+    return conv_block(nn.ConvTranspose2d(in_chans, out_chans, 4, 2, 1))
 
 
 class dcgan_encoder(nn.Module):
@@ -30,7 +24,7 @@ class dcgan_encoder(nn.Module):
         super().__init__()
         widths = (3, width, 2 * width, 4 * width, 8 * width)
         self.stages = nn.ModuleList(down(a, b) for a, b in zip(widths, widths[1:]))
-        self.head = nn.Sequential(nn.Conv2d(8 * width, g_dim, 4), nn.BatchNorm2d(g_dim), nn.Tanh())
+        self.head = to_vector(8 * width, g_dim)
 
     def forward(self, x):
         skips = []
@@ -46,11 +40,7 @@ class dcgan_decoder(nn.Module):
     def __init__(self, g_dim, width=64):
         super().__init__()
         w = width
-        self.head = nn.Sequential(
-            nn.ConvTranspose2d(g_dim, 8 * w, 4),
-            nn.BatchNorm2d(8 * w),
-            nn.LeakyReLU(0.2, inplace=True),
-        )
+        self.head = from_vector(g_dim, 8 * w)
         self.stages = nn.ModuleList(  # the input of each is its own half and the skip's
             [
                 up(2 * 8 * w, 4 * w),
