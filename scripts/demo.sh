@@ -4,8 +4,7 @@
 #   DATA=folder bash scripts/demo.sh      another place for the synthetic data (default data/toy)
 # After the installation it takes about 2 minutes on two plain CPU cores (AVX2, float32) and reaches
 # about 35 dB on both clips (copy-first-frame baseline: 17.6 dB). With --full it trains wider nets
-# for 50 epochs: 36.3 dB, 8 minutes of one core with bf16 (measured), about 25 minutes on two plain
-# cores without bf16 (estimated).
+# for 50 epochs.
 source "$(dirname "$0")/setup.sh"
 FULL=
 [ "${1:-}" = --full ] && FULL=1 && shift

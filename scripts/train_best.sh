@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The best recipe (docs/training.md, docs/results.md). On 2,500 frames it takes about a quarter of
-# an hour of one CPU core with bf16.
+# The best recipe (docs/training.md, docs/results.md). It first prints how long it will take.
 #   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER] [more flags of Trainer.py]
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-../dataset}
