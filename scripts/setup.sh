@@ -3,7 +3,9 @@
 #   PYTHON=python3.12 bash scripts/demo.sh    chooses another Python
 #   VENV=/some/folder bash scripts/demo.sh    keeps the environment elsewhere
 set -euo pipefail
+HERE=$PWD # where the user is
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=$PWD
 VENV=${VENV:-.venv}
 
 make_venv() {

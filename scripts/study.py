@@ -5,22 +5,16 @@ repeated.
 """
 
 import argparse
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs import Job, Queue, print_end, raise_failures
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from modules.cli.parser import Parser
-from modules.config import BEFORE
 from modules.errors import UserError
-from modules.fields import settings_from
-from modules.report.pages import PLACE, read_json, spread
+from modules.report.pages import read_json, spread
 
 
 @dataclass(frozen=True)
@@ -62,59 +56,15 @@ def folder_of(args, name, seed):
     return args.runs / name.replace(",", "").replace(" ", "_").replace("'", "") / f"seed{seed}"
 
 
-def is_complete(folder):
-    return (folder / "scores.json").exists()
-
-
-def run_arm(study, args, name, seed):
-    """-> Tester's scores of the arm's last weights."""
-    folder = folder_of(args, name, seed)
-    data = ["--lab", study.lab, "--DR", str(args.DR), "--save_root", str(folder)]
+def job_of(study, args, name, seed):
+    """An arm's run with this seed; its last weights are tested."""
     flags = study.arms[name]
     flags += f" --seed {seed} --num_epoch {study.epochs(args.steps, flags, args.DR)}"
-    if not is_complete(folder):
-        call("Trainer.py", *data, *flags.split(), "--val_every", "1000000")
-        last = ["--ckpt_path", str(folder / "last.ckpt"), "--no_sanity"]
-        call("Tester.py", *data, *last, *study.test.split())
-    same_run(folder, settings_of(study.lab, [*data, *flags.split()]))
-    return read_json(folder / "scores.json")
-
-
-def settings_of(lab, flags):
-    parser = Parser("Trainer", lab)
-    return settings_from(parser.settings, parser.read(flags)).as_dict()
-
-
-def same_run(folder, wanted):
-    """Refuse the scores of other data, other steps or another arm."""
-    stored = BEFORE | read_json(folder / "args.json")
-    for flag in sorted((wanted.keys() - PLACE - {"precision"}) | {"DR"}):
-        if stored.get(flag) != wanted[flag]:
-            raise UserError(
-                f"{folder} was trained with --{flag} {stored.get(flag)}, now it is "
-                f"{wanted[flag]}: remove it, or choose another folder with --runs"
-            )
-
-
-def call(script, *flags):
-    command = [sys.executable, str(ROOT / script), *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{script} {' '.join(flags)}\n{done.stderr}")
-
-
-def run_all(study, args, name, bar):
-    """-> the scores of every seed of an arm; the bar counts the runs that were not complete."""
-    for seed in args.seeds:
-        bar.set_description(f"{name}, seed {seed}")
-        start, new = time.perf_counter(), not is_complete(folder_of(args, name, seed))
-        scores = run_arm(study, args, name, seed)
-        if new:
-            seconds = time.perf_counter() - start
-            text = f"{name}, seed {seed}: PSNR {scores['mean']['psnr']:.2f} dB, {seconds:.0f} s"
-            tqdm.write(text, file=sys.stderr)
-            bar.update()
-        yield scores
+    place = ["--lab", study.lab, "--DR", str(args.DR), "--save_root"]
+    place += [str(folder_of(args, name, seed))]
+    train = [*place, *flags.split(), "--val_every", "1000000"]
+    test = ["--no_sanity", *study.test.split()]
+    return Job(f"{name}, seed {seed}", train, test, "last.ckpt", data_counts=True)
 
 
 # ---------------------------------------------------------------- the table
@@ -144,14 +94,21 @@ def parse_arguments(about, arms):
 
 
 def carry_out(study, args):
-    """Train and test what is missing, and print the table."""
+    """Train and test what is missing, and print an arm's row of the table when it is complete."""
     args.runs, args.steps = args.runs or Path(study.runs), args.steps or study.steps
-    folders = [folder_of(args, name, seed) for name in args.arms for seed in args.seeds]
-    complete = sum(map(is_complete, folders))
+    arms = {name: [job_of(study, args, name, seed) for seed in args.seeds] for name in args.arms}
+    left = {job.name: name for name, jobs in arms.items() for job in jobs}
     print_row("arm", *study.columns)
     print_row(*["---"] * (1 + len(study.columns)))
-    with tqdm(total=len(folders), initial=complete, unit="run", disable=None, leave=False) as bar:
-        for name in args.arms:
-            scores = list(run_all(study, args, name, bar))
+
+    def ended(job, seconds):
+        print_end(job, seconds)
+        arm = left.pop(job.name)
+        if arm not in left.values():
+            scores = [read_json(one.folder / "scores.json") for one in arms[arm]]
             cells = ([score_of(s, path) for s in scores] for path in study.columns.values())
-            print_row(name, *map(spread, cells))
+            print_row(arm, *map(spread, cells))
+
+    queue = Queue([job for jobs in arms.values() for job in jobs], ended=ended)
+    queue.carry_out()
+    raise_failures(queue)

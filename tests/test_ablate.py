@@ -130,7 +130,7 @@ def complete(tmp_path, dataset):
     flags = f"{ablate.ARMS['best']} --seed 0 --num_epoch 5".split()
     line = ["--lab", "pose", "--DR", str(dataset), "--save_root", str(folder), *flags]
     folder.mkdir(parents=True)
-    (folder / "args.json").write_text(json.dumps(study.settings_of("pose", line)))
+    (folder / "args.json").write_text(json.dumps(study.settings_of(line).as_dict()))
     scores = {"psnr": 30.0, "psnr_pose_box": 20.0, "drift": 1.0}
     (folder / "scores.json").write_text(json.dumps({"mean": scores}))
     return ["--DR", dataset, "--runs", tmp_path, "--seeds", 0, "--arms", "best"], folder

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Report A: 100 epochs of 500 batches of 24, teacher forcing 1 until epoch 25, then linearly to 0;
+# one run with monotonic, one with cyclical KL annealing (two cycles). How to use it: queue.sh.
+source "$(dirname "$0")/queue.sh"
+DR=${DR:-$ROOT/../processed_data}
+ALL=(--lab robot --niter 100 --epoch_size 500 --batch_size 24 --lr 0.002
+    --tfr_start_decay_epoch 25 --tfr_mode linear)
+
+add monotonic
+add cyclical --kl_anneal_cyclical --kl_anneal_cycle 2
+
+REPORT=(--published monotonic 26.10 --published cyclical 26.25
+    --figure loss compare/loss.png --figure KL compare/kl.png --figure PSNR compare/psnr.png)
+for run in monotonic cyclical; do
+    REPORT+=(--figure "$run" "$run/pred_seq0.gif" --figure "${run}_per_step" "$run/strip0.png")
+done
+
+sweep runs/report_a "$@"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The best public recipe with several seeds: its spread. How to use it: queue.sh.
+source "$(dirname "$0")/queue.sh"
+SEEDS=(0 1 2)
+ALL=(--num_epoch 300 --batch_size 4 --lr 1e-4 --lr_schedule cosine --lr_min 1e-6 --tfr 0
+    --kl_anneal_type None)
+
+for seed in "${SEEDS[@]}"; do
+    add "seed$seed" --seed "$seed"
+done
+
+sweep runs/sweep_seeds "$@"
