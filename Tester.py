@@ -38,6 +38,8 @@ class Tester:
     def __init__(self, settings: Any, typed: set[str], device: torch.device, checkpoint: dict):
         settings = with_precision(settings, device)
         self.settings = settings = adopt_settings(settings, typed, checkpoint)
+        if settings.mp4:
+            pictures.find_mp4_writer()
         self.device, self.folder = device, run_folder(settings.save_root)
         if settings.n_samples > 1 and not settings.latent:
             raise UserError(
@@ -97,10 +99,12 @@ class Tester:
     # ------------------------------------------------------------ what is written
 
     def write_clip(self, i: int, pred: torch.Tensor) -> None:
-        """pred_seq{i}.gif, strip{i}.png and, with --make_gif, the three gifs of seq{i}/."""
+        """pred_seq{i}.gif and strip{i}.png; --mp4: a video; --make_gif: the gifs of seq{i}/."""
         rows = self.lab.rows(self.conditions[i], pred, self.truth and self.truth[i])
         clip = self.lab.gif(rows)
         self.write_gif(self.folder / f"pred_seq{i}.gif", clip)
+        if self.settings.mp4:
+            pictures.write_mp4(self.folder / f"pred_seq{i}.mp4", clip, self.lab.frame_ms)
         if self.settings.plots:
             times = self.lab.strip_times(len(clip))
             pictures.draw_strip(self.folder / f"strip{i}.png", rows, times)
@@ -204,11 +208,14 @@ class Tester:
                     raise UserError(f"{file.name} differs from what was written to it")
 
     def check_gif(self, i: int, length: int) -> None:
-        """Read a gif back: it must play its full time."""
+        """Read a gif back, and its video: they must play their full time."""
         path = self.folder / f"pred_seq{i}.gif"
-        frames = pictures.gif_time(path) // self.lab.frame_ms
-        if frames != length:
-            raise UserError(f"{path} plays {frames} frame times instead of {length}")
+        frames = {path: pictures.gif_time(path) // self.lab.frame_ms}
+        if self.settings.mp4:
+            frames[path.with_suffix(".mp4")] = pictures.mp4_length(path.with_suffix(".mp4"))
+        for path, found in frames.items():
+            if found != length:
+                raise UserError(f"{path} plays {found} frame times instead of {length}")
 
     def test(self) -> None:
         predictions = self.rollout()
@@ -223,7 +230,8 @@ class Tester:
                 self.check_submission(clips)
         self.write_scores(predictions)
         plots = self.settings.plots
-        written = ["pred_seq*.gif"] + ["strip*.png"] * plots
+        written = ["pred_seq*.gif"] + ["pred_seq*.mp4"] * self.settings.mp4
+        written += ["strip*.png"] * plots
         written += ["submission.csv"] * self.lab.submits
         written += ["seq*/*.gif"] * getattr(self.settings, "make_gif", False)
         written += ["scores.json"] + ["psnr_per_frame.png"] * plots if self.truth else []
@@ -245,6 +253,7 @@ def unused(settings: Any, typed: set[str]) -> list[str]:
     own = TESTS[settings.lab].names()
     trained_with = own - STORED - Run.names() - Compute.names() | {"num_epoch", "per_save"}
     tested_with = {"val_vi_len", "n_samples", "twin", "no_sanity", "make_gif", "truth", "pose_norm"}
+    tested_with |= {"mp4"}
     return sorted((typed - own) | (typed & trained_with - tested_with))
 
 

@@ -30,7 +30,8 @@ from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
 from modules.report import distribution, figures, pictures, tables, validation
 from modules.report.pages import write_run_page
-from modules.report.trackers import open_trackers
+from modules.report.progress import Clock
+from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.environment import environment
 from modules.runs.folder import move_aside, occupied, run_folder
@@ -54,6 +55,7 @@ REDRAW_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 SAMPLES = 20  # futures, sampled at the end of training
+AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
 
@@ -85,7 +87,8 @@ class Trainer(Resumable):
         self.current_epoch = self.step = 0
         self.best_score, self.history = None, []
         self.drawn_at, self.shown_at = time.perf_counter(), 0
-        self.steps_done = 0  # of the current epoch
+        self.clock, self.trackers = Clock(), Trackers()
+        self.steps_done = self.steps_an_epoch = 0  # of the current epoch, and all that it has
         # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
@@ -103,25 +106,28 @@ class Trainer(Resumable):
 
     def training_stage(self) -> None:
         """Train up to num_epoch. After every epoch the run folder is complete."""
-        self.trackers = open_trackers(self.settings)
         if self.current_epoch >= self.settings.num_epoch:
             print(f"nothing left to train: --num_epoch {self.settings.num_epoch} is reached")
-        with listener.patiently():  # a signal waits for the end of the step: stop_if_asked
-            while self.current_epoch < self.settings.num_epoch:
-                self.train_one_epoch()
-                self.end_epoch(self.validate() if self.validation_is_due() else {})
-        self.finish()
+        with self.trackers.open(self.settings):
+            with listener.patiently():  # a signal waits for the end of the step: stop_if_asked
+                while self.current_epoch < self.settings.num_epoch:
+                    self.train_one_epoch()
+                    self.end_epoch(self.validate() if self.validation_is_due() else {})
+            self.finish()
 
     def train_one_epoch(self) -> None:
         """Train the rest of the epoch: all of it, unless the run was stopped within it."""
         self.start_epoch()
         batches = self.clips.batches(self.current_epoch)
         coins, left = self.coins(len(batches)), batches[self.steps_done :]
+        self.steps_an_epoch = len(batches)
         bar = tqdm(left, disable=None, leave=False, initial=self.steps_done, total=len(batches))
-        start = time.perf_counter()
+        start = last = time.perf_counter()
         for frames, conditions in self.clips.fetch(bar):
             self.total += self.training_one_step(frames, conditions, bool(coins[self.steps_done]))
             self.steps_done += 1
+            last, before = time.perf_counter(), last
+            self.clock.add("steps", not self.to_compile, (last - before) * (not self.to_compile))
             self.show(bar)
             if self.to_compile:
                 self.report_compile_time(start)
@@ -129,6 +135,7 @@ class Trainer(Resumable):
                 self.save_last()
             self.stop_if_asked()
         self.total.tolist()  # waits for the device
+        self.clock.add("steps", 0, time.perf_counter() - last)
         predicted = sum(clips[:, 1:].numel() for clips in left)
         self.speed = predicted / (time.perf_counter() - start)
 
@@ -286,12 +293,20 @@ class Trainer(Resumable):
 
     def validate(self) -> dict[str, float | None]:
         """Roll every validation clip out from its given frames -> scores over all of them."""
-        pred = self.roll_out_validation()
-        if self.settings.store_visualization:
-            path = run_folder(self.folder / "visualization") / f"epoch={self.current_epoch}.gif"
-            clips = self.first_clip(pred).values()
-            pictures.write_gif(path, pictures.side_by_side(*clips), self.lab.frame_ms)
-        return self.score(pred) | self.validation_losses()
+        with self.clock.measure("validations"):
+            pred = self.roll_out_validation()
+            if self.settings.store_visualization:
+                run_folder(self.folder / "visualization")
+                clips = self.first_clip(pred).values()
+                pictures.write_gif(
+                    self.gif_of_epoch(), pictures.side_by_side(*clips), self.lab.frame_ms
+                )
+            return self.score(pred) | self.validation_losses()
+
+    def gif_of_epoch(self, epoch: int | None = None) -> Path:
+        """--store_visualization: the rollout of an epoch's validation."""
+        epoch = self.current_epoch if epoch is None else epoch
+        return self.folder / "visualization" / f"epoch={epoch}.gif"
 
     def roll_out_validation(self) -> torch.Tensor:
         given = self.val_frames[:, : self.lab.given]
@@ -372,8 +387,8 @@ class Trainer(Resumable):
 
     def log(self, row: dict[str, float | None]) -> None:
         self.write_metrics()
-        for tracker in self.trackers:
-            tracker.log(row)
+        self.trackers.send(self.history)
+        self.trackers.show("rollout", self.gif_of_epoch(row["epoch"]), row["epoch"])
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
         tqdm.write(self.epoch_line(row))
@@ -391,6 +406,8 @@ class Trainer(Resumable):
         values = "  ".join(f"{name} {row[f'train/{name}']:.4g}" for name in names)
         line = f"epoch {row['epoch']:>3}/{self.settings.num_epoch - 1}  {values}"
         line += f"  {self.speed:.0f} frames/s"
+        if self.current_epoch < self.settings.num_epoch:
+            line += f", {self.time_left()} left"
         if row["val/psnr"] is not None:
             line += (
                 f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, "
@@ -405,10 +422,16 @@ class Trainer(Resumable):
         if not bar.disable and now - self.shown_at > SHOW_SECONDS:
             self.shown_at = now
             values = {"loss": (self.total[0] / self.total[3]).item()} | self.scheduled()
-            bar.set_description(
-                f"epoch {self.current_epoch}/{self.settings.num_epoch - 1}", refresh=False
-            )
+            epoch = f"epoch {self.current_epoch}/{self.settings.num_epoch - 1}"
+            bar.set_description(f"{epoch}, whole run {self.time_left()} left", refresh=False)
             bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+
+    def time_left(self) -> str:
+        """The time that the rest of the run takes."""
+        now, every, epochs = self.current_epoch, self.settings.val_every, self.settings.num_epoch
+        steps = (epochs - now) * self.steps_an_epoch - self.steps_done
+        validations = epochs // every - now // every + (epochs % every > 0)
+        return self.clock.left(steps=steps, validations=validations + AFTER)
 
     def draw_curves(self) -> None:
         if not self.settings.plots:
@@ -430,6 +453,8 @@ class Trainer(Resumable):
         self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         write_run_page(self.folder)
+        self.trackers.send(self.history)
+        self.trackers.show_folder(self.folder, self.current_epoch - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
     def report_validation(self) -> None:

@@ -319,6 +319,10 @@ class Loop(Settings):
     preview: bool = setting(False, switch, "print and plot beta, tfr and lr per epoch, then exit")
     tensorboard: bool = setting(False, switch, "log to TensorBoard (pip install tensorboard)")
     wandb: bool = setting(False, switch, "log to Weights & Biases (pip install wandb)")
+    wandb_project: str = setting("video-cvae", text, "project there", "NAME")
+    wandb_name: str | None = setting(
+        None, text, "name of the run there; default: the run folder", "NAME"
+    )
 
 
 @dataclass(frozen=True)
@@ -469,6 +473,7 @@ class Test(Run):
     twin: str | None = setting(
         None, text, "checkpoint of a deterministic twin (--no-latent), to score it beside", "FILE"
     )
+    mp4: bool = setting(False, switch, "also write pred_seq{i}.mp4 (pip install imageio-ffmpeg)")
     no_sanity: bool = setting(False, switch, "do not read the written files back to check them")
 
 
@@ -526,8 +531,8 @@ STORED = SIZES | frozenset(
 # These may differ when a run is resumed; any other makes it a different experiment.
 MAY_CHANGE = frozenset(
     """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
-    val_every cache_dir store_visualization preview tensorboard wandb debug plots
-    data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
+    val_every cache_dir store_visualization preview tensorboard wandb wandb_project wandb_name
+    debug plots data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
     deterministic cuda_graphs""".split()
 )
 # What runs did before the setting existed, where today's default is another.

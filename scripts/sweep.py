@@ -131,12 +131,12 @@ def draw_data(folder: Path, lab: str) -> Path:
 # ---------------------------------------------------------------- what the runs show together
 
 
-def compare(folder: Path, jobs: Sequence[Job], flags: Sequence[str]) -> None:
-    """The comparison page of the runs that have begun: compare.py."""
+def compare(folder: Path, jobs: Sequence[Job], flags: Sequence[str]) -> bool:
+    """The comparison page of the runs that have begun: compare.py -> whether it was written."""
     runs = [str(job.folder) for job in jobs if (job.folder / "metrics.csv").exists()]
     command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *runs]
-    if runs and subprocess.run([*command, "--out", str(folder / "compare"), *flags]).returncode:
-        raise UserError(f"compare.py failed; the runs in {folder} are complete")
+    command += ["--out", str(folder / "compare"), *flags]
+    return not runs or subprocess.run(command).returncode == 0
 
 
 def print_published(jobs: Sequence[Job], published: Sequence[Sequence[str]]) -> None:
@@ -177,10 +177,12 @@ def main() -> None:
     gpus = args.gpus or [None]
     queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_end)
     queue.carry_out()
-    compare(args.save_root, jobs, args.flags["--compare"])
+    compared = compare(args.save_root, jobs, args.flags["--compare"])
     print_published(jobs, args.published)
     copy_figures(args.save_root, args.figure)
     raise_failures(queue)
+    if not compared:
+        raise UserError("the runs are complete, but compare.py failed: its message is above")
 
 
 if __name__ == "__main__":

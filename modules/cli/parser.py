@@ -102,6 +102,9 @@ class Parser(argparse.ArgumentParser):
         found |= {"help": "--help"} if "--help".startswith(name) else {}
         template = [flag for setting, flag in found.items() if setting in TEMPLATE]
         matches = template if len(template) == 1 else list(found.values())
+        shortest = min(matches, key=len, default="")
+        if matches and all(flag.startswith(shortest) for flag in matches):
+            matches = [shortest]  # --wan is --wandb, not --wandb_name
         if len(matches) > 1:
             self.error(f"ambiguous option: {name} could match {', '.join(sorted(matches))}")
         return f"{matches[0]}{equals}{value}" if matches else word

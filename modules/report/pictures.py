@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence
 
+from ..errors import UserError
 from ..files import write_atomically
 from .figures import DPI, plt, save_figure
 
 GREEN, RED, GREY = (40, 170, 70), (215, 50, 45), (150, 150, 150)
 LINE, GAP = 12, 2  # a film strip: images per line, pixels between them
 STRIP, COLUMN = 1650, 210  # the largest width of its images, and of one image, in pixels
+MP4_WIDTH = 512  # of a video, about
 HEADING, CHARACTER = 36, 8  # the height of a heading, the width of a character of a label
 
 
@@ -38,6 +40,30 @@ def write_gif(path: Path, frames: np.ndarray, frame_ms: int) -> None:
     """uint8 (T, H, W, 3) -> a looping gif; merged identical frames keep their time."""
     data = iio.imwrite("<bytes>", frames, extension=".gif", duration=frame_ms, loop=0)
     write_atomically(path, lambda file: file.write(data))
+
+
+def find_mp4_writer() -> None:
+    """An error where imageio cannot write mp4 files."""
+    try:
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError:
+        raise UserError("--mp4 needs a package: pip install imageio-ffmpeg") from None
+
+
+def write_mp4(path: Path, frames: np.ndarray, frame_ms: int) -> None:
+    """uint8 (T, H, W, 3) -> an mp4 file, H.264. Pixels are enlarged, and their number is even."""
+    scale = 2 * max(round(MP4_WIDTH / 2 / frames.shape[2]), 1)
+    large = frames.repeat(scale, 1).repeat(scale, 2)
+    more = {"codec": "libx264", "quality": 8, "macro_block_size": 2}
+    data = iio.imwrite(
+        "<bytes>", large, extension=".mp4", plugin="FFMPEG", fps=1000 / frame_ms, **more
+    )
+    write_atomically(path, lambda file: file.write(data))
+
+
+def mp4_length(path: Path) -> int:
+    """The number of frames of an mp4 file."""
+    return sum(1 for _ in iio.imiter(path, plugin="FFMPEG"))
 
 
 def gif_time(path: Path) -> int:

@@ -1,37 +1,151 @@
-"""Experiment trackers on request: the rows of metrics.csv go to them too."""
+"""Experiment trackers on request: the rows of metrics.csv, the settings and the pictures of a run.
+
+A tracker that fails costs a warning, never the run: what it did not accept is sent again after the
+next epoch, or when the run is resumed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
 
 from ..config import Training
 from ..errors import UserError
+from ..runs.folder import FUTURES, LATENTS
+
+PICTURES = ["val.gif", "val_strip.png", "plots/psnr_per_frame.png"]
+PICTURES += [f"plots/{name}" for name in FUTURES + LATENTS]
 
 
 class TensorBoard:
-    def __init__(self, settings: Training):
+    """The `state` of every tracker goes into the checkpoint; `sent` counts the rows it has."""
+
+    def __init__(self, settings: Training, state: dict[str, Any]):
         try:
+            from tensorboard.compat.proto.summary_pb2 import Summary
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError("--tensorboard needs a package: pip install tensorboard") from None
-        self.writer = SummaryWriter(settings.save_root)
+        self.state = {"sent": 0} | state
+        # what an interrupted run sent of later epochs is hidden
+        self.writer = SummaryWriter(settings.save_root, purge_step=self.state["sent"])
+        self.Summary = Summary
+        rows = [f"|{name}|{value}|" for name, value in settings.as_dict().items()]
+        text = "\n".join(["|setting|value|", "|---|---|", *rows])
+        self.writer.add_text("settings", text, self.state["sent"])
 
-    def log(self, row: dict) -> None:
+    def log(self, row: dict[str, float]) -> None:
         for name, value in row.items():
-            if value is not None and name != "epoch":
+            if name != "epoch":
                 self.writer.add_scalar(name, value, row["epoch"])
         self.writer.flush()
 
+    def show(self, name: str, path: Path, epoch: int) -> None:
+        """A png or gif file as it is: TensorBoard plays gifs."""
+        with Image.open(path) as image:
+            width, height = image.size
+        shown = self.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        value = self.Summary.Value(tag=name, image=shown)
+        self.writer.file_writer.add_summary(self.Summary(value=[value]), epoch)
+        self.writer.flush()
+
+    def close(self, exit_code: int) -> None:
+        self.writer.close()
+
 
 class WeightsAndBiases:
-    def __init__(self, settings: Training):
+    """A resumed run goes on in the W&B run whose id is in its checkpoint."""
+
+    def __init__(self, settings: Training, state: dict[str, Any]):
         try:
             import wandb
         except ImportError:
             raise UserError("--wandb needs a package: pip install wandb") from None
-        config = settings.as_dict()
-        self.run = wandb.init(project="video-cvae", dir=settings.save_root, config=config)
+        self.wandb, self.state = wandb, {"sent": 0} | state
+        try:
+            self.run = wandb.init(
+                project=settings.wandb_project,
+                name=settings.wandb_name or settings.save_root,
+                dir=settings.save_root,
+                config=settings.as_dict(),
+                id=self.state.get("id"),
+                resume="allow",
+                allow_val_change=True,  # such as a later --num_epoch
+            )
+        except Exception as error:
+            raise UserError(
+                f"--wandb: {error}. Log in once with `wandb login`, or set WANDB_MODE=offline and "
+                "upload later with `wandb sync`"
+            ) from None
+        self.state["id"] = self.run.id
 
-    def log(self, row: dict) -> None:
-        self.run.log({k: v for k, v in row.items() if v is not None}, step=row["epoch"])
+    def log(self, row: dict[str, float]) -> None:
+        self.run.log(row, step=row["epoch"])
+
+    def show(self, name: str, path: Path, epoch: int) -> None:
+        """Beside the row that was logged last."""
+        video = path.suffix == ".gif"
+        shown = self.wandb.Video(str(path), format="gif") if video else self.wandb.Image(str(path))
+        self.run.log({name: shown})
+
+    def close(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
 
 
-def open_trackers(settings: Training) -> list:
-    wanted = ((settings.tensorboard, TensorBoard), (settings.wandb, WeightsAndBiases))
-    return [tracker(settings) for asked, tracker in wanted if asked]
+TRACKERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by their flags
+
+
+class Trackers:
+    """The trackers of a run; `states` are what its checkpoint knows of them."""
+
+    def __init__(self):
+        self.states, self.opened, self.failed = {}, {}, set()
+
+    def open(self, settings: Training) -> "Trackers":
+        for flag, tracker in TRACKERS.items():
+            if getattr(settings, flag):
+                self.opened[flag] = tracker(settings, self.states.get(flag, {}))
+                self.states[flag] = self.opened[flag].state
+        return self
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.each(lambda tracker: tracker.close(int(kind is not None)))
+        self.opened = {}
+
+    def send(self, history: list[dict]) -> None:
+        """The rows of metrics.csv that a tracker does not have yet."""
+
+        def send(tracker):
+            for row in history[tracker.state["sent"] :]:
+                tracker.log({name: value for name, value in row.items() if value is not None})
+                tracker.state["sent"] += 1
+
+        self.each(send)
+
+    def show(self, name: str, path: Path, epoch: int) -> None:
+        if path.exists():
+            self.each(lambda tracker: tracker.show(name, path, epoch))
+
+    def show_folder(self, folder: Path, epoch: int) -> None:
+        """The rollout, film strip and figures of z that a complete run folder has."""
+        for name in PICTURES:
+            self.show(Path(name).stem, folder / name, epoch)
+
+    def each(self, action: Callable[[Any], None]) -> None:
+        for flag, tracker in self.opened.items():
+            try:
+                action(tracker)
+            except Exception as error:  # whatever a service raises
+                if flag not in self.failed:
+                    self.failed.add(flag)
+                    tqdm.write(
+                        f"warning: --{flag} failed: {error}. The run goes on; metrics.csv has "
+                        "every row"
+                    )

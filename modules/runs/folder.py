@@ -15,7 +15,7 @@ LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
 WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "distribution.json", "report.html", *PICTURES]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "events.out.tfevents.*", "wandb"]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png"]
-TESTED += ["strip[0-9]*.png", "pred_seq[0-9]*.gif", "seq[0-9]*"]
+TESTED += ["strip[0-9]*.png", "pred_seq[0-9]*.gif", "pred_seq[0-9]*.mp4", "seq[0-9]*"]
 TESTED += [*FUTURES, *LATENTS]
 
 

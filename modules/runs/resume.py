@@ -60,6 +60,7 @@ class Resumable:
             "best_score": self.best_score,
             "history": self.history,
         }
+        state |= {"trackers": self.trackers.states} if self.trackers.states else {}
         return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
 
     def resume(self, path: Path, state: dict) -> None:
@@ -68,6 +69,9 @@ class Resumable:
         changed = same_experiment(self.settings, state["args"], path)
         with ckpt.restoring(path):
             self.restore(state, path)
+            if path.parent.resolve() == self.folder.resolve():  # elsewhere it is another run
+                states = state.get("trackers", {})
+                self.trackers.states = {flag: dict(one) for flag, one in states.items()}
         place = f"epoch {self.current_epoch}"
         place += f", after {self.steps_done} of its steps" if self.steps_done else ""
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")

@@ -1,0 +1,31 @@
+"""How long the rest of a run will take, judged by what its parts took so far."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+class Clock:
+    """Measures parts of a run, such as its steps and its validations."""
+
+    def __init__(self):
+        self.seconds, self.amount = Counter(), Counter()
+
+    def add(self, part: str, amount: float, seconds: float) -> None:
+        self.amount[part] += amount
+        self.seconds[part] += seconds
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.add(part, 1, time.perf_counter() - start)
+
+    def left(self, **amounts: float) -> str:
+        """The time for so much more of each part, as text; parts never measured count as 0."""
+        known = {part: n for part, n in amounts.items() if self.amount[part]}
+        seconds = sum(n * self.seconds[part] / self.amount[part] for part, n in known.items())
+        return tqdm.format_interval(seconds) if known else ""

@@ -1,0 +1,361 @@
+"""scripts/sweep.py and the lists of runs: what is skipped, resumed, listed and compared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from helpers import ROOT, SHORT, load
+
+from modules.cli.entry import run
+from modules.errors import UserError
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import jobs
+import make_toy_data
+import sweep
+
+REPORTS = [f"report_{letter}" for letter in "abcde"]
+LISTS = [*REPORTS, "sweep_kl", "sweep_tfr", "sweep_seeds"]
+EARLIER = {
+    "sweep_report_c": "report_c",
+    "sweep_report_e": "report_e",
+    "robot_report_a": "report_a",
+    "train_report_b": "report_b",
+    "train_report_d": "report_d",
+}
+RUNS = dict(zip(LISTS, (2, 7, 12, 6, 3, 4, 5, 3)))
+COMPARED = ("loss", "mse", "kl", "beta", "tfr", "psnr", "psnr_per_frame")
+
+
+# ---------------------------------------------------------------- the lists
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """listed(script, word, ..., cwd, NAME=value) -> the words that it hands to sweep.py."""
+
+    def words(script, *more, cwd=tmp_path, **environment):
+        venv, record = tmp_path / "venv", tmp_path / "record"
+        (venv / "bin").mkdir(parents=True, exist_ok=True)
+        (venv / "installed-requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
+        for name, text in (
+            ("pip", "exit 1"),
+            ("python", f'pwd > "{record}.cwd"; printf "%s\\0" "$@" > "{record}"'),
+        ):
+            (venv / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (venv / "bin" / name).chmod(0o755)
+        found = dict(os.environ, VENV=str(venv), **environment)
+        command = ["bash", str(ROOT / f"scripts/{script}.sh"), *map(str, more)]
+        done = subprocess.run(command, cwd=cwd, env=found, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        python, *found = record.read_text().split("\0")[:-1]
+        assert python == str(ROOT / "scripts/sweep.py")
+        return found
+
+    words.cwd = lambda: (tmp_path / "record.cwd").read_text().strip()
+    return words
+
+
+def jobs_listed(words):
+    return sweep.jobs_of(sweep.parse_arguments(words))
+
+
+@pytest.mark.parametrize("script", LISTS)
+def test_every_list_holds_command_lines_of_trainer(script, listed):
+    words = listed(script, DR="data")
+    found, args = jobs_listed(words), sweep.parse_arguments(words)
+    assert len(found) == len({job.name for job in found}) == RUNS[script]
+    settings = [job.settings.as_dict() | {"save_root": None} for job in found]
+    assert all(settings.count(one) == 1 for one in settings)  # no two runs are the same
+    assert args.save_root == ROOT / "runs" / script
+    for names, _ in args.published:
+        assert any(sweep.fnmatch(job.name, names) for job in found), names
+    possible = {f"compare/{name}.png" for name in COMPARED}
+    possible |= {f"{job.name}/{x}" for job in found for x in ("pred_seq0.gif", "strip0.png")}
+    assert {source for _, source in args.figure} <= possible
+    assert bool(args.published) == script.startswith("report")
+
+
+@pytest.mark.parametrize(("script", "name"), EARLIER.items())
+def test_the_earlier_names_still_work(script, name, listed):
+    old, new = (
+        jobs_listed(listed(script, "runs", DR="d")),
+        jobs_listed(listed(name, "runs", DR="d")),
+    )
+    flags = {job.name: job.settings for job in new}
+    assert old and all(flags[job.name] == job.settings for job in old)
+    assert len(old) == (1 if script.startswith("train") else len(new))
+
+
+def test_report_d_trains_the_ratio_that_is_asked_for(listed):
+    (job,) = jobs_listed(listed("train_report_d", "runs", DR="d", TFR="0.5"))
+    assert (job.settings.tfr, job.settings.pretrain_epochs) == (0.5, 10)
+
+
+def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, tmp_path):
+    (tmp_path / "my work").mkdir()
+    words = listed(
+        "report_c", "my runs", "--cache_dir", "a b", cwd=tmp_path / "my work", DR="my data"
+    )
+    assert listed.cwd() == str(tmp_path / "my work")
+    for job in jobs_listed(words):
+        settings = job.settings
+        assert (settings.DR, settings.cache_dir) == ("my data", "a b")
+        assert settings.save_root == f"my runs/{job.name}"
+
+
+def test_flags_of_the_user_override_those_of_the_list(listed):
+    found = jobs_listed(listed("report_c", "runs", "--num_epoch", 7, DR="data"))
+    assert {job.settings.num_epoch for job in found} == {7}
+
+
+@pytest.mark.parametrize("script", LISTS)
+def test_smoke_shrinks_every_list_onto_drawn_data(script, listed, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sweep, "draw_data", lambda folder, lab: drawn.append(lab) or f"drawn_{lab}")
+    words = listed(script, DR="data", SMOKE="1")
+    found = jobs_listed(words)
+    assert len(found) == RUNS[script] and len(set(drawn)) == 1
+    assert {job.settings.DR for job in found} == {f"drawn_{drawn[0]}"}
+    assert {job.settings.num_epoch for job in found} <= {24, 30}
+    assert sweep.parse_arguments(words).save_root == ROOT / "runs" / f"{script}_smoke"
+    drawing = make_toy_data.parse_arguments(
+        ["out", "--lab", drawn[0], *sweep.DRAWN[drawn[0]].split()]
+    )
+    assert drawing.out.name == "out"
+
+
+def test_jobs_gpus_and_names_come_from_the_environment(listed):
+    words = listed("report_c", "runs", DR="data", JOBS="4", GPUS="0,1", ONLY="None/tfr*")
+    args = sweep.parse_arguments(words)
+    assert (args.jobs, args.gpus) == (4, ["0", "1"])
+    assert [job.name for job in jobs_listed(words)] == ["None/tfr1", "None/tfr0.5", "None/tfr0"]
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+class Forked:
+    """A process as jobs.start() returns it, forked by the server of children.py. If it stops at a
+    place, we get Ctrl-C.
+    """
+
+    def __init__(self, child, log):
+        self.child, self.log, self.code = child, log, None
+        self.thread = threading.Thread(target=self.follow)
+        self.thread.start()
+
+    def follow(self):
+        done = self.child.wait()
+        if done.code is None:
+            os.kill(os.getpid(), signal.SIGINT)
+            done = self.child.wait()
+        with open(self.log, "a") as file:
+            file.write(done.out + done.err)
+        self.code = done.code
+
+    def poll(self):
+        return self.code
+
+    def wait(self):
+        self.thread.join()
+
+    def send_signal(self, number):
+        self.child.kill(number)
+        self.child.kill(signal.SIGCONT)
+
+
+@pytest.fixture
+def carry_out(children, monkeypatch, capsys):
+    """carry_out(word, ..., stop_at) -> code, out, err, the scripts started: sweep.py, in this
+    process. The nth script is stopped by Ctrl-C after its first step.
+    """
+
+    def in_process(*words, stop_at=None):
+        started = []
+
+        def start(command, log, environment):
+            started.append((command[0], log.parent))
+            stop = [("stepped", 1, "SIGSTOP")] if len(started) == stop_at else []
+            return Forked(
+                children.start(command[0].removesuffix(".py"), *command[1:], at=stop), log
+            )
+
+        monkeypatch.setattr(jobs, "start", start)
+        monkeypatch.setattr(jobs, "PAUSE", 0.01)
+        monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, words)])
+        code = 0
+        try:
+            run(sweep.main)
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        if isinstance(code, str):
+            code, err = 1, err + code
+        return SimpleNamespace(code=code, out=out, err=err, started=started)
+
+    return in_process
+
+
+def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dataset, tmp_path):
+    runs = tmp_path / "runs"
+    small = [*SHORT, "--num_epoch", 1, "--no-plots"]
+    words = listed("report_c", runs, *small, DR=str(dataset), ONLY="*/tfr*")
+
+    first = carry_out(*words, stop_at=7)  # the fourth run
+    assert first.code == 128 + signal.SIGINT, first.out + first.err
+    stopped = runs / "Cyclical/tfr1"
+    assert first.started[-1] == ("Trainer.py", stopped)
+    assert load(stopped)["steps_done"] == 1
+    assert not (stopped / "scores.json").exists()
+
+    second = carry_out(*words)
+    assert second.code == 0, second.out + second.err
+    assert second.started[0] == ("Trainer.py", stopped)
+    assert "resuming" in (stopped / "sweep.log").read_text()
+    scripts = Counter(script for script, _ in second.started)
+    assert scripts == {"Trainer.py": 6, "Tester.py": 6}
+    assert len(list(runs.rglob("scores.json"))) == 9
+    assert second.err.count(": PSNR ") == 6
+    page = (runs / "compare/report.html").read_text()
+    assert all(f"{kl}/tfr{tfr}" in page for kl in ("None", "Cyclical") for tfr in (1, 0.5, 0))
+    table = [line for line in second.out.splitlines() if line.startswith("|")]
+    assert table[-5].startswith("| runs | published | ours")
+    assert table[-3].startswith("| None/* | 34 | ") and " ± " in table[-3]
+    figures = {path.name for path in (runs / "figures").iterdir()}
+    expected = {"train_loss.png", "MSE.png", "KL.png", "tfr.png", "beta.png", "validation_PSNR.png"}
+    assert figures == expected
+
+    again = carry_out(*words)
+    assert (again.code, again.started, again.err) == (0, [], "")
+
+
+@pytest.fixture
+def words(dataset, tmp_path):
+    small = [*SHORT, "--num_epoch", "1", "--no-plots"]
+    return ["--DR", dataset, "--save_root", tmp_path / "runs", "--all", *small]
+
+
+def test_a_failed_run_is_listed_at_the_end_and_stops_no_other(carry_out, words, tmp_path):
+    runs = ["--run", "bad", "--ckpt_path", "nowhere", "--run", "good"]
+    done = carry_out(*words, *runs)
+    assert done.code == 1
+    assert (tmp_path / "runs/good/scores.json").exists()
+    message = (
+        "1 of 2 runs failed; the same command tries them again\n  bad: error: nowhere is not a"
+    )
+    assert message in done.err
+    assert str(tmp_path / "runs/bad/sweep.log") in done.err
+
+
+@pytest.fixture
+def job(dataset, tmp_path):
+    """job(flag, ...): a job whose run of one epoch was trained and tested with the defaults."""
+
+    def make(*flags):
+        place = ["--DR", str(dataset), "--save_root", str(tmp_path / "run")]
+        return jobs.Job("one", [*place, "--num_epoch", "1", *map(str, flags)])
+
+    folder = make().folder
+    folder.mkdir()
+    (folder / "args.json").write_text(json.dumps(make().settings.as_dict()))
+    (folder / "metrics.csv").write_text("epoch\n0\n")
+    for name in ("last.ckpt", "submission.csv", "scores.json"):
+        (folder / name).write_text("{}")
+    return make
+
+
+def test_a_complete_run_is_skipped_unless_it_has_other_settings(job):
+    assert job().commands() == job("--device", "cpu").commands() == []
+    with pytest.raises(UserError, match="was trained with --lr 0.001, now it is 0.5"):
+        job("--lr", 0.5).commands()
+
+
+def test_a_run_that_was_tested_before_its_end_or_before_its_last_weights_goes_on(job):
+    longer = job("--num_epoch", 2, "--device", "cpu").commands()
+    assert [command[0] for command in longer] == ["Trainer.py", "Tester.py"]
+    assert longer[1][-2:] == ["--device", "cpu"]
+    os.utime(job().folder / "last.ckpt", (2**32, 2**32))
+    assert [command[0] for command in job().commands()] == ["Trainer.py", "Tester.py"]
+
+
+def test_a_test_that_was_interrupted_is_repeated_and_without_true_frames_has_no_scores(
+    job, dataset
+):
+    (job().folder / "scores.json").unlink()
+    assert len(job().commands()) == 2
+    (dataset / "test/test_truth").rename(dataset / "hidden")
+    assert job().commands() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--run", "../out"], "--run ../out: a new name must follow"),
+        (["--run", "a", "--run", "a"], "--run a: a new name must follow"),
+        (["--run", "a", "--lerning_rate", "1"], "unrecognized arguments: --lerning_rate 1"),
+        (["--run", "a", "--more", "--save_root", "b"], "a sweep chooses the folder"),
+        (["--run", "a", "--scene", "--sigmoid"], "a: --scene composites"),
+        ([], "no run is called *"),
+    ],
+)
+def test_a_wrong_list_is_refused_before_anything_is_trained(carry_out, words, more, text):
+    done = carry_out(*words, *more)
+    assert done.code in (1, 2) and done.started == []
+    assert text in done.err
+
+
+# ---------------------------------------------------------------- the queue
+
+
+class Finished:
+    """A process that has ended by the second look."""
+
+    def __init__(self, together):
+        self.together, self.looks = together, 0
+
+    def poll(self):
+        self.looks += 1
+        if self.looks < 2:
+            return None
+        self.together.remove(self)
+        return 0
+
+    def wait(self):
+        pass
+
+
+def test_runs_are_spread_over_gpus_and_cores(monkeypatch, dataset, tmp_path):
+    together, most, environments = [], [], []
+
+    def start(command, log, environment):
+        together.append(Finished(together))
+        most.append(len(together))
+        environments.append(environment)
+        return together[-1]
+
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(jobs, "PAUSE", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    names = [str(i) for i in range(6)]
+    runs = [jobs.Job(i, ["--DR", str(dataset), "--save_root", str(tmp_path / i)]) for i in names]
+    queue = jobs.Queue(runs, ["0", "1", "0", "1"])
+    queue.carry_out()
+    assert max(most) == 4 and not queue.failed
+    gpus = Counter(environment["CUDA_VISIBLE_DEVICES"] for environment in environments)
+    assert len(environments) == 12 and set(gpus) == {"0", "1"}
+    assert {environment["OMP_NUM_THREADS"] for environment in environments} == {"4"}
+
+
+def test_a_script_has_a_session_of_its_own_and_its_text_is_kept(tmp_path):
+    process = jobs.start(["Trainer.py", "--help"], tmp_path / "log", dict(os.environ))
+    assert os.getsid(process.pid) == process.pid
+    assert process.wait() == 0
+    assert "--kl_anneal_type" in (tmp_path / "log").read_text()
