@@ -298,14 +298,12 @@ class Trainer(Resumable):
             if self.settings.store_visualization:
                 run_folder(self.folder / "visualization")
                 clips = self.first_clip(pred).values()
-                pictures.write_gif(
-                    self.gif_of_epoch(), pictures.side_by_side(*clips), self.lab.frame_ms
-                )
+                path, clip = self.gif_of(self.current_epoch), pictures.side_by_side(*clips)
+                pictures.write_gif(path, clip, self.lab.frame_ms)
             return self.score(pred) | self.validation_losses()
 
-    def gif_of_epoch(self, epoch: int | None = None) -> Path:
+    def gif_of(self, epoch: int) -> Path:
         """--store_visualization: the rollout of an epoch's validation."""
-        epoch = self.current_epoch if epoch is None else epoch
         return self.folder / "visualization" / f"epoch={epoch}.gif"
 
     def roll_out_validation(self) -> torch.Tensor:
@@ -387,8 +385,7 @@ class Trainer(Resumable):
 
     def log(self, row: dict[str, float | None]) -> None:
         self.write_metrics()
-        self.trackers.send(self.history)
-        self.trackers.show("rollout", self.gif_of_epoch(row["epoch"]), row["epoch"])
+        self.trackers.send(self.history, self.gif_of)
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
         tqdm.write(self.epoch_line(row))
@@ -453,7 +450,7 @@ class Trainer(Resumable):
         self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         write_run_page(self.folder)
-        self.trackers.send(self.history)
+        self.trackers.send(self.history, self.gif_of)
         self.trackers.show_folder(self.folder, self.current_epoch - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 

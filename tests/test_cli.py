@@ -4,7 +4,6 @@ import contextlib
 import re
 import shlex
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -412,47 +411,6 @@ def test_contradictory_model_settings_are_refused(call, dataset, tmp_path, line)
     done = call("Trainer", "--DR", dataset, "--save_root", tmp_path / "run", *line.split())
     assert done.code == 2 and line.split()[-2] in done.err
     assert not (tmp_path / "run").exists()
-
-
-def test_wandb_is_sent_the_row_of_every_epoch(call, dataset, tmp_path, monkeypatch):
-    logged, begun = [], []
-
-    def init(**settings):
-        begun.append(settings)
-        return SimpleNamespace(log=lambda row, step: logged.append((step, row)))
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    run = tmp_path / "run"
-    flags = ["--wandb", "--num_epoch", 3, "--val_every", 2, *SHORT]
-    done = call("Trainer", "--DR", dataset, "--save_root", run, *flags)
-    assert done.code == 0, done.err
-    assert len(begun) == 1
-    assert begun[0]["config"]["num_epoch"] == 3
-    rows = read_csv(run / "metrics.csv")
-    assert [step for step, _ in logged] == [0, 1, 2]
-    for (_, sent), row in zip(logged, rows):
-        assert sent["train/frames_per_second"] > 0
-        assert sent == {k: v for k, v in row.items() if v is not None}
-    assert "val/psnr" not in logged[0][1]
-
-
-def test_tensorboard_is_sent_every_number_of_every_epoch(call, dataset, tmp_path, monkeypatch):
-    scalars = []
-
-    def writer(folder):
-        add = lambda name, value, step: scalars.append((name, value, step))  # noqa: E731
-        return SimpleNamespace(add_scalar=add, flush=lambda: None)
-
-    fake = SimpleNamespace(SummaryWriter=writer)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    run = tmp_path / "run"
-    flags = ["--tensorboard", "--num_epoch", 2, *SHORT]
-    done = call("Trainer", "--DR", dataset, "--save_root", run, *flags)
-    assert done.code == 0, done.err
-    sent = {(name, step): value for name, value, step in scalars}
-    for row in read_csv(run / "metrics.csv"):
-        for name in set(row) - {"epoch"}:
-            assert sent[name, row["epoch"]] == row[name]
 
 
 def test_a_prefix_of_lr_does_not_choose_a_lab():

@@ -119,24 +119,27 @@ class Trackers:
         self.each(lambda tracker: tracker.close(int(kind is not None)))
         self.opened = {}
 
-    def send(self, history: list[dict]) -> None:
-        """The rows of metrics.csv that a tracker does not have yet."""
+    def send(self, history: list[dict], gif_of: Callable[[int], Path]) -> None:
+        """The rows of metrics.csv that a tracker does not have yet, with the gifs that are kept."""
 
         def send(tracker):
             for row in history[tracker.state["sent"] :]:
                 tracker.log({name: value for name, value in row.items() if value is not None})
+                if (gif := gif_of(row["epoch"])).exists():
+                    tracker.show("rollout", gif, row["epoch"])
                 tracker.state["sent"] += 1
 
         self.each(send)
 
-    def show(self, name: str, path: Path, epoch: int) -> None:
-        if path.exists():
-            self.each(lambda tracker: tracker.show(name, path, epoch))
-
     def show_folder(self, folder: Path, epoch: int) -> None:
         """The rollout, film strip and figures of z that a complete run folder has."""
-        for name in PICTURES:
-            self.show(Path(name).stem, folder / name, epoch)
+        paths = [folder / name for name in PICTURES if (folder / name).exists()]
+
+        def show(tracker):
+            for path in paths:
+                tracker.show(path.stem, path, epoch)
+
+        self.each(show)
 
     def each(self, action: Callable[[Any], None]) -> None:
         for flag, tracker in self.opened.items():

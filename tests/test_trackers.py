@@ -1,0 +1,229 @@
+"""What TensorBoard and W&B receive, read back by their own readers where these are installed."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import SHORT, load, read_csv
+
+from modules.cli.parser import parse
+from modules.report import trackers
+from modules.report.progress import Clock
+
+SMALL = [*SHORT, "--store_visualization"]
+FILES = {"val", "val_strip", "psnr_per_frame", "kl_over_time", "kl_per_dimension", "traversal"}
+FILES |= {"futures", "best_of_n", "rank_histogram"}
+
+
+class Service:
+    """Stands in for the module wandb; fails while `down`."""
+
+    def __init__(self):
+        self.begun, self.rows, self.shown, self.codes, self.down = [], {}, [], [], False
+
+    def init(self, **settings):
+        self.begun.append(settings)
+        code = lambda exit_code: self.codes.append(exit_code)  # noqa: E731
+        number = settings["id"] or f"id{len(self.begun)}"
+        return SimpleNamespace(id=number, log=self.log, finish=code)
+
+    def log(self, values, step=None):
+        if self.down:
+            raise ConnectionError("no route to host")
+        if step is None:
+            self.shown += values.items()
+        else:
+            assert step not in self.rows, "sent twice"
+            self.rows[step] = values
+
+    def Image(self, path):
+        return "image", path
+
+    def Video(self, path, format):
+        return format, path
+
+
+@pytest.fixture
+def service(monkeypatch):
+    found = Service()
+    monkeypatch.setitem(sys.modules, "wandb", found)
+    return found
+
+
+@pytest.fixture
+def train(call, dataset, tmp_path):
+    """train(flag, ...): a run, or its continuation -> its folder, what it printed."""
+    run = tmp_path / "run"
+
+    def trained(*flags):
+        done = call("Trainer", "--DR", dataset, "--save_root", run, *SMALL, *flags)
+        assert done.code == 0, done.out + done.err
+        return run, done.out + done.err
+
+    return trained
+
+
+def without_empty(row):
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, train):
+    run, _ = train("--wandb", "--num_epoch", 2, "--val_every", 2, "--wandb_project", "mine")
+    first = service.begun[0]
+    assert (first["project"], first["name"], first["id"]) == ("mine", str(run), None)
+    assert first["config"]["num_epoch"] == 2 and first["dir"] == str(run)
+    assert load(run)["trackers"] == {"wandb": {"sent": 1, "id": "id1"}}  # saved, then sent
+    assert service.rows == {
+        int(r["epoch"]): without_empty(r) for r in read_csv(run / "metrics.csv")
+    }
+    shown = dict(service.shown)
+    assert shown["rollout"] == ("gif", str(run / "visualization/epoch=1.gif"))
+    assert shown["val"] == ("gif", str(run / "val.gif"))
+    assert shown["traversal"] == ("image", str(run / "plots/traversal.png"))
+    assert shown.keys() == FILES | {"rollout"}
+    service.rows.pop(1)  # W&B ignores a step that it has
+    train("--wandb", "--num_epoch", 3, "--no-plots", "--wandb_name", "longer")
+    assert (service.begun[1]["id"], service.begun[1]["name"]) == ("id1", "longer")
+    assert service.rows.keys() == {0, 1, 2} and service.codes == [0, 0]
+    train("--num_epoch", 4, "--no-plots")  # the id is kept by a part without --wandb
+    assert load(run)["trackers"]["wandb"]["id"] == "id1"
+
+
+def test_a_tracker_that_fails_costs_one_warning_and_is_sent_the_rows_later(
+    service, train, monkeypatch
+):
+    log, failing = trackers.WeightsAndBiases.log, [1, 2]
+
+    def log_unless(self, row):
+        service.down = row["epoch"] in failing
+        if service.down:
+            failing.remove(row["epoch"])
+        log(self, row)
+
+    monkeypatch.setattr(trackers.WeightsAndBiases, "log", log_unless)
+    run, text = train("--wandb", "--num_epoch", 4, "--no-plots")
+    assert text.count("warning: --wandb failed: no route to host. The run goes on") == 1
+    assert list(service.rows) == [0, 1, 2, 3]
+    assert load(run)["last_epoch"] == 4
+
+
+def test_a_tracker_that_is_down_to_the_end_is_sent_the_rows_by_the_next_start(service, train):
+    service.down = True
+    run, text = train("--wandb", "--num_epoch", 2)
+    assert service.rows == {} and "warning: --wandb failed" in text
+    assert (run / "report.html").exists()
+    service.down = False
+    train("--wandb", "--num_epoch", 2)  # nothing left to train
+    assert list(service.rows) == [0, 1]
+
+
+def test_wandb_that_does_not_start_is_an_error_before_training(
+    service, call, dataset, tmp_path, monkeypatch
+):
+    def refuse(**settings):
+        raise RuntimeError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr(service, "init", refuse)
+    run = tmp_path / "run"
+    done = call("Trainer", "--DR", dataset, "--save_root", run, *SMALL, "--wandb")
+    assert done.code == 1 and not (run / "last.ckpt").exists()
+    assert "--wandb: api_key not configured (no-tty). Log in once" in done.err
+    assert "WANDB_MODE=offline" in done.err
+
+
+def test_a_run_without_trackers_has_the_checkpoint_of_before(train):
+    run, _ = train("--num_epoch", 1, "--no-plots")
+    assert "trackers" not in load(run)
+
+
+@pytest.mark.parametrize("typed", ["--wan", "--wandb"])
+def test_a_prefix_of_wandb_is_still_wandb(typed):
+    assert parse("Trainer", ["--DR", "d", "--save_root", "s", typed])[0].wandb
+
+
+# ---------------------------------------------------------------- the readers
+
+
+def test_tensorboard_reads_back_what_was_sent(train):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train("--tensorboard", "--num_epoch", 2, "--no-plots")
+    run, _ = train("--tensorboard", "--num_epoch", 3)
+    events = EventAccumulator(str(run), {"images": 0, "scalars": 0, "tensors": 0}).Reload()
+    rows = read_csv(run / "metrics.csv")
+    names = set(rows[0]) - {"epoch"}
+    assert set(events.Tags()["scalars"]) == names
+    for name in names:
+        sent = [(event.step, event.value) for event in events.Scalars(name)]
+        expected = [(row["epoch"], np.float32(row[name])) for row in rows if row[name] is not None]
+        assert sent == expected, name
+    images = {name: events.Images(name) for name in events.Tags()["images"]}
+    assert images.keys() == FILES | {"rollout"}
+    assert images["val"][-1].encoded_image_string == (run / "val.gif").read_bytes()
+    strip = images["val_strip"][-1]
+    assert strip.encoded_image_string == (run / "val_strip.png").read_bytes()
+    assert (strip.step, strip.width > strip.height) == (2, True)
+    gifs = [(image.step, image.encoded_image_string) for image in images["rollout"]]
+    paths = [run / f"visualization/epoch={epoch}.gif" for epoch in range(3)]
+    assert gifs == [(epoch, path.read_bytes()) for epoch, path in enumerate(paths)]
+    settings = events.Tensors("settings/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert "|num_epoch|3|" in settings and "|kl_anneal_type|Cyclical|" in settings
+
+
+def test_wandb_offline_reads_back_what_was_sent(train, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    datastore = pytest.importorskip("wandb.sdk.internal.datastore")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run, text = train("--wandb", "--num_epoch", 2)
+    assert "warning" not in text
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    store, rows, identity = datastore.DataStore(), [], None
+    store.open_for_scan(str(file))
+    while data := store.scan_data():
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        identity = record.run.run_id or identity
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({i.key or "/".join(i.nested_key): i.value_json for i in items})
+    assert identity == load(run)["trackers"]["wandb"]["id"]
+    for row in read_csv(run / "metrics.csv"):
+        (sent,) = [x for x in rows if x.get("_step") == str(int(row["epoch"]))]
+        for name, value in without_empty(row).items():
+            assert float(sent[name]) == value, name
+    keys = {key.split(".")[0] for row in rows for key in row}
+    assert keys >= FILES | {"rollout"}
+
+
+# ---------------------------------------------------------------- time left
+
+
+def test_the_time_left_is_that_of_the_whole_run():
+    clock = Clock()
+    assert clock.left(steps=100) == ""
+    clock.add("steps", 10, 5)
+    assert clock.left(steps=7000, validations=3) == "58:20"
+    clock.add("validations", 2, 60)
+    assert clock.left(steps=7000, validations=3) == "59:50"
+
+
+def test_bar_and_log_show_the_time_left(train, monkeypatch):
+    amounts = []
+
+    def left(self, **parts):
+        amounts.append(parts)
+        return "1:02:03"
+
+    monkeypatch.setattr(Clock, "left", left)
+    _, text = train("--num_epoch", 4, "--val_every", 3, "--no-plots")
+    assert text.count("frames/s, 1:02:03 left") == 3  # none is left after the last epoch
+    # two steps an epoch; validations after epochs 2 and 3, and what follows the last
+    assert amounts == [
+        {"steps": 6, "validations": 4}, {"steps": 4, "validations": 4},
+        {"steps": 2, "validations": 3},
+    ]  # fmt: skip
