@@ -3,8 +3,10 @@
 import copy
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -226,6 +228,28 @@ def test_a_gif_is_as_long_as_its_clip(run_test):
     folder, _ = run_test()
     assert [len(played(folder / f"pred_seq{i}.gif")) for i in (0, 1)] == [6, 5]
     assert not list(folder.glob("seq*"))
+
+
+def test_mp4_writes_a_video_beside_each_gif(run_test):
+    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
+    folder, text = run_test("--mp4")
+    assert "pred_seq*.mp4" in text
+    for i, length in enumerate((6, 5)):
+        video = iio.imread(folder / f"pred_seq{i}.mp4", plugin="FFMPEG")
+        assert video.shape == (length, 384, 512, 3)  # 32 pixels for each of 12 x 16
+        small = video[:, 16::32, 16::32].astype(float)
+        clip = np.stack(played(folder / f"pred_seq{i}.gif"))
+        assert np.abs(small - clip).mean() < 8  # the codec's loss
+
+
+def test_mp4_without_its_writer_is_an_error_before_the_rollout(
+    call, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    places = ["--DR", trained.data, "--save_root", tmp_path, "--ckpt_path", trained.best]
+    done = call("Tester", *places, "--mp4")
+    assert done.code == 1 and not list(tmp_path.glob("pred_seq*"))
+    assert "--mp4 needs a package: pip install imageio-ffmpeg" in done.err
 
 
 def test_make_gif_writes_the_three_gifs_of_2023(run_test, trained):
