@@ -360,10 +360,14 @@ class Trainer(Resumable):
     # ------------------------------------------------------------ the run folder
 
     def end_epoch(self, val: dict[str, float | None]) -> None:
-        """Save the epoch, then log it: every row of metrics.csv is in a checkpoint."""
+        """Save the epoch, then log it: every row of metrics.csv is in a checkpoint.
+
+        Trackers come first: the checkpoint knows which rows they have.
+        """
         row = {"epoch": self.current_epoch} | self.train_row()
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
+        self.trackers.send(self.history, self.gif_of)
         self.step_schedules()
         self.save_checkpoints(val)
         self.log(row)
@@ -385,7 +389,6 @@ class Trainer(Resumable):
 
     def log(self, row: dict[str, float | None]) -> None:
         self.write_metrics()
-        self.trackers.send(self.history, self.gif_of)
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
         tqdm.write(self.epoch_line(row))

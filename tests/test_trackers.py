@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,21 +23,23 @@ class Service:
 
     def __init__(self):
         self.begun, self.rows, self.shown, self.codes, self.down = [], {}, [], [], False
+        self.axes = []
 
     def init(self, **settings):
         self.begun.append(settings)
         code = lambda exit_code: self.codes.append(exit_code)  # noqa: E731
         number = settings["id"] or f"id{len(self.begun)}"
-        return SimpleNamespace(id=number, log=self.log, finish=code)
+        define = lambda name, step_metric: self.axes.append((name, step_metric))  # noqa: E731
+        return SimpleNamespace(id=number, log=self.log, finish=code, define_metric=define)
 
-    def log(self, values, step=None):
+    def log(self, values):
         if self.down:
             raise ConnectionError("no route to host")
-        if step is None:
-            self.shown += values.items()
+        if "train/loss" in values:
+            assert values["epoch"] not in self.rows, "sent twice"
+            self.rows[values["epoch"]] = values
         else:
-            assert step not in self.rows, "sent twice"
-            self.rows[step] = values
+            self.shown += values.items()
 
     def Image(self, path):
         return "image", path
@@ -74,7 +77,8 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
     first = service.begun[0]
     assert (first["project"], first["name"], first["id"]) == ("mine", str(run), None)
     assert first["config"]["num_epoch"] == 2 and first["dir"] == str(run)
-    assert load(run)["trackers"] == {"wandb": {"sent": 1, "id": "id1"}}  # saved, then sent
+    assert load(run)["trackers"] == {"wandb": {"sent": 2, "id": "id1"}}
+    assert service.axes == [("*", "epoch")]
     assert service.rows == {
         int(r["epoch"]): without_empty(r) for r in read_csv(run / "metrics.csv")
     }
@@ -82,8 +86,7 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
     assert shown["rollout"] == ("gif", str(run / "visualization/epoch=1.gif"))
     assert shown["val"] == ("gif", str(run / "val.gif"))
     assert shown["traversal"] == ("image", str(run / "plots/traversal.png"))
-    assert shown.keys() == FILES | {"rollout"}
-    service.rows.pop(1)  # W&B ignores a step that it has
+    assert shown.keys() == FILES | {"rollout", "epoch"}
     train("--wandb", "--num_epoch", 3, "--no-plots", "--wandb_name", "longer")
     assert (service.begun[1]["id"], service.begun[1]["name"]) == ("id1", "longer")
     assert service.rows.keys() == {0, 1, 2} and service.codes == [0, 0]
@@ -197,16 +200,22 @@ def test_wandb_offline_reads_back_what_was_sent(train, monkeypatch):
     run, text = train("--wandb", "--num_epoch", 2)
     assert "warning" not in text
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    end = time.monotonic() + 60
+    while True:  # W&B writes in a process of its own
+        found = [wandb_internal_pb2.Record.FromString(data) for data in records(file)]
+        if any(record.HasField("exit") for record in found) or time.monotonic() > end:
+            break
+        time.sleep(0.2)
     rows, identity = [], None
-    for data in records(file):
-        record = wandb_internal_pb2.Record.FromString(data)
+    for record in found:
         identity = record.run.run_id or identity
         if record.HasField("history"):
             items = record.history.item
             rows.append({i.key or "/".join(i.nested_key): i.value_json for i in items})
     assert identity == load(run)["trackers"]["wandb"]["id"]
     for row in read_csv(run / "metrics.csv"):
-        (sent,) = [x for x in rows if x.get("_step") == str(int(row["epoch"]))]
+        same = [x for x in rows if "train/loss" in x and float(x["epoch"]) == row["epoch"]]
+        (sent,) = same
         for name, value in without_empty(row).items():
             assert float(sent[name]) == value, name
     keys = {key.split("/")[0] for row in rows for key in row}

@@ -42,15 +42,14 @@ class TensorBoard:
                 self.writer.add_scalar(name, value, row["epoch"])
         self.writer.flush()
 
-    def show(self, name: str, path: Path, epoch: int) -> None:
-        """A png or gif file as it is: TensorBoard plays gifs."""
-        with Image.open(path) as image:
-            width, height = image.size
-        shown = self.Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        value = self.Summary.Value(tag=name, image=shown)
-        self.writer.file_writer.add_summary(self.Summary(value=[value]), epoch)
+    def show(self, paths: dict[str, Path], epoch: int) -> None:
+        """Png and gif files as they are: TensorBoard plays gifs."""
+        for name, path in paths.items():
+            with Image.open(path) as image:
+                size = {"width": image.width, "height": image.height}
+            data = {"colorspace": 3, "encoded_image_string": path.read_bytes()}
+            value = self.Summary.Value(tag=name, image=self.Summary.Image(**size, **data))
+            self.writer.file_writer.add_summary(self.Summary(value=[value]), epoch)
         self.writer.flush()
 
     def close(self, exit_code: int) -> None:
@@ -82,15 +81,18 @@ class WeightsAndBiases:
                 "upload later with `wandb sync`"
             ) from None
         self.state["id"] = self.run.id
+        self.run.define_metric("*", step_metric="epoch")  # its own steps must only rise
 
     def log(self, row: dict[str, float]) -> None:
-        self.run.log(row, step=row["epoch"])
+        self.run.log(row)
 
-    def show(self, name: str, path: Path, epoch: int) -> None:
-        """Beside the row that was logged last."""
-        video = path.suffix == ".gif"
-        shown = self.wandb.Video(str(path), format="gif") if video else self.wandb.Image(str(path))
-        self.run.log({name: shown})
+    def show(self, paths: dict[str, Path], epoch: int) -> None:
+        self.run.log({"epoch": epoch} | {name: self.medium(path) for name, path in paths.items()})
+
+    def medium(self, path: Path) -> Any:
+        if path.suffix == ".gif":
+            return self.wandb.Video(str(path), format="gif")
+        return self.wandb.Image(str(path))
 
     def close(self, exit_code: int) -> None:
         self.run.finish(exit_code=exit_code)
@@ -126,7 +128,7 @@ class Trackers:
             for row in history[tracker.state["sent"] :]:
                 tracker.log({name: value for name, value in row.items() if value is not None})
                 if (gif := gif_of(row["epoch"])).exists():
-                    tracker.show("rollout", gif, row["epoch"])
+                    tracker.show({"rollout": gif}, row["epoch"])
                 tracker.state["sent"] += 1
 
         self.each(send)
@@ -134,12 +136,7 @@ class Trackers:
     def show_folder(self, folder: Path, epoch: int) -> None:
         """The rollout, film strip and figures of z that a complete run folder has."""
         paths = [folder / name for name in PICTURES if (folder / name).exists()]
-
-        def show(tracker):
-            for path in paths:
-                tracker.show(path.stem, path, epoch)
-
-        self.each(show)
+        self.each(lambda tracker: tracker.show({path.stem: path for path in paths}, epoch))
 
     def each(self, action: Callable[[Any], None]) -> None:
         for flag, tracker in self.opened.items():
