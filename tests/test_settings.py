@@ -212,6 +212,8 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
         ("--learned_prior --pretrain_epochs 70", "--pretrain_epochs below --num_epoch"),
         ("--learned_prior --posterior_share 0", "--posterior_share above 0"),
     ]),
+    "wandb_project": ("mine", [("--no-wandb", "--wandb")]),
+    "wandb_name": ("mine", [("--no-wandb", "--wandb")]),
     "pretrain_epochs": (3, [NO_LATENT]),
     "posterior": ("previous", [NO_LATENT]),
     "z_grid": ("vector", [NO_LATENT]),
