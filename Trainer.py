@@ -4,6 +4,7 @@ python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
 import copy
+import datetime
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,8 +33,9 @@ from modules.report import distribution, figures, pictures, tables, validation
 from modules.report.pages import write_run_page
 from modules.report.trackers import open_trackers
 from modules.runs import checkpoint as ckpt
+from modules.runs.console import Console
 from modules.runs.environment import environment
-from modules.runs.folder import move_aside, occupied, run_folder
+from modules.runs.folder import VAL_FUTURES, move_aside, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.training import schedules
 from modules.training.device import choose_device, compile_nets, with_precision
@@ -85,6 +87,7 @@ class Trainer(Resumable):
         self.current_epoch = self.step = 0
         self.best_score, self.history = None, []
         self.drawn_at, self.shown_at = time.perf_counter(), 0
+        self.last_rollout, self.page_at = None, -math.inf
         self.steps_done = 0  # of the current epoch
         # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
         self.total = torch.zeros(5, device=device)
@@ -104,6 +107,7 @@ class Trainer(Resumable):
     def training_stage(self) -> None:
         """Train up to num_epoch. After every epoch the run folder is complete."""
         self.trackers = open_trackers(self.settings)
+        self.started_at, self.first_epoch = time.perf_counter(), self.current_epoch
         if self.current_epoch >= self.settings.num_epoch:
             print(f"nothing left to train: --num_epoch {self.settings.num_epoch} is reached")
         with listener.patiently():  # a signal waits for the end of the step: stop_if_asked
@@ -136,6 +140,7 @@ class Trainer(Resumable):
         """Save and stop if a signal arrived during the last step or frame."""
         if listener.asked:
             self.save_last()
+            self.write_page(f"stopped: {self.progress_text()}; the same command resumes")
             tqdm.write(
                 f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
                 f"{self.steps_done} steps; the same command resumes there"
@@ -291,6 +296,7 @@ class Trainer(Resumable):
             path = run_folder(self.folder / "visualization") / f"epoch={self.current_epoch}.gif"
             clips = self.first_clip(pred).values()
             pictures.write_gif(path, pictures.side_by_side(*clips), self.lab.frame_ms)
+        self.last_rollout = pred[0].clone(), f"epoch {self.current_epoch}"
         return self.score(pred) | self.validation_losses()
 
     def roll_out_validation(self) -> torch.Tensor:
@@ -376,6 +382,8 @@ class Trainer(Resumable):
             tracker.log(row)
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
+        if time.perf_counter() - self.page_at > REDRAW_SECONDS:
+            self.write_page(f"training: {self.progress_text()}")
         tqdm.write(self.epoch_line(row))
 
     def write_metrics(self) -> None:
@@ -410,6 +418,26 @@ class Trainer(Resumable):
             )
             bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
 
+    def progress_text(self) -> str:
+        """How far the run is, and the time left at the speed of its epochs so far."""
+        done, planned = self.current_epoch, self.settings.num_epoch
+        text = f"{done} of {planned} epochs done"
+        if self.steps_done:
+            text += f", {self.steps_done} steps of the next"
+        if new := done - self.first_epoch:
+            seconds = (time.perf_counter() - self.started_at) / new * (planned - done)
+            text += f", about {datetime.timedelta(seconds=round(seconds))} left"
+        return text
+
+    def write_page(self, status: str) -> None:
+        """report.html of a run that goes on, with the rollout of the last validation."""
+        if self.last_rollout:
+            pred, weights = self.last_rollout
+            clip = self.val_conditions[0], pred, self.val_frames[0]
+            validation.write_clip(self.folder, self.lab, *clip, weights)
+        write_run_page(self.folder, status)
+        self.page_at = time.perf_counter()
+
     def draw_curves(self) -> None:
         if not self.settings.plots:
             return
@@ -436,8 +464,8 @@ class Trainer(Resumable):
         """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
-        clip = self.first_clip(pred)
-        validation.draw(self.folder, self.lab, clip, pred, self.val_frames, self.settings.plots)
+        clips = self.val_conditions, pred, self.val_frames
+        validation.draw(self.folder, self.lab, *clips, self.settings.plots)
         plots = ", val_strip.png, plots/psnr_per_frame.png" if self.settings.plots else ""
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
@@ -468,6 +496,8 @@ class Trainer(Resumable):
             distribution.draw_traversal(folder, scores, model, clips, events)
             if settings.latent:
                 distribution.draw_futures(folder, scores, futures)
+        if settings.latent:
+            distribution.write_futures(self.folder / VAL_FUTURES, lab, futures)
 
 
 # ---------------------------------------------------------------- entry points
@@ -482,28 +512,40 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
         raise UserError(problem)
     if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
         raise UserError(f"required: {' and '.join(missing)}")
-    device, folder = choose_device(settings), run_folder(settings.save_root)
-    settings = with_precision(settings, device)
-    with occupied(folder):
-        found = run_to_resume(settings.resume, folder)
-        if found:
-            ckpt.check_run(found[1], found[0])
-            typed = settings.changed() if typed is None else typed
-            settings = settings_before(settings, typed, found[1]["args"])
-        lab = LABS[settings.lab](settings)
-        trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
-        if found:
-            trainer.resume(*found)
-            if settings.ckpt_path:
-                print("note: --ckpt_path has no effect: the run is resumed")
-        elif settings.ckpt_path:
-            trainer.start_from(settings.ckpt_path)
-        if settings.resume == "never" and (aside := move_aside(folder)):
-            print(f"the previous run in {folder} is now in {aside}")
-        write_settings(folder, settings)
-        for warning in schedules.warnings(settings):
-            print(warning)
-        trainer.training_stage()
+    with Console() as console:
+        device, folder = choose_device(settings), run_folder(settings.save_root)
+        with occupied(folder):
+            return train_in(folder, with_precision(settings, device), device, typed, console)
+
+
+def train_in(
+    folder: Path,
+    settings: PoseTraining | RobotTraining,
+    device: torch.device,
+    typed: set[str] | None,
+    console: Console,
+) -> Trainer:
+    """Train in a run folder that no other run uses."""
+    found = run_to_resume(settings.resume, folder)
+    if found:
+        ckpt.check_run(found[1], found[0])
+        typed = settings.changed() if typed is None else typed
+        settings = settings_before(settings, typed, found[1]["args"])
+    lab = LABS[settings.lab](settings)
+    trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
+    if found:
+        trainer.resume(*found)
+        if settings.ckpt_path:
+            print("note: --ckpt_path has no effect: the run is resumed")
+    elif settings.ckpt_path:
+        trainer.start_from(settings.ckpt_path)
+    if settings.resume == "never" and (aside := move_aside(folder)):
+        print(f"the previous run in {folder} is now in {aside}")
+    console.keep(folder)
+    write_settings(folder, settings)
+    for warning in schedules.warnings(settings):
+        print(warning)
+    trainer.training_stage()
     return trainer
 
 
