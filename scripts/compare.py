@@ -110,9 +110,8 @@ def write_page(
     page.add("Scores", pages.table(rows, head), pages.note(note))
     keys, values = differences(groups)
     page.add("Settings that differ", pages.table(values, ["run", *keys]) if keys else "")
-    page.charts = [chart.as_json() for chart in drawn]
-    page.add("Curves", '<div id="charts"></div>' if drawn else "")
-    page.add("Film strips", *strips(runs))
+    pages.add_charts(page, drawn)
+    page.add("Film strips", pages.pictures(strips(runs)))
     page.write(path)
 
 

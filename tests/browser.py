@@ -28,7 +28,7 @@ class Browser:
         to_browser, self.out = os.pipe()
         self.answers, from_browser = os.pipe()
         # its protocol: commands on descriptor 3, answers on 4
-        command = 'exec "$0" "$@" 3<&{} 4>&{}'.format(to_browser, from_browser)
+        command = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         words = [find(), *FLAGS, f"--user-data-dir={folder}", "about:blank"]
         self.process = subprocess.Popen(
             ["bash", "-c", command, *words], pass_fds=(to_browser, from_browser),
@@ -37,7 +37,7 @@ class Browser:
         os.close(to_browser)
         os.close(from_browser)
         self.numbers, self.unread, self.session = itertools.count(1), b"", None
-        self.errors, self.asked, self.loaded = [], [], False
+        self.errors, self.asked = [], []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
@@ -79,21 +79,18 @@ class Browser:
             self.errors.append(values["entry"])
         elif name == "Network.requestWillBeSent":
             self.asked.append(values["request"]["url"])
-        elif name == "Page.loadEventFired":
-            self.loaded = True
 
     def open(self, path, width=1280, height=900, dark=False, after=""):
         """Load a page from disk, as a phone if it is narrow."""
-        self.errors, self.asked, self.loaded = [], [], False
+        self.errors, self.asked = [], []
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.send("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-        self.send("Page.navigate", url="about:blank")
-        self.loaded = False
-        self.send("Page.navigate", url=Path(path).resolve().as_uri() + after)
-        while not self.loaded:
-            self.hear(self.receive())
+        for url in ("about:blank", Path(path).resolve().as_uri() + after):
+            self.send("Page.navigate", url=url)
+            while self.run("document.readyState") != "complete" or self.run("location.href") != url:
+                time.sleep(0.02)
         self.run("typeof player === 'undefined' || !player ? 0 : player.ready.then(() => 0)")
         self.settle()
 

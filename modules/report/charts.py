@@ -10,13 +10,15 @@ import numpy as np
 
 from ..files import write_atomically
 from .clips import finite
-from .figures import BASELINE, CURVES, DPI, LABELS, levels, plt
+from .figures import BASELINE, CURVES, DPI, SCHEDULES, plt
 
 # Okabe and Ito's colours, then other dashes: page.css has the same colours, page.js the rest.
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"
 MARKERS = "osD^vPX"
 DASHES = "-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))
 LEGEND = 30  # more lines than this have no legend in a PNG or PDF
+SPLITS = {"train": "training", "val": "validation"}
+NAMES = {"val/psnr_min": "lowest frame"}
 EARLY, FLATTENED = 0.25, 8  # see flattens
 
 
@@ -89,7 +91,7 @@ def flattens(lines: Sequence[Series]) -> bool:
 def run_charts(
     epochs: list[dict], frames: list[dict], units: dict[str, str], baseline: str
 ) -> list[Chart]:
-    """Every quantity by epoch, PSNR by frame. A quantity that never changes has no chart."""
+    """Every quantity by epoch, PSNR by frame."""
     charts = [
         Chart(
             name, title, "epoch", units.get(name, unit),
@@ -99,19 +101,21 @@ def run_charts(
     ]  # fmt: skip
     if frames:
         names = list(frames[0])[1:]
-        lines = [column(frames, "frame", c, LABELS.get(c, c), i) for i, c in enumerate(names)]
+        names = dict(zip(names, ["validation", *names[1:]]))
+        lines = [column(frames, "frame", c, name, 1) for c, name in names.items()]
         for line in lines[1:]:
             line.baseline = True
         title = "PSNR per frame, mean of the validation clips"
         charts.append(Chart("psnr_per_frame", title, "frame", "dB", [Panel("", lines)]))
-    return [chart for chart in charts if chart.panels and chart.name not in levels(epochs)]
+    return [chart for chart in charts if chart.panels]
 
 
 def column_series(rows: list[dict], columns: Iterable[str], baseline: str) -> list[Series]:
     series = []
-    for i, name in enumerate(columns):
-        label = baseline if name == BASELINE else LABELS.get(name, name.rpartition("/")[2])
-        line = column(rows, "epoch", name, label, i)
+    for name in columns:
+        label = baseline if name == BASELINE else NAMES.get(name) or SPLITS[name.split("/")[0]]
+        style = [*SPLITS.values(), *NAMES.values(), baseline].index(label)
+        line = column(rows, "epoch", name, label, style)
         line.baseline = name == BASELINE
         series += [line] * bool(line.x)
     return series
@@ -120,6 +124,20 @@ def column_series(rows: list[dict], columns: Iterable[str], baseline: str) -> li
 def column(rows: list[dict], x: str, name: str, label: str, style: int) -> Series:
     known = [row for row in rows if row.get(name) is not None]
     return Series(label, [row[x] for row in known], [row[name] for row in known], style=style)
+
+
+def without_constants(charts: Sequence[Chart]) -> tuple[list[Chart], str]:
+    """-> the charts without those of schedules that never change, and a note that names these."""
+    values = {chart.name: level(chart) for chart in charts if chart.name in SCHEDULES}
+    values = {name: value for name, value in values.items() if value is not None}
+    text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    return [c for c in charts if c.name not in values], f"constant: {text}" * bool(values)
+
+
+def level(chart: Chart) -> float | None:
+    """The only value of a chart with more than one point."""
+    points = [y for panel in chart.panels for series in panel.series for y in series.y]
+    return points[0] if len(points) > 1 and len(set(points)) == 1 else None
 
 
 # ---------------------------------------------------------------- PNG and PDF

@@ -83,17 +83,11 @@ def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> Non
     draw_overview(folder / "curves.png", rows, drawn, baseline)
 
 
-def levels(rows: list[dict]) -> dict[str, float]:
-    """{schedule: its value} of those that never change."""
-    found = {name: {row.get(f"train/{name}") for row in rows} for name in SCHEDULES}
-    found = {name: values.pop() for name, values in found.items() if len(values) == 1}
-    return {k: v for k, v in found.items() if v is not None} if len(rows) > 1 else {}
-
-
 def draw_overview(path: Path, rows: list[dict], curves: dict[str, tuple], baseline: str) -> None:
     """All curves on one page; schedules that are constant are named in its title."""
-    level = levels(rows)
-    shown = [curve for name, curve in curves.items() if name not in level]
+    level = {name: {row[f"train/{name}"] for row in rows} for name in SCHEDULES}
+    level = {name: values.pop() for name, values in level.items() if len(values) == 1}
+    shown = [curve for name, curve in curves.items() if name not in level or len(rows) == 1]
     height = -(-len(shown) // 4)
     page, grid = plt.subplots(
         height, 4, figsize=(18, 3.5 * height), layout="constrained", squeeze=False
@@ -102,7 +96,7 @@ def draw_overview(path: Path, rows: list[dict], curves: dict[str, tuple], baseli
         draw_curve(cell, rows, *curve, baseline)
     for cell in list(grid.flat)[len(shown) :]:
         cell.axis("off")
-    if level:
+    if level and len(rows) > 1:
         constant = ", ".join(f"{name} {value:g}" for name, value in level.items())
         page.suptitle(f"constant: {constant}", fontsize=10)
     save_figure(page, path)

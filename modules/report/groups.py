@@ -187,7 +187,8 @@ def baseline(
     runs: Sequence[Run], rows_of: Callable[[Run], list[dict]], x: str, column: str
 ) -> list[Series]:
     """The baseline, if it is the same for all runs."""
-    _, places, mean, spread = mean_of_runs(map(rows_of, runs), x, column)
+    done = [run for run in runs if run.finished] or runs
+    _, places, mean, spread = mean_of_runs(map(rows_of, done), x, column)
     if not places or (spread is not None and max(spread) >= SAME):
         return []
     labs = {run.settings.get("lab", "pose") for run in runs}

@@ -22,8 +22,8 @@ const svg = (tag, attributes = {}, ...children) =>
 function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 0.001 || size >= 1e6)) return value.toExponential(3);
-  return String(Number(value.toPrecision(5)));
+  const short = Number(value.toPrecision(5));
+  return size !== 0 && (size < 0.001 || size >= 1e6) ? short.toExponential() : String(short);
 }
 
 // ---------------------------------------------------------------- light and dark
@@ -524,10 +524,10 @@ class Player {
     this.switches = el("span", { class: "bar" });
     this.ramp = el("canvas", { class: "ramp", width: 256, height: 1, "aria-hidden": "true" });
     this.rampText = el("span", { class: "note" });
-    const choice = DATA.clips.length > 1 ? [select("clip", DATA.clips, 0, (c) => c.title,
-      (i) => this.open(i))] : [];
+    const choice = DATA.clips.length > 1 ? select("clip", DATA.clips, 0, (c) => c.title,
+      (i) => this.open(i)) : el("h3", {}, DATA.clips[0].title);
     this.place.append(
-      el("div", { class: "bar controls" }, ...choice, this.switches),
+      el("div", { class: "bar controls" }, choice, this.switches),
       this.screens,
       el("div", { class: "bar controls" }, this.playButton,
         button("◀", "one frame back", () => this.step(-1)),
@@ -641,12 +641,13 @@ class Player {
     const gap = 12, least = room > 700 ? 240 : 150;
     const columns = Math.max(1, Math.min(shown.length, Math.floor((room + gap) / (least + gap))));
     const share = (room - gap * (columns - 1)) / columns;
-    const scale = Math.min(6, Math.floor(share / this.width)) || share / this.width;
+    const dots = devicePixelRatio, whole = Math.floor((share * dots) / this.width) / dots;
+    const scale = Math.min(6, whole) || share / this.width;
     for (const { canvas } of shown) {
       canvas.style.width = `${scale * this.width}px`;
       canvas.style.height = `${scale * this.height}px`;
     }
-    for (const { node } of shown) node.style.width = `${scale * this.width}px`;
+    for (const { node } of shown) node.style.width = `${Math.floor(share)}px`;
   }
 
   seek(frame) {

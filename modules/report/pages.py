@@ -18,7 +18,7 @@ from typing import Any
 from ..config import BASELINES, MAY_CHANGE, OBJECTIVES, TRAINING
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
-from . import charts, clips, figures, tables
+from . import charts, clips, tables
 from .reading import Run, read_csv, read_json, read_run, tested_since
 
 __all__ = ["read_csv", "read_json", "read_run"]  # read from here by scripts
@@ -29,6 +29,7 @@ SHOWN = ["val_strip.png", *(f"plots/{name}" for name in FUTURES + LATENTS)]
 SHOWN_OF_TEST = [*(f"strip{i}.png" for i in range(CLIPS)), *FUTURES, *LATENTS]
 PLAYED = [VAL_CLIP, VAL_FUTURES]
 PLAYED_OF_TEST = [*map(clip_file, range(CLIPS)), TEST_FUTURES]
+WIDE = 1000  # pixels: pictures that have a row of the page of their own
 BUDGET = 28_000_000  # characters of packed clips on a page
 HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
 ALT = {
@@ -171,10 +172,16 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
 
 def picture(path: Path, label: str = "") -> str:
     """A PNG embedded in the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    text = html.escape(label or alt(path))
+    content = path.read_bytes()
+    data, text = base64.b64encode(content).decode(), html.escape(label or alt(path))
+    wide = " wide" * (int.from_bytes(content[16:20], "big") > WIDE)  # of a PNG, the width is there
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f'<figure class="picture">{image}<figcaption>{text}</figcaption></figure>'
+    return f'<figure class="picture{wide}">{image}<figcaption>{text}</figcaption></figure>'
+
+
+def pictures(parts: Iterable[str]) -> str:
+    text = "\n".join(parts)
+    return f'<div class="pictures">\n{text}\n</div>' if text else ""
 
 
 def alt(path: Path) -> str:
@@ -188,10 +195,12 @@ def alt(path: Path) -> str:
 # ---------------------------------------------------------------- clips
 
 
+KINDS = "condition", "truth", "prediction"  # in the order of the player
+
+
 def kind_of(label: str) -> str:
     """What page.js does with a track."""
-    known = {clips.TRUTH: "truth", "pose": "condition"}
-    return known.get(label, "prediction")
+    return {clips.TRUTH: "truth", "pose": "condition"}.get(label, "prediction")
 
 
 def add_clip(page: Page, runs: Mapping[str, dict]) -> None:
@@ -204,9 +213,11 @@ def add_clip(page: Page, runs: Mapping[str, dict]) -> None:
             shown = label if kind != "prediction" or len(runs) == 1 else name
             track = {"label": shown, "kind": kind, "source": page.track(packed)}
             tracks += [track] if track not in tracks else []
-        lines += psnr_lines(name if len(runs) > 1 else "", clip, len(lines))
+        style = sum(not line.baseline for line in lines)
+        lines += psnr_lines(name if len(runs) > 1 else "", clip, style)
     baselines = {line.name: line for line in lines if line.baseline}
     lines = [line for line in lines if not line.baseline] + [*baselines.values()]
+    tracks.sort(key=lambda track: KINDS.index(track["kind"]))
     chart = None
     if lines:
         panel = charts.Panel("", lines)
@@ -280,7 +291,7 @@ def write_run_page(folder: Path, status: str = "") -> None:
     page.add("Predicted distribution", distribution_table(folder))
     shown = [folder / name for name in SHOWN if (folder / name).exists()]
     shown += [folder / name for name in SHOWN_OF_TEST if tested_since(folder / name)]
-    page.add("Figures", *map(picture, shown))
+    page.add("Figures", pictures(map(picture, shown)))
     page.write(folder / "report.html")
 
 
@@ -303,12 +314,14 @@ def add_curves(page: Page, run: Run) -> None:
     lab, loss = run.settings.get("lab", "pose"), run.settings.get("loss", "mse")
     units = {"loss": OBJECTIVES.get(loss, "loss")}
     baseline = BASELINES.get(lab, "baseline")
-    drawn = charts.run_charts(run.epochs, run.frames, units, baseline)
-    if drawn:
-        page.charts = [chart.as_json() for chart in drawn]
-        levels = figures.levels(run.epochs)
-        constant = ", ".join(f"{name} {value:g}" for name, value in levels.items())
-        page.add("Curves", '<div id="charts"></div>', note(f"constant: {constant}" * bool(levels)))
+    add_charts(page, charts.run_charts(run.epochs, run.frames, units, baseline))
+
+
+def add_charts(page: Page, drawn: Sequence[charts.Chart]) -> None:
+    changing, constants = charts.without_constants(drawn)
+    if changing:
+        page.charts = [chart.as_json() for chart in changing]
+        page.add("Curves", '<div id="charts"></div>', note(constants))
 
 
 def test_scores(run: Run) -> str:
