@@ -46,7 +46,7 @@ def drawn(tmp_path_factory):
 
 
 def images_on(page):
-    return {b64decode(data) for data in re.findall(r"base64,([^\"]+)", page.read_text())}
+    return {b64decode(data) for data in re.findall(r"png;base64,([^\"]+)", page.read_text())}
 
 
 def test_train_then_test(call, drawn, tmp_path):
