@@ -21,7 +21,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function, by its continued fraction (Lentz, 1976)."""
+    """The regularised incomplete beta function, by its continued fraction."""
     if x in (0.0, 1.0):
         return x
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
