@@ -444,8 +444,9 @@ function download(name, type, text) {
 }
 
 function drawn(rows) { // draw again when the width changes
-  let width = 0;
   const node = rows[0].node;
+  let width = node.clientWidth;
+  rows.forEach((row) => row.draw());
   new ResizeObserver(() => {
     if (node.clientWidth !== width) { width = node.clientWidth; rows.forEach((row) => row.draw()); }
   }).observe(node);
@@ -580,8 +581,10 @@ class Player {
     this.seek(Math.min(this.frame, this.length - 1));
   }
 
-  list(frames) { // a screen per track, and per prediction its error
+  list(frames) { // a screen per track, and per prediction its error: below it, if there are several
     const { clip } = this, truth = clip.tracks.findIndex((t) => t.kind === "truth");
+    const several = clip.tracks.filter((t) => t.kind === "prediction").length > 1;
+    const cells = [];
     this.shown = [];
     const add = (label, kind, series, values, minus) => {
       const canvas = el("canvas", { width: this.width, height: this.height, role: "img" });
@@ -596,11 +599,15 @@ class Player {
       const series = clip.psnr && clip.psnr.panels[0].series.find((s) => s.name === track.label);
       add(track.label, track.kind, series, frames[i], null);
       if (track.kind === "prediction" && truth >= 0) {
-        const label = clip.tracks.length > 3 ? `error: ${track.label}` : "error";
+        const label = several ? `error: ${track.label}` : "error";
         add(label, "error", series, frames[i], frames[truth]);
       }
     });
-    this.screens.replaceChildren(...this.shown.map((s) => s.node));
+    for (const { kind, node } of this.shown) {
+      if (several && kind === "error") cells.at(-1).append(node);
+      else cells.push(several && kind === "prediction" ? el("div", { class: "pair" }, node) : node);
+    }
+    this.screens.replaceChildren(...cells);
   }
 
   drawCurve() {
@@ -639,7 +646,11 @@ class Player {
     if (!this.clip) return;
     const shown = this.shown.filter((s) => !s.node.hidden), room = this.screens.clientWidth;
     const gap = 12, least = room > 700 ? 240 : 150;
-    const columns = Math.max(1, Math.min(shown.length, Math.floor((room + gap) / (least + gap))));
+    for (const pair of this.screens.querySelectorAll(".pair")) {
+      pair.hidden = [...pair.children].every((node) => node.hidden);
+    }
+    const cells = [...this.screens.children].filter((node) => !node.hidden);
+    const columns = Math.max(1, Math.min(cells.length, Math.floor((room + gap) / (least + gap))));
     const share = (room - gap * (columns - 1)) / columns;
     const dots = devicePixelRatio, whole = Math.floor((share * dots) / this.width) / dots;
     const scale = Math.min(6, whole) || share / this.width;
