@@ -21,11 +21,12 @@ from modules.labs import LABS
 from modules.metrics import score_clips
 from modules.models.loading import adopt_settings, has_posterior, load_model, load_weights
 from modules.models.rollout import noise_source, roll_out
-from modules.report import distribution, figures, pictures, tables
-from modules.report.pages import FUTURES, LATENTS, write_run_page
+from modules.report import clips, distribution, figures, pictures, tables
+from modules.report.pages import CLIPS, FUTURES, LATENTS, write_run_page
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
-from modules.runs.folder import run_folder
+from modules.runs.console import Console
+from modules.runs.folder import TEST_FUTURES, clip_file, run_folder
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
 
@@ -101,6 +102,10 @@ class Tester:
     def write_clip(self, i: int, pred: torch.Tensor) -> None:
         """pred_seq{i}.gif and strip{i}.png; --mp4: a video; --make_gif: the gifs of seq{i}/."""
         rows = self.lab.rows(self.conditions[i], pred, self.truth and self.truth[i])
+        if i < CLIPS:
+            path, truth = self.folder / clip_file(i), self.truth and self.truth[i]
+            args = self.conditions[i], pred, truth
+            clips.write_rollout(path, f"test clip {i}", self.lab, *args)
         clip = self.lab.gif(rows)
         self.write_gif(self.folder / f"pred_seq{i}.gif", clip)
         if self.settings.mp4:
@@ -157,6 +162,7 @@ class Tester:
             many = self.read_true_futures()
             futures = self.sample_futures(predictions, many)
             scores["futures"] = futures.scores(latents.sigma)
+            distribution.write_futures(self.folder / TEST_FUTURES, self.lab, futures)
         twin = None
         if self.twin:
             twin = Futures(self.lab, self.truth, many)
@@ -262,9 +268,10 @@ def main() -> None:
     checkpoint = ckpt.load(settings.ckpt_path)
     if names := unused(settings, typed):
         print("note: these training flags have no effect at test:", *(f"--{n}" for n in names))
-    device = choose_device(settings)
-    with torch.inference_mode():
-        Tester(settings, typed, device, checkpoint).test()
+    with Console() as console, torch.inference_mode():
+        tester = Tester(settings, typed, choose_device(settings), checkpoint)
+        console.keep(tester.folder)
+        tester.test()
 
 
 if __name__ == "__main__":

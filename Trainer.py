@@ -30,11 +30,12 @@ from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
 from modules.report import distribution, figures, pictures, tables, validation
 from modules.report.pages import write_run_page
-from modules.report.progress import Clock
+from modules.report.progress import Clock, progress_text, validations_left
 from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
+from modules.runs.console import Console
 from modules.runs.environment import environment
-from modules.runs.folder import move_aside, occupied, run_folder
+from modules.runs.folder import VAL_FUTURES, move_aside, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.training import schedules
 from modules.training.device import choose_device, compile_nets, with_precision
@@ -89,6 +90,7 @@ class Trainer(Resumable):
         self.drawn_at, self.shown_at = time.perf_counter(), 0
         self.clock, self.trackers = Clock(), Trackers()
         self.steps_done = self.steps_an_epoch = 0  # of the current epoch, and all that it has
+        self.last_rollout, self.page_at = None, -math.inf
         # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
@@ -143,6 +145,7 @@ class Trainer(Resumable):
         """Save and stop if a signal arrived during the last step or frame."""
         if listener.asked:
             self.save_last()
+            self.write_page(f"stopped: {self.progress_text()}; the same command resumes")
             tqdm.write(
                 f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
                 f"{self.steps_done} steps; the same command resumes there"
@@ -300,6 +303,7 @@ class Trainer(Resumable):
                 clips = self.first_clip(pred).values()
                 path, clip = self.gif_of(self.current_epoch), pictures.side_by_side(*clips)
                 pictures.write_gif(path, clip, self.lab.frame_ms)
+            self.last_rollout = pred[0].clone(), f"epoch {self.current_epoch}"
             return self.score(pred) | self.validation_losses()
 
     def gif_of(self, epoch: int) -> Path:
@@ -360,10 +364,7 @@ class Trainer(Resumable):
     # ------------------------------------------------------------ the run folder
 
     def end_epoch(self, val: dict[str, float | None]) -> None:
-        """Save the epoch, then log it: every row of metrics.csv is in a checkpoint.
-
-        Trackers come first: the checkpoint knows which rows they have.
-        """
+        """Save the epoch, then log it: a checkpoint knows every row, and who was sent it."""
         row = {"epoch": self.current_epoch} | self.train_row()
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
@@ -391,6 +392,8 @@ class Trainer(Resumable):
         self.write_metrics()
         if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
             self.draw_curves()
+        if time.perf_counter() - self.page_at > REDRAW_SECONDS:
+            self.write_page(f"training: {self.progress_text()}")
         tqdm.write(self.epoch_line(row))
 
     def write_metrics(self) -> None:
@@ -428,10 +431,24 @@ class Trainer(Resumable):
 
     def time_left(self) -> str:
         """The time that the rest of the run takes."""
-        now, every, epochs = self.current_epoch, self.settings.val_every, self.settings.num_epoch
-        steps = (epochs - now) * self.steps_an_epoch - self.steps_done
-        validations = epochs // every - now // every + (epochs % every > 0)
-        return self.clock.left(steps=steps, validations=validations + AFTER)
+        now, settings = self.current_epoch, self.settings
+        steps = (settings.num_epoch - now) * self.steps_an_epoch - self.steps_done
+        due = AFTER + validations_left(now, settings)
+        return self.clock.left(steps=steps, validations=due)
+
+    def progress_text(self) -> str:
+        """How far the run is, and the time left."""
+        done, planned = self.current_epoch, self.settings.num_epoch
+        return progress_text(done, planned, self.steps_done, self.time_left())
+
+    def write_page(self, status: str) -> None:
+        """report.html of a run that goes on, with the rollout of the last validation."""
+        if self.last_rollout:
+            pred, weights = self.last_rollout
+            clip = self.val_conditions[0], pred, self.val_frames[0]
+            validation.write_clip(self.folder, self.lab, *clip, weights)
+        write_run_page(self.folder, status)
+        self.page_at = time.perf_counter()
 
     def draw_curves(self) -> None:
         if not self.settings.plots:
@@ -461,8 +478,8 @@ class Trainer(Resumable):
         """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
         scores = self.score(pred)
-        clip = self.first_clip(pred)
-        validation.draw(self.folder, self.lab, clip, pred, self.val_frames, self.settings.plots)
+        clips = self.val_conditions, pred, self.val_frames
+        validation.draw(self.folder, self.lab, *clips, self.settings.plots)
         plots = ", val_strip.png, plots/psnr_per_frame.png" if self.settings.plots else ""
         print(
             f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
@@ -493,6 +510,8 @@ class Trainer(Resumable):
             distribution.draw_traversal(folder, scores, model, clips, events)
             if settings.latent:
                 distribution.draw_futures(folder, scores, futures)
+        if settings.latent:
+            distribution.write_futures(self.folder / VAL_FUTURES, lab, futures)
 
 
 # ---------------------------------------------------------------- entry points
@@ -507,28 +526,40 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
         raise UserError(problem)
     if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
         raise UserError(f"required: {' and '.join(missing)}")
-    device, folder = choose_device(settings), run_folder(settings.save_root)
-    settings = with_precision(settings, device)
-    with occupied(folder):
-        found = run_to_resume(settings.resume, folder)
-        if found:
-            ckpt.check_run(found[1], found[0])
-            typed = settings.changed() if typed is None else typed
-            settings = settings_before(settings, typed, found[1]["args"])
-        lab = LABS[settings.lab](settings)
-        trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
-        if found:
-            trainer.resume(*found)
-            if settings.ckpt_path:
-                print("note: --ckpt_path has no effect: the run is resumed")
-        elif settings.ckpt_path:
-            trainer.start_from(settings.ckpt_path)
-        if settings.resume == "never" and (aside := move_aside(folder)):
-            print(f"the previous run in {folder} is now in {aside}")
-        write_settings(folder, settings)
-        for warning in schedules.warnings(settings):
-            print(warning)
-        trainer.training_stage()
+    with Console() as console:
+        device, folder = choose_device(settings), run_folder(settings.save_root)
+        with occupied(folder):
+            return train_in(folder, with_precision(settings, device), device, typed, console)
+
+
+def train_in(
+    folder: Path,
+    settings: PoseTraining | RobotTraining,
+    device: torch.device,
+    typed: set[str] | None,
+    console: Console,
+) -> Trainer:
+    """Train in a run folder that no other run uses."""
+    found = run_to_resume(settings.resume, folder)
+    if found:
+        ckpt.check_run(found[1], found[0])
+        typed = settings.changed() if typed is None else typed
+        settings = settings_before(settings, typed, found[1]["args"])
+    lab = LABS[settings.lab](settings)
+    trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
+    if found:
+        trainer.resume(*found)
+        if settings.ckpt_path:
+            print("note: --ckpt_path has no effect: the run is resumed")
+    elif settings.ckpt_path:
+        trainer.start_from(settings.ckpt_path)
+    if settings.resume == "never" and (aside := move_aside(folder)):
+        print(f"the previous run in {folder} is now in {aside}")
+    console.keep(folder)
+    write_settings(folder, settings)
+    for warning in schedules.warnings(settings):
+        print(warning)
+    trainer.training_stage()
     return trainer
 
 

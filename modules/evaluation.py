@@ -186,11 +186,14 @@ class Futures:
         self.moments = [dist.Moments() for _ in truth]
         self.sharp: list[list[float]] = []  # of every future, of the clips long enough
         self.samples: dict[int, list] = {}  # of the clips that are drawn or have true futures
+        self.shown: list[torch.Tensor] = []  # the first clip's first futures, uint8
 
     def add(self, futures: Sequence[torch.Tensor]) -> None:
         """One rollout (T, 3, H, W) of every clip."""
         self.scored.append([self.lab.score(x, t) for x, t in zip(futures, self.truth)])
         self.sharp.append([self.sharpness(x) for x in futures if len(x) > SHARP_FROM])
+        if len(self.shown) < KEPT:
+            self.shown.append((futures[0].clamp(0, 1) * 255).round().byte())
         for i, (future, moments) in enumerate(zip(futures, self.moments)):
             moments.add(future)
             kept = self.samples.setdefault(i, [])

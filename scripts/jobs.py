@@ -24,7 +24,8 @@ from modules.data.pose import truth_folder
 from modules.errors import UserError
 from modules.fields import settings_from
 from modules.labs import LABS
-from modules.report.pages import PLACE, read_json, read_run, tested_since
+from modules.report.pages import PLACE
+from modules.report.reading import read_json, read_run, tested_since
 
 PAUSE = 0.2  # seconds between two looks at the running jobs
 SHARED = Compute.names() | {"cache_dir", "num_workers"}  # flags of a run that Tester gets as well

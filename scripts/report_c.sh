@@ -5,6 +5,7 @@ source "$(dirname "$0")/queue.sh"
 KL=(None Cyclical Monotonic)
 TFR=(1 0.5 0)
 ALL=(--lr 1e-4 --lr_schedule constant --kl_anneal_floor 1e-6)
+COMPARE=(--panel_by kl_anneal_type)
 
 for kl in "${KL[@]}"; do
     for tfr in "${TFR[@]}"; do

@@ -14,7 +14,8 @@ from jobs import Job, Queue, print_end, raise_failures
 from tqdm import tqdm
 
 from modules.errors import UserError
-from modules.report.pages import read_json, spread
+from modules.report.pages import spread
+from modules.report.reading import read_json
 
 
 @dataclass(frozen=True)

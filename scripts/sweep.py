@@ -29,7 +29,8 @@ from jobs import ROOT, Job, Queue, print_end, raise_failures, settings_of
 from modules.cli.entry import run
 from modules.errors import UserError
 from modules.files import write_atomically
-from modules.report.pages import read_run, spread
+from modules.report.pages import spread
+from modules.report.reading import read_run
 from modules.runs.folder import run_folder
 
 SECTIONS = "--all", "--run", "--more", "--compare"

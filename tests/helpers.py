@@ -167,7 +167,10 @@ def reproducible(path, free=("save_root",)):
             head, *rows = csv.reader(file)
         return [[x for name, x in zip(head, row) if name != SPEED] for row in [head, *rows]]
     if path.name == "report.html":
-        return path.read_text().replace(f">Run {path.parent.name}<", ">Run<")
+        name, text = path.parent.name, path.read_text()
+        return text.replace(f">Run {name}<", ">Run<").replace(f"runs/{name}-again", "runs/again")
+    if path.name == "console.txt":  # an interrupted run has more to tell
+        return None
     return path.read_bytes()
 
 

@@ -62,6 +62,9 @@ def test_a_run_writes_the_documented_files(call, trained, tmp_path):
     kept = {"args.json", "metrics.csv", "val_frames.csv", "val.gif", "val_strip.png", "plots"}
     kept |= {
         "distribution.json",
+        "val_clip.json",
+        "val_futures.json",
+        "console.txt",
         "best_score.ckpt",
         "last.ckpt",
         "epoch=0.ckpt",

@@ -106,12 +106,14 @@ class PoseLab:
 
     # ------------------------------------------------------------ images
 
-    def rows(
+    def tracks(
         self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor | None = None
     ) -> dict[str, np.ndarray]:
         """{label: uint8 clip} of what is shown side by side, from floats (T, 3, H, W)."""
         clips = {"pose": condition, "prediction": pred, "truth": true}
         return {name: pictures.to_uint8(clip) for name, clip in clips.items() if clip is not None}
+
+    rows = tracks  # nothing is drawn around the frames
 
     def gif(self, rows: dict[str, np.ndarray]) -> np.ndarray:
         """Tester's gif of a clip: the prediction alone, as in the course."""

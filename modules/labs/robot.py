@@ -78,12 +78,19 @@ class RobotLab:
 
     # ------------------------------------------------------------ images
 
+    def tracks(
+        self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor
+    ) -> dict[str, np.ndarray]:
+        """{label: uint8 clip}, from floats (T, 3, H, W)."""
+        return {"truth": pictures.to_uint8(true), "prediction": pictures.to_uint8(pred)}
+
     def rows(
         self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor
     ) -> dict[str, np.ndarray]:
-        """{label: uint8 clip}: the prediction has a green border while given, then a red one."""
-        truth = pictures.framed(pictures.to_uint8(true), 0, pictures.GREY)
-        return {"truth": truth, "prediction": pictures.framed(pictures.to_uint8(pred), self.given)}
+        """The tracks: the prediction has a green border while given, then a red one."""
+        truth, prediction = self.tracks(condition, pred, true).values()
+        truth = pictures.framed(truth, 0, pictures.GREY)
+        return {"truth": truth, "prediction": pictures.framed(prediction, self.given)}
 
     def gif(self, rows: dict[str, np.ndarray]) -> np.ndarray:
         return pictures.side_by_side(*rows.values())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..evaluation import VALUES, Futures, Latents, traverse
+from . import clips
 from . import latents as figures
 from .figures import draw_kl
 from .pictures import spread
@@ -65,6 +66,11 @@ def draw_futures(
     figures.draw_best_of(folder / "best_of_n.png", scores["futures"]["best_of"]["psnr"], lines)
     counts = scores["futures"]["rank_histogram"]
     figures.draw_rank_histogram(folder / "rank_histogram.png", counts)
+
+
+def write_futures(path: Path, lab: Any, futures: Futures) -> None:
+    """The frames of the first clip's futures, for the player of report.html."""
+    clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.shown))
 
 
 def draw_traversal(

@@ -1,76 +1,60 @@
-"""HTML pages of runs: each is one file with all its images. They read run folders only."""
+"""HTML pages of runs: each is one file with all that it shows. They read run folders only.
+
+page.css and page.js are put into every page. Frames, curves and the figures are in it too, so that
+a page opens from disk, without a network.
+"""
 
 import base64
-import csv
+import hashlib
 import html
 import json
+import shlex
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import MAY_CHANGE, TRAINING
-from ..errors import UserError
+from ..config import BASELINES, MAY_CHANGE, OBJECTIVES, TRAINING
 from ..files import write_atomically
-from ..runs.folder import FUTURES, LATENTS
+from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
+from . import charts, clips, tables
+from .reading import Run, read_csv, read_json, read_run, tested_since
 
+__all__ = ["read_csv", "read_json", "read_run"]  # read from here by scripts
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
-SHOWN = ["plots/curves.png", "val_strip.png", "plots/psnr_per_frame.png"]
-SHOWN += [f"plots/{name}" for name in FUTURES + LATENTS]
-SHOWN_OF_TEST = ["psnr_per_frame.png", *(f"strip{i}.png" for i in range(8)), *FUTURES, *LATENTS]
+CLIPS = 8  # test clips on a page
+SHOWN = ["val_strip.png", *(f"plots/{name}" for name in FUTURES + LATENTS)]
+SHOWN_OF_TEST = [*(f"strip{i}.png" for i in range(CLIPS)), *FUTURES, *LATENTS]
+PLAYED = [VAL_CLIP, VAL_FUTURES]
+PLAYED_OF_TEST = [*map(clip_file, range(CLIPS)), TEST_FUTURES]
+WIDE = 1000  # pixels: pictures that have a row of the page of their own
+BUDGET = 28_000_000  # characters of packed clips on a page
 HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
-img{max-width:100%}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}table{border-collapse:collapse}"""
-
-
-@dataclass
-class Run:
-    """The contents of a run folder."""
-
-    folder: Path
-    settings: dict
-    epochs: list  # rows of metrics.csv
-    frames: list  # rows of val_frames.csv
-    scores: dict  # Tester's, if it has run since
-
-
-# ---------------------------------------------------------------- reading
-
-
-def read_run(folder: Path) -> Run:
-    epochs, frames = read_csv(folder / "metrics.csv"), read_csv(folder / "val_frames.csv")
-    scores = folder / "scores.json"
-    scores = read_json(scores).get("mean", {}) if tested_since(scores) else {}
-    return Run(folder, read_json(folder / "args.json"), epochs, frames, scores)
-
-
-def tested_since(path: Path) -> bool:
-    """Whether Tester wrote the file after the run's last weights."""
-    last = path.parent / "last.ckpt"
-    return path.exists() and (not last.exists() or path.stat().st_mtime >= last.stat().st_mtime)
-
-
-def read_json(path: Path) -> dict:
-    """-> the contents of the file; nothing, if there is none."""
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-def read_csv(path: Path) -> list[dict]:
-    """-> a dict of numbers a row, None where a cell is empty; nothing, if there is no file."""
-    if not path.exists():
-        return []
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
-    except (TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+ALT = {
+    "val_strip": "film strip of the validation rollout",
+    "futures": "film strip of sampled futures, their mean and their deviation",
+    "best_of_n": "best, mean and worst PSNR of N sampled futures",
+    "rank_histogram": "rank histogram of the true values among the samples",
+    "kl_over_time": "KL of z in every frame of a clip",
+    "kl_per_dimension": "KL of every dimension of z",
+    "traversal": "predictions for values of the strongest dimensions of z",
+}
+DISTRIBUTION = {  # a row of the page -> parts of distribution.json
+    "ELBO (nats per frame)": ("z", "elbo"),
+    "importance bound (nats per frame)": ("z", "importance_bound"),
+    "bits per value": ("z", "bits_per_value"),
+    "KL (nats per frame)": ("z", "kl"),
+    "active units of z": ("z", "active_units"),
+    "sampled futures": ("futures", "n_samples"),
+    "PSNR of a future, mean": ("futures", "psnr_mean"),
+    "PSNR of a future, best": ("futures", "psnr_best"),
+    "diversity": ("futures", "diversity"),
+    "sharpness": ("futures", "sharpness"),
+    "energy score": ("futures", "energy_score"),
+    "true values within 90 %": ("futures", "coverage_90"),
+}
 
 
 # ---------------------------------------------------------------- a row of the table
@@ -85,40 +69,180 @@ def spread(values: Iterable[float | None]) -> str:
     return f"{statistics.mean(values):.2f}{more}"
 
 
+def val_psnr(run: Run) -> list[float]:
+    return [row["val/psnr"] for row in run.epochs if row.get("val/psnr") is not None]
+
+
 def row_of(runs: list[Run]) -> list[str]:
     """What is below HEAD for runs that differ only by their seed, as text."""
-    psnr = [[r["val/psnr"] for r in run.epochs if r.get("val/psnr") is not None] for run in runs]
+    psnr = [val_psnr(run) for run in runs]
     best, last = [max(p, default=None) for p in psnr], [p[-1] if p else None for p in psnr]
     test, drift = ([run.scores.get(key) for run in runs] for key in ("psnr", "drift"))
-    epochs = "-".join(map(str, sorted({len(run.epochs) for run in runs if run.epochs}))) or "-"
-    return [str(len(runs)), epochs, *map(spread, (best, last, test, drift))]
+    return [str(len(runs)), epochs_of(runs), *map(spread, (best, last, test, drift))]
+
+
+def epochs_of(runs: list[Run]) -> str:
+    """Epochs done; of unfinished runs, of how many."""
+    if all(run.finished for run in runs):
+        counts = sorted({len(run.epochs) for run in runs if run.epochs})
+        return "-".join(map(str, counts)) or "-"
+    return ", ".join(dict.fromkeys(run.progress for run in runs))
 
 
 # ---------------------------------------------------------------- html
 
 
-def write_page(path: Path, title: str, *parts: str) -> None:
-    text = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>"
-    text = "\n".join([f"{text}<style>{STYLE}</style>", f"<h1>{html.escape(title)}</h1>", *parts])
-    write_atomically(path, lambda file: file.write(text.encode()))
+@dataclass
+class Page:
+    """A page, and what page.js draws on it."""
+
+    title: str
+    status: str = ""
+    parts: list[str] = field(default_factory=list)
+    clips: list[dict] = field(default_factory=list)
+    charts: list[dict] = field(default_factory=list)
+    tracks: dict[str, str] = field(default_factory=dict)  # packed frames -> id
+
+    def add(self, title: str, *parts: str, id: str = "") -> None:
+        """A section, if it has any content."""
+        if any(parts):
+            name = f' id="{id}"' if id else ""
+            text = "\n".join(part for part in parts if part)
+            self.parts.append(f"<section{name}>\n<h2>{html.escape(title)}</h2>\n{text}\n</section>")
+
+    def track(self, packed: str) -> str:
+        """The id of packed frames; what several runs share is on the page once."""
+        return self.tracks.setdefault(packed, f"track{len(self.tracks)}")
+
+    def room_for(self, texts: Iterable[str]) -> bool:
+        new = {text for text in texts if text not in self.tracks}
+        return not self.tracks or sum(map(len, [*self.tracks, *new])) <= BUDGET
+
+    def write(self, path: Path) -> None:
+        text = self.text().encode()
+        write_atomically(path, lambda file: file.write(text))
+
+    def text(self) -> str:
+        style, script = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in
+                         ("css", "js"))  # fmt: skip
+        known = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        policy += f"script-src 'sha256-{known}'"  # no other script of this page runs
+        title = html.escape(self.title)
+        status = f'<p class="status">{html.escape(self.status)}</p>' if self.status else ""
+        frames = [
+            f'<script type="text/plain" id="{name}">{packed}</script>'
+            for packed, name in self.tracks.items()
+        ]
+        return "\n".join(
+            [
+                '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+                f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+                '<meta name="viewport" content="width=device-width, initial-scale=1">',
+                f'<title>{title}</title>\n<link rel="icon" href="data:,">',
+                f"<style>\n{style}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>{status}",
+                '<button type="button" id="theme" hidden>light / dark</button>\n</header>\n<main>',
+                *self.parts,
+                "</main>",
+                *frames,
+                f'<script type="application/json" id="data">{self.data()}</script>',
+                f"<script>\n{script}</script>\n</body>\n</html>\n",
+            ]
+        )
+
+    def data(self) -> str:
+        """The curves and clips, in a form that cannot end its script element."""
+        text = json.dumps({"clips": self.clips, "charts": self.charts}, allow_nan=False)
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def heading(text: str) -> str:
-    return f"<h2>{html.escape(text)}</h2>"
+def note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
 
 
-def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Rows of text below an optional head."""
-    lines = [("th", head)] if head else []
-    lines += [("td", row) for row in rows]
-    cells = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in lines)
-    return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+def table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
+    """Rows of text below a head."""
+    rows = [*rows]
+    top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+    lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    whole = f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f'<div class="scroll" tabindex="0">{whole}</div>' if rows else ""
 
 
-def picture(path: Path) -> str:
+def picture(path: Path, label: str = "") -> str:
     """A PNG embedded in the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></p>'
+    content = path.read_bytes()
+    data, text = base64.b64encode(content).decode(), html.escape(label or alt(path))
+    wide = " wide" * (int.from_bytes(content[16:20], "big") > WIDE)  # of a PNG, the width is there
+    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f'<figure class="picture{wide}">{image}<figcaption>{text}</figcaption></figure>'
+
+
+def pictures(parts: Iterable[str]) -> str:
+    text = "\n".join(parts)
+    return f'<div class="pictures">\n{text}\n</div>' if text else ""
+
+
+def alt(path: Path) -> str:
+    known = ALT.get(path.stem)
+    if not known and path.stem.startswith("strip"):
+        known = f"film strip of test clip {path.stem.removeprefix('strip')}"
+    where = ", validation" if path.parent.name == "plots" else ""
+    return (known or path.stem) + where
+
+
+# ---------------------------------------------------------------- clips
+
+
+KINDS = "condition", "truth", "prediction"  # in the order of the player
+
+
+def kind_of(label: str) -> str:
+    """What page.js does with a track."""
+    return {clips.TRUTH: "truth", "pose": "condition"}.get(label, "prediction")
+
+
+def add_clip(page: Page, runs: Mapping[str, dict]) -> None:
+    """The same clip of one run or several, {name: the clip's file}, as one entry of the player."""
+    first = next(iter(runs.values()))
+    tracks, lines = [], []
+    for name, clip in runs.items():
+        for label, packed in clip["tracks"].items():
+            kind = kind_of(label)
+            shown = label if kind != "prediction" or len(runs) == 1 else name
+            track = {"label": shown, "kind": kind, "source": page.track(packed)}
+            tracks += [track] if track not in tracks else []
+        style = sum(not line.baseline for line in lines)
+        lines += psnr_lines(name if len(runs) > 1 else "", clip, style)
+    baselines = {line.name: line for line in lines if line.baseline}
+    lines = [line for line in lines if not line.baseline] + [*baselines.values()]
+    tracks.sort(key=lambda track: KINDS.index(track["kind"]))
+    chart = None
+    if lines:
+        panel = charts.Panel("", lines)
+        chart = charts.Chart("psnr_of_clip", "PSNR per frame", "frame", "dB", [panel]).as_json()
+    page.clips.append(
+        {name: first[name] for name in ("title", "size", "given", "frame_ms")}
+        | {"tracks": tracks, "psnr": chart}
+    )
+
+
+def psnr_lines(name: str, clip: dict, style: int) -> list[charts.Series]:
+    lines = []
+    for label, values in clip["psnr"].items():
+        frames = [*range(clip["given"], clip["given"] + len(values))]
+        baseline = label not in clip["tracks"]
+        shown = name if name and not baseline else label
+        lines.append(charts.Series(shown, frames, values, baseline=baseline))
+    for i, line in enumerate(line for line in lines if not line.baseline):
+        line.style = style + i
+    return lines
+
+
+def player() -> str:
+    """Where page.js puts the player."""
+    return '<div id="player"><noscript>The player needs JavaScript.</noscript></div>'
 
 
 # ---------------------------------------------------------------- the page of one run
@@ -132,24 +256,88 @@ def flags(settings: dict, keys: Iterable[str]) -> str:
 def typed(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{key}" if value else f"--no-{key}"
-    return f"--{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+    words = map(str, value) if isinstance(value, list) else [str(value)]
+    return " ".join([f"--{key}", *map(shlex.quote, words)])
 
 
-def write_run_page(folder: Path) -> None:
-    """report.html: what Trainer and Tester wrote into the folder."""
-    run = read_run(folder)
-    lab = TRAINING[run.settings.get("lab", "pose")]
-    same = PLACE | {"precision", "lab"}  # auto was typed, or nothing
-    known = {k: v for k, v in run.settings.items() if k in lab.names() - same}
+def command(run: Run) -> str:
+    """The command that trains the same run into a new folder."""
+    lab = TRAINING.get(run.settings.get("lab", "pose"))
+    if not run.settings or lab is None:
+        return ""
+    known = {k: v for k, v in run.settings.items() if k in lab.names() - PLACE - {"lab"}}
     changed = [k for k, v in known.items() if v is not None and v != lab.default(k)]
     changed = ["lab"] * (lab.default("lab") != "pose") + changed
-    command = "python Trainer.py --DR DATASET --save_root RUN " + flags(run.settings, changed)
+    place = {"DR": run.settings.get("DR") or "DATASET"}
+    place["save_root"] = f"runs/{run.folder.resolve().name}-again"
+    words = flags(place, place), flags(run.settings, changed)
+    return f"python Trainer.py {' '.join(words)}"
+
+
+def write_run_page(folder: Path, status: str = "") -> None:
+    """report.html: what Trainer and Tester wrote into the folder.
+
+    `status` is what a run that is not finished is doing.
+    """
+    run = read_run(folder)
+    if not status:
+        status = "" if run.finished else f"unfinished: {run.progress} epochs"
+    page = Page(f"Run {folder.name}", status)
+    add_rollouts(page, folder)
+    page.add("Scores", table([row_of([run])[1:]], HEAD[1:]), test_scores(run))
+    again = command(run)
+    page.add("Command", f"<pre class=command><code>{html.escape(again)}</code></pre>" * bool(again))
+    add_curves(page, run)
+    page.add("Predicted distribution", distribution_table(folder))
     shown = [folder / name for name in SHOWN if (folder / name).exists()]
     shown += [folder / name for name in SHOWN_OF_TEST if tested_since(folder / name)]
-    write_page(
-        folder / "report.html",
-        f"Run {folder.name}",
-        f"<p><code>{html.escape(command)}</code></p>" if run.settings else "",
-        table([row_of([run])[1:]], HEAD[1:]),
-        *map(picture, shown),
-    )
+    page.add("Figures", pictures(map(picture, shown)))
+    page.write(folder / "report.html")
+
+
+def add_rollouts(page: Page, folder: Path) -> None:
+    names = [name for name in PLAYED if (folder / name).exists()]
+    names += [name for name in PLAYED_OF_TEST if tested_since(folder / name)]
+    left = 0
+    for name in names:
+        clip = clips.read(folder / name)
+        if page.room_for(clip["tracks"].values()):
+            add_clip(page, {clip["title"]: clip})
+        else:
+            left += 1
+    if page.clips:
+        more = f"{left} more clips are left out: the page would exceed 30 MB." if left else ""
+        page.add("Rollouts", player(), note(more))
+
+
+def add_curves(page: Page, run: Run) -> None:
+    lab, loss = run.settings.get("lab", "pose"), run.settings.get("loss", "mse")
+    units = {"loss": OBJECTIVES.get(loss, "loss")}
+    baseline = BASELINES.get(lab, "baseline")
+    add_charts(page, charts.run_charts(run.epochs, run.frames, units, baseline))
+
+
+def add_charts(page: Page, drawn: Sequence[charts.Chart]) -> None:
+    changing, constants = charts.without_constants(drawn)
+    if changing:
+        page.charts = [chart.as_json() for chart in changing]
+        page.add("Curves", '<div id="charts"></div>', note(constants))
+
+
+def test_scores(run: Run) -> str:
+    """Tester's scores of every clip, and their mean."""
+    keys = {head: key for head, key in tables.COLUMNS.items() if key in run.scores}
+    named = {f"test clip {i}": clip for i, clip in enumerate(run.clips[:CLIPS])}
+    named |= {f"mean of {len(run.clips)}": run.scores} if run.clips else {}
+    rows = [
+        [name, *(f"{clip[key]:.3f}" if key in clip else "-" for key in keys.values())]
+        for name, clip in named.items()
+    ]
+    return table(rows, ["PSNR (dB)", *keys]) if keys else ""
+
+
+def distribution_table(folder: Path) -> str:
+    scores = read_json(folder / "distribution.json")
+    values = {name: scores.get(part, {}).get(key) for name, (part, key) in DISTRIBUTION.items()}
+    rows = [[name, f"{value:.5g}"] for name, value in values.items() if value is not None]
+    return table(rows, ("validation, best weights", "value"))

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from ..config import Training
+
 
 class Clock:
     """Measures parts of a run, such as its steps and its validations."""
@@ -29,3 +31,16 @@ class Clock:
         known = {part: n for part, n in amounts.items() if self.amount[part]}
         seconds = sum(n * self.seconds[part] / self.amount[part] for part, n in known.items())
         return tqdm.format_interval(seconds) if known else ""
+
+
+def validations_left(epoch: int, settings: Training) -> int:
+    """How many validations are due from this epoch on."""
+    every, epochs = settings.val_every, settings.num_epoch
+    return epochs // every - epoch // every + (epochs % every > 0)
+
+
+def progress_text(done: int, planned: int, steps: int, left: str) -> str:
+    """How far a run is: its complete epochs, the steps of the next, and the time left."""
+    text = f"{done} of {planned} epochs done"
+    text += f", {steps} steps of the next" if steps else ""
+    return f"{text}, about {left} left" if done < planned and left else text

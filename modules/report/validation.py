@@ -4,9 +4,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from ..runs.folder import VAL_CLIP
+from . import clips
 from .figures import draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
 from .tables import write_csv
@@ -15,12 +16,17 @@ from .tables import write_csv
 def draw(
     folder: Path,
     lab: Any,
-    rows: dict[str, np.ndarray],
+    conditions: torch.Tensor,
     pred: torch.Tensor,
     true: torch.Tensor,
     plots: bool = True,
 ) -> None:
-    """val.gif, its film strip, and the PSNR of every frame: the mean over all clips."""
+    """val.gif, its film strip, its frames, and the PSNR of every frame, the mean over all clips.
+
+    All but the last are of the first clip.
+    """
+    rows = lab.rows(conditions[0], pred[0], true[0])
+    write_clip(folder, lab, conditions[0], pred[0], true[0], "best weights")
     write_gif(folder / "val.gif", side_by_side(*rows.values()), lab.frame_ms)
     given, psnr = lab.given, lab.frame_psnr
     curves = {"rollout": psnr(pred, true), lab.baseline: psnr(true[:, given - 1 : given], true)}
@@ -31,3 +37,15 @@ def draw(
         draw_psnr_per_frame(folder / "plots" / "psnr_per_frame.png", curves, given)
     values = zip(itertools.count(given), *curves.values())
     write_csv(folder / "val_frames.csv", [dict(zip(("frame", *curves), row)) for row in values])
+
+
+def write_clip(
+    folder: Path,
+    lab: Any,
+    condition: torch.Tensor,
+    pred: torch.Tensor,
+    true: torch.Tensor,
+    weights: str,
+) -> None:
+    """The frames of a validation clip, for the player of report.html."""
+    clips.write_rollout(folder / VAL_CLIP, f"validation, {weights}", lab, condition, pred, true)

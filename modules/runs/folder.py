@@ -12,11 +12,19 @@ from ..files import UNFINISHED, fcntl
 PICTURES = ["plots", "visualization"]
 FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
 LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
+CONSOLE = "console.txt"
+VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test_futures.json"
 WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "distribution.json", "report.html", *PICTURES]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "events.out.tfevents.*", "wandb"]
+WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png"]
 TESTED += ["strip[0-9]*.png", "pred_seq[0-9]*.gif", "pred_seq[0-9]*.mp4", "seq[0-9]*"]
-TESTED += [*FUTURES, *LATENTS]
+TESTED += [*FUTURES, *LATENTS, "test_clip[0-9]*.json", TEST_FUTURES]
+
+
+def clip_file(i: int) -> str:
+    """The file of a test clip's frames."""
+    return f"test_clip{i}.json"
 
 
 def run_folder(path: str | Path, flag: str = "--save_root") -> Path:

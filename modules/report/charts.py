@@ -1,0 +1,190 @@
+"""Curves as data: drawn by page.js on a page, and here as PNG and PDF for a paper."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_atomically
+from .clips import finite
+from .figures import BASELINE, CURVES, DPI, SCHEDULES, plt
+
+# Okabe and Ito's colours, then other dashes: page.css has the same colours, page.js the rest.
+COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"
+MARKERS = "osD^vPX"
+DASHES = "-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))
+LEGEND = 30  # more lines than this have no legend in a PNG or PDF
+SPLITS = {"train": "training", "val": "validation"}
+NAMES = {"val/psnr_min": "lowest frame"}
+EARLY, FLATTENED = 0.25, 8  # see flattens
+
+
+@dataclass
+class Series:
+    """A line, as the mean of `runs` runs with a band of `spread` if there are several."""
+
+    name: str
+    x: list[float]
+    y: list[float | None]
+    spread: list[float] | None = None
+    note: str = ""
+    baseline: bool = False
+    style: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.note})" if self.note else self.name
+
+
+@dataclass
+class Panel:
+    title: str
+    series: list[Series]
+
+
+@dataclass
+class Chart:
+    """A quantity: one panel, or several that share their axes."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    panels: list[Panel]
+    log: bool = field(init=False)
+
+    def __post_init__(self):
+        self.panels = [panel for panel in self.panels if panel.series]
+        self.log = flattens([s for panel in self.panels for s in panel.series if not s.baseline])
+
+    def as_json(self) -> dict[str, Any]:
+        panels = [
+            {"title": p.title, "series": [series_json(s) for s in p.series]} for p in self.panels
+        ]
+        names = {name: getattr(self, name) for name in ("name", "title", "x", "y", "log")}
+        return names | {"panels": panels}
+
+
+def series_json(series: Series) -> dict[str, Any]:
+    values = {"name": series.name, "note": series.note, "style": series.style}
+    values |= {"baseline": series.baseline, "x": series.x, "y": finite(series.y)}
+    return values | ({"spread": finite(series.spread)} if series.spread is not None else {})
+
+
+def flattens(lines: Sequence[Series]) -> bool:
+    """Whether the first quarter leaves the rest an eighth of a linear axis: then it is log."""
+    points = [(x, y) for s in lines for x, y in zip(s.x, finite(s.y)) if y is not None]
+    if not points or min(y for _, y in points) <= 0:
+        return False
+    start, end = (f(x for x, _ in points) for f in (min, max))
+    late = [y for x, y in points if x >= start + EARLY * (end - start)]
+    whole = max(y for _, y in points) - min(y for _, y in points)
+    return len(points) > len(late) and whole > FLATTENED * (max(late) - min(late)) > 0
+
+
+# ---------------------------------------------------------------- the curves of one run
+
+
+def run_charts(
+    epochs: list[dict], frames: list[dict], units: dict[str, str], baseline: str
+) -> list[Chart]:
+    """Every quantity by epoch, PSNR by frame."""
+    charts = [
+        Chart(
+            name, title, "epoch", units.get(name, unit),
+            [Panel("", column_series(epochs, columns, baseline))],
+        )
+        for name, (title, unit, columns) in CURVES.items()
+    ]  # fmt: skip
+    if frames:
+        names = list(frames[0])[1:]
+        names = dict(zip(names, ["validation", *names[1:]]))
+        lines = [column(frames, "frame", c, name, 1) for c, name in names.items()]
+        for line in lines[1:]:
+            line.baseline = True
+        title = "PSNR per frame, mean of the validation clips"
+        charts.append(Chart("psnr_per_frame", title, "frame", "dB", [Panel("", lines)]))
+    return [chart for chart in charts if chart.panels]
+
+
+def column_series(rows: list[dict], columns: Iterable[str], baseline: str) -> list[Series]:
+    series = []
+    for name in columns:
+        label = baseline if name == BASELINE else NAMES.get(name) or SPLITS[name.split("/")[0]]
+        style = [*SPLITS.values(), *NAMES.values(), baseline].index(label)
+        line = column(rows, "epoch", name, label, style)
+        line.baseline = name == BASELINE
+        series += [line] * bool(line.x)
+    return series
+
+
+def column(rows: list[dict], x: str, name: str, label: str, style: int) -> Series:
+    known = [row for row in rows if row.get(name) is not None]
+    return Series(label, [row[x] for row in known], [row[name] for row in known], style=style)
+
+
+def without_constants(charts: Sequence[Chart]) -> tuple[list[Chart], str]:
+    """-> the charts without those of schedules that never change, and a note that names these."""
+    values = {chart.name: level(chart) for chart in charts if chart.name in SCHEDULES}
+    values = {name: value for name, value in values.items() if value is not None}
+    text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    return [c for c in charts if c.name not in values], f"constant: {text}" * bool(values)
+
+
+def level(chart: Chart) -> float | None:
+    """The only value of a chart with more than one point."""
+    points = [y for panel in chart.panels for series in panel.series for y in series.y]
+    return points[0] if len(points) > 1 and len(set(points)) == 1 else None
+
+
+# ---------------------------------------------------------------- PNG and PDF
+
+
+def draw(chart: Chart, folder: Path) -> Path:
+    """NAME.png and NAME.pdf -> the path of the first."""
+    count = len(chart.panels)
+    size = (9, 4) if count == 1 else (4.5 * count, 4)
+    figure, grid = plt.subplots(
+        1, count, figsize=size, layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, panel in zip(grid.flat, chart.panels):
+        draw_panel(axes, chart, panel)
+        axes.set(title=panel.title or chart.title, xlabel=chart.x)
+    grid[0, 0].set_ylabel(chart.y)
+    if count > 1:
+        figure.suptitle(chart.title)
+    path = folder / f"{chart.name}.png"
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    with plt.rc_context({"pdf.fonttype": 42}):  # text stays text
+        pdf = {"format": "pdf", "metadata": {"CreationDate": None}}
+        write_atomically(path.with_suffix(".pdf"), lambda file: figure.savefig(file, **pdf))
+    plt.close(figure)
+    return path
+
+
+def draw_panel(axes: Any, chart: Chart, panel: Panel) -> None:
+    if chart.log:
+        axes.set_yscale("log")
+    for line in panel.series:
+        draw_line(axes, line, marked=len(panel.series) > 1)
+    axes.grid(alpha=0.3)
+    if 1 < len(panel.series) <= LEGEND:
+        axes.legend(fontsize=8, framealpha=0.6)
+
+
+def draw_line(axes: Any, line: Series, marked: bool) -> None:
+    if line.baseline:
+        axes.plot(line.x, line.y, label=line.label, color="0.6", ls="--", lw=1)
+        return
+    colour = COLOURS[line.style % len(COLOURS)]
+    style = {"color": colour, "ls": DASHES[line.style // len(COLOURS) % len(DASHES)], "lw": 1.2}
+    if marked or len(line.x) == 1:
+        style |= {"marker": MARKERS[line.style % len(MARKERS)], "ms": 4}
+        style["markevery"] = max(1, math.ceil(len(line.x) / 8))
+    axes.plot(line.x, line.y, label=line.label, **style)
+    if line.spread is not None:
+        mean, spread = (np.array(x, dtype=float) for x in (line.y, line.spread))
+        axes.fill_between(line.x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)

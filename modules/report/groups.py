@@ -1,0 +1,292 @@
+"""Runs as groups: those that differ by their seed alone, or by anything but the flags asked for."""
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import BASELINES, BEFORE, OBJECTIVES
+from ..errors import UserError
+from . import pages
+from .charts import Chart, Panel, Series
+from .figures import BASELINE, CURVES
+from .pages import PLACE
+from .reading import Run, read_run
+from .significance import welch
+
+Groups = dict[str, list[Run]]
+COPIED = "copied given frame"  # the column of the baseline in rows of val_frames.csv
+SAME = 0.01  # dB: baselines of several runs that differ by less are one line
+
+
+# ---------------------------------------------------------------- groups
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """All runs in and below the paths, sorted by name, without those moved aside."""
+    found = set()
+    for path in paths:
+        here = {file.parent for file in path.rglob("metrics.csv")}
+        here = {folder for folder in here if not folder.name.startswith("before-")}
+        if not here:
+            raise UserError(f"no run (metrics.csv) in or below {path}")
+        found |= here
+    return [read_run(folder) for folder in sorted(found)]
+
+
+def group(runs: Sequence[Run], flags: Sequence[str] = ()) -> Groups:
+    """{name: runs with the same settings except for the seed, or with the same `flags`}."""
+    found = {}
+    for one in runs:
+        settings = compared(one)
+        if flags:
+            name = json.dumps([settings.get(flag) for flag in flags])
+        else:
+            name = json.dumps(settings, sort_keys=True) if settings else str(one.folder)
+        found.setdefault(name, []).append(one)
+    if flags:
+        return {described(members[0], flags): members for members in found.values()}
+    return dict(zip(names(list(found.values())), found.values()))
+
+
+def panels(runs: Sequence[Run], by: Sequence[str], panel_by: str | None) -> dict[str, Groups]:
+    """{title of a panel: its groups}. Without --panel_by it is one panel without a title.
+
+    Lines of the same settings have the same name in every panel.
+    """
+    for flag, given in [*(("--group_by", flag) for flag in by), ("--panel_by", panel_by)]:
+        check_flag(runs, flag, given)
+    if not panel_by:
+        return {"": group(runs, by)}
+    if not by:
+        keys = [k for k in differing(map(compared, runs)) if k != panel_by]
+        by = keys or [panel_by]
+    values = {described(run, [panel_by]): [] for run in runs}
+    for run in runs:
+        values[described(run, [panel_by])].append(run)
+    return {title: group(members, by) for title, members in values.items()}
+
+
+def check_flag(runs: Sequence[Run], flag: str, name: str | None) -> None:
+    known = {key for run in runs for key in BEFORE | run.settings} - {"environment"}
+    if name is not None and name not in known:
+        raise UserError(f"{flag} {name}: no run has this setting")
+
+
+def described(run: Run, flags: Iterable[str]) -> str:
+    """Settings as the name of a group."""
+    settings = BEFORE | run.settings
+    return ", ".join(f"{flag} {cell(settings.get(flag))}" for flag in flags)
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def compared(one: Run) -> dict[str, Any]:
+    """The settings that distinguish runs; what older runs did not store is added."""
+    known = BEFORE | one.settings if one.settings else {}
+    return {k: v for k, v in known.items() if k not in PLACE | {"seed"}}
+
+
+def names(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A name for every group: the path of its runs below the folder of all groups."""
+    folders = [[run.folder.resolve() for run in runs] for runs in groups]
+    shared = [Path(os.path.commonpath(paths)) for paths in folders]
+    parents = [path.parent for paths in folders for path in paths]
+    home = Path(os.path.commonpath(parents)) if len(groups) > 1 else shared[0].parent
+    return [
+        str(path.relative_to(home))
+        if home in path.parents and shared.count(path) == 1
+        else f"{paths[0].relative_to(home)} and {len(paths) - 1} more"  # a shared folder
+        for path, paths in zip(shared, folders)
+    ]
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A name for every run: its path below the folder of all."""
+    return names([[run] for run in runs])
+
+
+def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The settings with more than one value."""
+    settings = [*settings]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [k for k in keys if len({json.dumps(each.get(k)) for each in settings}) > 1]
+
+
+def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:
+    """The flags that differ between runs, and their values in every group."""
+    keys = differing(compared(run) for runs in groups.values() for run in runs)
+    rows = []
+    for name, runs in groups.items():
+        values = ({cell(compared(run).get(key)): None for run in runs} for key in keys)
+        rows.append([name, *(", ".join(found) for found in values)])
+    return keys, rows
+
+
+# ---------------------------------------------------------------- lines
+
+
+def mean_of_runs(
+    tables: Iterable[list[dict]], x: str, column: str
+) -> tuple[int, list[float], list[float], list[float] | None]:
+    """Rows of every run -> number of runs with values, x, mean, standard deviation.
+
+    At every x that all of these runs have. The standard deviation of one run is None.
+    """
+    tables = [{r[x]: r[column] for r in rows if r.get(column) is not None} for rows in tables]
+    tables = [table for table in tables if table]  # a run that is not finished may have none
+    places = sorted(set.intersection(*map(set, tables))) if tables else []
+    values = [[table[place] for table in tables] for place in places]
+    spread = [statistics.stdev(v) for v in values] if len(tables) > 1 else None
+    return len(tables), places, [statistics.fmean(v) for v in values], spread
+
+
+def lines(
+    groups: Groups, rows_of: Callable[[Run], list[dict]], x: str, column: str
+) -> list[Series]:
+    """One line per group, a mean with a band if it has several runs.
+
+    A run that is not finished is a line of its own beside the finished ones of its group, so that
+    it is drawn as far as it goes and cuts no other line short.
+    """
+    found = []
+    for name, runs in groups.items():
+        done = [run for run in runs if run.finished] or runs
+        found += line(name, done, len(runs), rows_of, x, column)
+        for run in runs:
+            if run not in done:
+                own = f"{name}, {run.folder.name}"
+                found += line(own, [run], 1, rows_of, x, column)
+    return found
+
+
+def line(
+    name: str,
+    runs: list[Run],
+    whole: int,
+    rows_of: Callable[[Run], list[dict]],
+    x: str,
+    column: str,
+) -> list[Series]:
+    """A list of one line, or of none if no run has values."""
+    n, places, mean, spread = mean_of_runs(map(rows_of, runs), x, column)
+    note = "" if whole == 1 else f"{n} runs" if n == whole else f"{n} of {whole} runs"
+    if not all(run.finished for run in runs):
+        progress = ", ".join(dict.fromkeys(run.progress for run in runs if not run.finished))
+        note = ", ".join(filter(None, [note, f"unfinished: {progress} epochs"]))
+    return [Series(name, places, mean, spread, note)] if places else []
+
+
+def baseline(
+    runs: Sequence[Run], rows_of: Callable[[Run], list[dict]], x: str, column: str
+) -> list[Series]:
+    """The baseline, if it is the same for all runs."""
+    done = [run for run in runs if run.finished] or runs
+    _, places, mean, spread = mean_of_runs(map(rows_of, done), x, column)
+    if not places or (spread is not None and max(spread) >= SAME):
+        return []
+    labs = {run.settings.get("lab", "pose") for run in runs}
+    label = " or ".join(BASELINES.get(lab, "baseline") for lab in sorted(map(str, labs)))
+    return [Series(label, places, mean, baseline=True)]
+
+
+def charts_of(grid: dict[str, Groups]) -> list[Chart]:
+    """Every quantity by epoch, PSNR by frame."""
+    runs = [run for groups in grid.values() for members in groups.values() for run in members]
+    losses = sorted({str(run.settings.get("loss", "mse")) for run in runs}, reverse=True)
+    units = {"loss": " or ".join(OBJECTIVES.get(loss, loss) for loss in losses)}
+    charts = []
+    for name, (title, unit, columns) in CURVES.items():
+        drawn = [BASELINE] if BASELINE in columns else []
+        charts.append(chart_of(grid, name, title, units.get(name, unit), epochs_of,
+                               "epoch", columns[0], drawn))  # fmt: skip
+    title = "PSNR per frame, best weights"
+    charts.append(chart_of(grid, "psnr_per_frame", title, "dB", frames_of, "frame", "rollout",
+                           [COPIED]))  # fmt: skip
+    charts = [chart for chart in charts if chart.panels]
+    set_styles(charts)
+    return charts
+
+
+def chart_of(
+    grid: dict[str, Groups],
+    name: str,
+    title: str,
+    unit: str,
+    rows_of: Callable[[Run], list[dict]],
+    x: str,
+    column: str,
+    baselines: list[str],
+) -> Chart:
+    drawn = []
+    for panel, groups in grid.items():
+        series = lines(groups, rows_of, x, column)
+        runs = [run for members in groups.values() for run in members]
+        if series:
+            series += [one for b in baselines for one in baseline(runs, rows_of, x, b)]
+        drawn.append(Panel(panel, series))
+    return Chart(name, title, x, unit, drawn)
+
+
+def set_styles(charts: Sequence[Chart]) -> None:
+    """The same name has the same colour, dashes and marker everywhere."""
+    every = [s for chart in charts for panel in chart.panels for s in panel.series]
+    style = {s: i for i, s in enumerate(dict.fromkeys(s.name for s in every if not s.baseline))}
+    for series in every:
+        series.style = style.get(series.name, 0)
+
+
+def epochs_of(one: Run) -> list[dict]:
+    return one.epochs
+
+
+def frames_of(one: Run) -> list[dict]:
+    """Rows of val_frames.csv; the baseline's column had another name in older runs."""
+    return [dict(zip(("frame", "rollout", COPIED), row.values())) for row in one.frames]
+
+
+# ---------------------------------------------------------------- scores
+
+
+def merged(grid: dict[str, Groups]) -> Groups:
+    """The groups of all panels."""
+    return {
+        " · ".join(filter(None, [panel, name])): runs
+        for panel, groups in grid.items()
+        for name, runs in groups.items()
+    }
+
+
+def score_table(groups: Groups) -> tuple[list[str], list[list[str]], str]:
+    """Head, rows, and a note about the test of significance."""
+    head, rows = ["run", *pages.HEAD], [[k, *pages.row_of(v)] for k, v in groups.items()]
+    label, values = scores_to_test(list(groups.values()))
+    if sum(len(v) > 1 for v in values) < 2:
+        return head, rows, ""
+    best = max((v for v in values if len(v) > 1), key=statistics.fmean)
+    for row, found in zip(rows, values):
+        row.append("best" if found is best else p_value(welch(found, best)))
+    text = (
+        f"p: Welch's t-test of the {label} against the group of several runs with the highest "
+        "mean; not corrected for several comparisons."
+    )
+    return [*head, "p"], rows, text
+
+
+def scores_to_test(groups: list[list[Run]]) -> tuple[str, list[list[float]]]:
+    """PSNR of every finished run: of the test if all have one, else the best validation PSNR."""
+    done = [[run for run in runs if run.finished] for runs in groups]
+    if all(run.scores.get("psnr") is not None for runs in done for run in runs):
+        return "test PSNR", [[run.scores["psnr"] for run in runs] for runs in done]
+    best = [[max(pages.val_psnr(run), default=None) for run in runs] for runs in done]
+    return "best val PSNR", [[x for x in values if x is not None] for values in best]
+
+
+def p_value(p: float | None) -> str:
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

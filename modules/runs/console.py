@@ -1,0 +1,56 @@
+"""console.txt: what a script prints is kept in its run folder too."""
+
+import datetime
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..cli.signals import Stopped
+from ..errors import UserError
+from .folder import CONSOLE
+
+
+class Console:
+    """Within, standard output also goes to console.txt, from the first line on.
+
+    The file is written once keep() has named its folder: a command that is refused before that
+    changes nothing.
+    """
+
+    def __enter__(self) -> "Console":
+        self.screen, self.file = sys.stdout, None
+        self.early = [f"--- {datetime.datetime.now().astimezone().isoformat(timespec='seconds')}\n"]
+        sys.stdout = self
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        sys.stdout = self.screen
+        if self.file:
+            if error:
+                self.file.write(reason(error))
+            self.file.close()
+
+    def keep(self, folder: Path) -> None:
+        """Go on in this folder's console.txt."""
+        self.file: TextIO = open(folder / CONSOLE, "a", encoding="utf-8", buffering=1)
+        self.file.write("".join(self.early))
+
+    def write(self, text: str) -> int:
+        if self.file:
+            self.file.write(text)
+        else:
+            self.early.append(text)
+        return self.screen.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.screen, name)
+
+
+def reason(error: BaseException) -> str:
+    """Why the script ended, in a line; the traceback of what is a bug."""
+    if isinstance(error, UserError):
+        return f"error: {error}\n"
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return "stopped by a signal\n"
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,180 @@
+"""What a run keeps for its page: lossless frames, the page from the first epoch, console.txt."""
+
+import html
+import json
+import shlex
+import signal
+
+import numpy as np
+import pytest
+import torch
+from helpers import SHORT, assert_ended, interrupt
+
+import Trainer
+from modules.cli.parser import parse
+from modules.cli.signals import listener
+from modules.data.pose import Dataset_Dance
+from modules.errors import UserError
+from modules.models import load_model
+from modules.models.rollout import noise_source, roll_out
+from modules.report import clips, pages
+from modules.report.pictures import to_uint8
+from modules.runs.folder import TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
+@pytest.fixture
+def flags(dataset, tmp_path):
+    return "--DR", dataset, "--save_root", tmp_path / "run", "--num_epoch", 2, *SHORT
+
+
+@pytest.fixture
+def page(tmp_path):
+    """page() -> the text of the run's page, and the data that its script draws."""
+
+    def read():
+        text = (tmp_path / "run" / "report.html").read_text()
+        return text, json.loads(text.split('id="data">')[1].split("</script>")[0])
+
+    return read
+
+
+# ---------------------------------------------------------------- frames
+
+
+def test_packed_frames_come_back_to_the_bit():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 7, 3, 3), np.uint8)
+    np.testing.assert_array_equal(clips.unpack(clips.pack(frames), (5, 7, 3)), frames)
+    still = np.repeat(frames[:1], 500, axis=0)
+    assert len(clips.pack(still)) < len(clips.pack(frames)) + 200  # what does not move is free
+
+
+def test_the_clips_of_a_run_are_its_rollouts(call, flags, dataset, tmp_path):
+    run = tmp_path / "run"
+    assert_ended(call("Trainer", *flags))
+    best, size = run / "best_score.ckpt", (12, 16)
+    place = "--DR", dataset, "--save_root", run, "--ckpt_path", best
+    assert_ended(call("Tester", *place, "--n_samples", 2))
+    model = load_model(best)
+    frames, poses = Dataset_Dance(dataset, "val", 6, 1.0, size)[0]
+    noise = noise_source("sample", 0, [0])
+    rollout = roll_out(model, frames[None, :1], poses[None], noise)[0]
+    found = clips.frames_of(run / VAL_CLIP)
+    for label, expected in (("prediction", rollout), ("truth", frames), ("pose", poses)):
+        np.testing.assert_array_equal(found[label], to_uint8(expected))
+    psnr = clips.read(run / VAL_CLIP)["psnr"]["prediction"]
+    assert psnr == [row["rollout"] for row in pages.read_csv(run / "val_frames.csv")]
+    for name, futures in ((VAL_FUTURES, 8), (TEST_FUTURES, 2)):
+        assert len(clips.frames_of(run / name)) == 1 + futures
+    tested = clips.frames_of(run / clip_file(0))
+    # the first future is the scored rollout
+    future = clips.frames_of(run / TEST_FUTURES)["future 1"]
+    np.testing.assert_array_equal(future, tested["prediction"])
+    rows = np.loadtxt(run / "submission.csv", delimiter=",", skiprows=1)[:, 1:]
+    first = tested["prediction"].transpose(0, 3, 1, 2).reshape(6, -1)
+    np.testing.assert_array_equal(rows[:6], first)
+
+
+def test_a_clip_too_large_for_a_page_is_cut_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "MOST", 3 * 4 * 4 * 2)
+
+    class Lab:
+        given, frame_ms = 1, 20
+
+    frames = np.zeros((5, 4, 4, 3), np.uint8)
+    clips.write(tmp_path / "clip", "validation", Lab, {"truth": frames}, {"a": torch.ones(5)})
+    clip = clips.read(tmp_path / "clip")
+    assert clip["title"] == "validation, first 2 of 5 frames" and clip["size"] == [2, 4, 4]
+    assert clip["psnr"] == {"a": [1.0]}
+
+
+@pytest.mark.parametrize("track", ["</script><script>alert(1)</script>", 3])
+def test_a_damaged_clip_is_named(tmp_path, track):
+    values = {"title": "a", "size": [1, 1, 1], "given": 1, "frame_ms": 20, "psnr": {}}
+    (tmp_path / "clip").write_text(json.dumps(values | {"tracks": {"truth": track}}))
+    with pytest.raises(UserError, match="clip is damaged"):
+        clips.read(tmp_path / "clip")
+
+
+def test_a_page_holds_no_more_clips_than_its_budget(tmp_path, monkeypatch):
+    values = {"title": "a", "size": [1, 1, 1], "given": 1, "frame_ms": 20, "psnr": {}}
+    for i in range(3):
+        tracks = {"prediction": "ABCD"[i] * 400}
+        (tmp_path / clip_file(i)).write_text(json.dumps(values | {"tracks": tracks}))
+    monkeypatch.setattr(pages, "BUDGET", 900)
+    pages.write_run_page(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('type="text/plain"') == 2 and "1 more clips are left out" in text
+
+
+# ---------------------------------------------------------------- the page of a run that goes on
+
+
+def test_the_page_is_there_from_the_first_epoch_on(call, flags, page, monkeypatch):
+    interrupt(monkeypatch, epoch=1, step=0)
+    assert call("Trainer", *flags).code == 130
+    text, data = page()
+    assert "training: 1 of 2 epochs done, about 0:0" in text
+    assert [clip["title"] for clip in data["clips"]] == ["validation, epoch 0"]
+    assert "psnr" in {chart["name"] for chart in data["charts"]}
+
+
+def test_a_run_that_is_stopped_says_so_on_its_page(call, flags, page, monkeypatch, tmp_path):
+    one_step = Trainer.Trainer.training_one_step
+
+    def training_one_step(self, *batch):
+        if self.current_epoch:
+            listener.asked = signal.SIGTERM
+        return one_step(self, *batch)
+
+    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
+    assert call("Trainer", *flags).code == 128 + signal.SIGTERM
+    assert "stopped: 1 of 2 epochs done, 1 steps of the next" in page()[0]
+    monkeypatch.undo()
+
+
+def test_the_page_of_a_finished_run_tells_of_its_best_weights(call, flags, page):
+    assert_ended(call("Trainer", *flags))
+    text, data = page()
+    assert "unfinished" not in text and "training: " not in text
+    titles = [clip["title"] for clip in data["clips"]]
+    assert titles == ["validation, best weights", "sampled futures, first 6 frames"]
+
+
+def test_the_command_on_the_page_can_be_typed(call, flags, page, tmp_path, dataset):
+    moved = dataset.rename(tmp_path / "a data set; it's")
+    call("Trainer", *["--DR", moved], *flags[2:])
+    command = page()[0].split("<code>")[1].split("</code>")[0]
+    words = shlex.split(html.unescape(command))
+    assert words[:2] == ["python", "Trainer.py"]
+    settings, _ = parse("Trainer", words[2:])
+    assert settings.DR == str(moved) and settings.save_root == "runs/run-again"
+    assert settings.F_dim == 8 and settings.num_epoch == 2
+
+
+# ---------------------------------------------------------------- console.txt
+
+
+def test_what_a_run_prints_is_kept_in_its_folder(call, flags, tmp_path, dataset):
+    run = tmp_path / "run"
+    done = call("Trainer", *flags)
+    kept = (run / "console.txt").read_text()
+    assert kept.startswith("--- ") and kept.partition("\n")[2] == done.out
+    assert "epoch   1/1" in kept
+    place = "--DR", dataset, "--save_root", run, "--ckpt_path", run / "best_score.ckpt"
+    tested = call("Tester", *place)
+    assert (run / "console.txt").read_text().endswith(tested.out)
+
+
+def test_why_a_run_ended_is_kept_too(call, flags, tmp_path, monkeypatch):
+    interrupt(monkeypatch, epoch=1, step=0)
+    call("Trainer", *flags)
+    assert (tmp_path / "run/console.txt").read_text().endswith("stopped by a signal\n")
+
+
+def test_a_refused_command_leaves_the_console_of_the_run_alone(call, flags, tmp_path):
+    call("Trainer", *flags)
+    before = (tmp_path / "run/console.txt").read_text()
+    assert call("Trainer", *flags, "--lr", 0.5).code == 1
+    assert (tmp_path / "run/console.txt").read_text() == before
