@@ -257,6 +257,7 @@ def test_a_flag_without_effect_is_noted(capsys, flag, beside, needed):
 def test_nothing_is_noted_about_a_flag_with_effect(capsys, flag):
     beside = {"fast_partial": "--fast_train", "fast_train_epoch": "--fast_train"}
     beside |= {"kl_balance": "--learned_prior"}
+    beside |= dict.fromkeys(("wandb_project", "wandb_name"), "--wandb")
     print_notes(f"--{flag} {IGNORED[flag][0]} {beside.get(flag, '')}")
     assert capsys.readouterr().out == ""
 
