@@ -350,7 +350,9 @@ class Trainer(Resumable):
             torch.manual_seed(self.settings.seed)
             clips = self.some_of_validation()
             loss, mse, kl = (x.double().cpu() for x in self.losses(model, *clips, True, prior))
-        elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse)) - kl
+        elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse))
+        if not self.model.samples_posterior:  # else the posterior is what a rollout draws z from
+            elbo = elbo - kl
         return {"loss": loss.item(), "kl": None if prior else kl.item(), "elbo": elbo.item()}
 
     def some_of_validation(self) -> tuple[torch.Tensor, ...]:

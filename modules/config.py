@@ -107,9 +107,6 @@ class Model(Compute):
     )
     latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin of the model")
     learned_prior: bool = setting(False, switch, "learn the prior p(z | past) instead of N(0, I)")
-    kl_balance: float = setting(
-        0.5, share, "learned prior: its share of the KL's gradient; the rest is the posterior's"
-    )
 
     def contradiction(self):
         if self.learned_prior and not self.latent:

@@ -20,7 +20,8 @@ DRAWS = 16  # of z, for the importance bound
 CLIPS_AT_ONCE = 8
 FRAMES_AT_ONCE = 512  # predicted for several draws at a time
 SHARP_FROM = 10  # sharpness is that of frames 10, 11, ...
-KEPT = 8  # futures of a clip that are kept to be drawn
+SHOWN = 8  # futures of the first clip that the page plays
+HORIZON = 64  # frames of the first clip's futures that are drawn and compared
 VALUES = (-3, -2, -1, 0, 1, 2, 3)  # of a dimension of z in a traversal
 
 
@@ -185,22 +186,22 @@ class Futures:
         self.scored: list[list[dict]] = []  # of every future, the scores of every clip
         self.moments = [dist.Moments() for _ in truth]
         self.sharp: list[list[float]] = []  # of every future, of the clips long enough
-        self.samples: dict[int, list] = {}  # of the clips that are drawn or have true futures
         self.shown: list[torch.Tensor] = []  # the first clip's first futures, uint8
+        # frames of the clips that have true futures, and of the first
+        lengths = {i: futures.shape[1] for i, futures in many.items()}
+        self.lengths = {0: HORIZON} | lengths
+        self.samples: dict[int, list] = {i: [] for i in self.lengths}
 
     def add(self, futures: Sequence[torch.Tensor]) -> None:
         """One rollout (T, 3, H, W) of every clip."""
         self.scored.append([self.lab.score(x, t) for x, t in zip(futures, self.truth)])
         self.sharp.append([self.sharpness(x) for x in futures if len(x) > SHARP_FROM])
-        if len(self.shown) < KEPT:
+        if len(self.shown) < SHOWN:
             self.shown.append((futures[0].clamp(0, 1) * 255).round().byte())
         for i, (future, moments) in enumerate(zip(futures, self.moments)):
             moments.add(future)
-            kept = self.samples.setdefault(i, [])
-            if i in self.many:
-                kept.append(future[: self.many[i].shape[1]].half())
-            elif not i and len(kept) < KEPT:
-                kept.append(future.half())
+            if i in self.lengths:
+                self.samples[i].append(future[: self.lengths[i]].half())
 
     def sharpness(self, clip: torch.Tensor) -> float:
         return dist.sharpness(clip[SHARP_FROM:].clamp(0, 1)).mean().item()
@@ -247,6 +248,6 @@ class Futures:
     def true_futures(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield a clip and its true futures (M, T, 3, H, W) in 0..1; if none, the first clip."""
         if not self.many:
-            yield 0, self.truth[0][None]
+            yield 0, self.truth[0][None, :HORIZON]
         for i, futures in self.many.items():
             yield i, futures.float() / 255

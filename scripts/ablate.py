@@ -99,7 +99,7 @@ STUDY = Study(
 
 
 def main():
-    carry_out(STUDY, parse_arguments(__doc__.splitlines()[0], STUDY.arms))
+    carry_out(STUDY, parse_arguments(__doc__.splitlines()[0], STUDY))
 
 
 if __name__ == "__main__":

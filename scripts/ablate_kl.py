@@ -81,7 +81,7 @@ def study_of(lab):
 
 
 def main():
-    args = parse_arguments(__doc__.splitlines()[0], ARMS)
+    args = parse_arguments(__doc__.splitlines()[0], *map(study_of, SETTINGS))
     carry_out(study_of(lab_of(args.DR)), args)
 
 

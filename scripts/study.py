@@ -83,13 +83,20 @@ def print_row(*cells):
     sys.stdout.flush()
 
 
-def parse_arguments(about, arms):
+def parse_arguments(about, *studies):
+    def default(field):
+        return "default: " + ", ".join(
+            f"{getattr(study, field)} ({study.lab})" for study in studies
+        )
+
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--DR", type=Path, required=True, help="dataset with true test frames")
-    parser.add_argument("--runs", type=Path, help="folder for the runs")
-    parser.add_argument("--steps", type=int, help="training steps of every arm")
+    parser.add_argument("--runs", type=Path, help=f"folder for the runs ({default('runs')})")
+    parser.add_argument(
+        "--steps", type=int, help=f"training steps of every arm ({default('steps')})"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    names = list(arms)
+    names = list(studies[0].arms)
     parser.add_argument("--arms", nargs="+", default=names, choices=names, metavar="NAME")
     return parser.parse_args()
 

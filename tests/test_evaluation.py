@@ -21,7 +21,7 @@ K = 5  # draws of z
 
 POSE = [
     {},
-    {"learned_prior": True, "kl_balance": 0.8},
+    {"learned_prior": True},
     {"posterior": "previous"},
     {"z_grid": "coarse", "learned_prior": True},
     {"z_grid": "vector"},

@@ -60,7 +60,7 @@ def test_a_share_between_mixes_them_and_the_kl_is_that_of_posterior_steps(run):
     assert row["train/kl"] == pytest.approx(reference["train/kl"], rel=0.2)  # not halved
 
 
-@pytest.mark.parametrize("line", ["", "--learned_prior --kl_balance 0.8"])
+@pytest.mark.parametrize("line", ["", "--learned_prior"])
 def test_a_resumed_run_draws_the_same_steps(run, line):
     constant = "--posterior_share 0.5 --kl_anneal_type None --lr_schedule constant".split()
     constant += line.split()

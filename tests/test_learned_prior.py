@@ -1,8 +1,7 @@
-"""Steps on samples of the learned prior, and the balance of the KL's gradient (--kl_balance)."""
+"""Steps on samples of the learned prior, and a resumed run of it."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import (
     ROBOT,
     TINY,
@@ -16,9 +15,6 @@ from helpers import (
 )
 from pose_reference import condition_on, encode, gaussian, generate
 from robot_helpers import make_robot, random_robot_clips
-
-from modules.nets.gaussian import relative_to_prior
-from modules.training.losses import kl_criterion
 
 BOTH = [True, False]
 LABS = ["pose", "robot"]
@@ -85,81 +81,12 @@ def test_a_prior_step_trains_the_prior_and_not_the_posterior(tmp_path, lab, forc
     assert all(p.grad is None for p in posterior.parameters())
 
 
-# ---------------------------------------------------------------- the balance of the KL
-
-
-def gaussians():
-    """mu and logvar of a posterior and of a prior."""
-    torch.manual_seed(0)
-    return [torch.randn(2, 3, 4, requires_grad=True) for _ in range(4)]
-
-
-def test_the_balance_scales_both_gradients_and_changes_no_value():
-    values, grads = {}, {}
-    for balance in (0.5, 0.8, 0.0, 1.0):
-        parts = gaussians()
-        relative = relative_to_prior(*parts, balance)
-        values[balance] = relative
-        grads[balance] = torch.autograd.grad(kl_criterion(*relative, 6), parts)
-    for balance in (0.8, 0.0, 1.0):
-        assert all(torch.equal(a, b) for a, b in zip(values[0.5], values[balance]))
-        factors = [2 * (1 - balance)] * 2 + [2 * balance] * 2
-        for factor, found, plain in zip(factors, grads[balance], grads[0.5]):
-            assert plain.abs().max() > 0.01
-            assert_close(found, factor * plain)
-
-
-def test_a_balance_of_one_half_is_no_balance_to_the_bit():
-    mu, logvar, mu_p, logvar_p = parts = gaussians()
-    plain = (mu - mu_p) * torch.exp(-0.5 * logvar_p), logvar - logvar_p
-    found = relative_to_prior(*parts, 0.5)
-    grads = [torch.autograd.grad(kl_criterion(*x, 6), parts) for x in (plain, found)]
-    assert all(torch.equal(a, b) for a, b in zip(plain, found))
-    assert all(torch.equal(a, b) for a, b in zip(*grads))
-
-
-def gradients_of(lab, forced, **changes):
-    """The predictions, the KL, and the gradients of MSE and KL of every parameter."""
-    make, clips = MAKE[lab]
-    model, inputs = make(**changes), clips(2)
-    pred, mu, logvar = model(*inputs, forced, noise=noise_of(model, inputs[0]))
-    kl, names = kl_criterion(mu, logvar, mu.shape[0] * mu.shape[1]), dict(model.named_parameters())
-    losses = F.mse_loss(pred, inputs[0][:, 1:]), kl
-    grads = [
-        torch.autograd.grad(x, names.values(), retain_graph=True, allow_unused=True) for x in losses
-    ]
-    return pred, kl, *(dict(zip(names, g)) for g in grads)
-
-
-@pytest.mark.parametrize("lab", LABS)
-@pytest.mark.parametrize("forced", BOTH)
-def test_the_balance_in_a_model(lab, forced):
-    pred, kl, of_mse, of_kl = gradients_of(lab, forced, learned_prior=True)
-    pred_b, kl_b, of_mse_b, of_kl_b = gradients_of(lab, forced, learned_prior=True, kl_balance=0.8)
-    assert torch.equal(pred, pred_b) and torch.equal(kl, kl_b)
-    for name, plain in of_mse.items():
-        assert plain is of_mse_b[name] is None or torch.equal(plain, of_mse_b[name])
-    if not forced:  # the posterior has a say in the prior, too: by way of the predictions
-        return
-    for net, factor in ((POSTERIORS[lab], 0.4), ("prior", 1.6)):
-        names = [name for name in of_kl if name.startswith(f"{net}.")]
-        assert max(of_kl[name].abs().max() for name in names) > 0
-        for name in names:
-            scale = of_kl[name].abs().max().item() or 1
-            assert_close(of_kl_b[name] / scale, factor * of_kl[name] / scale, 1e-4)
-
-
-@pytest.mark.parametrize("lab", LABS)
-def test_without_a_learned_prior_there_is_nothing_to_balance(lab):
-    *_, of_kl = gradients_of(lab, True)
-    *_, balanced = gradients_of(lab, True, kl_balance=0.8)
-    for name, plain in of_kl.items():
-        assert plain is balanced[name] is None or torch.equal(plain, balanced[name])
+# ---------------------------------------------------------------- resume
 
 
 @pytest.mark.parametrize("setting", ["free running, AdamW", "the robot lab"])
 def test_a_resumed_run_is_the_uninterrupted_one(call, command, tmp_path, monkeypatch, setting):
-    more = "--learned_prior --posterior_share 0.5 --kl_balance 0.8 --no-plots".split()
+    more = "--learned_prior --posterior_share 0.5 --no-plots".split()
     assert_ended(call(*command(setting, tmp_path / "whole", *more)))
     with monkeypatch.context() as patch:
         interrupt(patch, epoch=1, step=1)

@@ -206,12 +206,6 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
     "kl_anneal_type": ("None", [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
     "free_bits": (0.5, [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
     "posterior_share": (0.5, [PRETRAINED, NO_LATENT]),
-    "kl_balance": (0.8, [
-        ("--no-learned_prior", "--learned_prior"),
-        ("--no-latent", "--learned_prior"),  # without z there is no learned prior
-        ("--learned_prior --pretrain_epochs 70", "--pretrain_epochs below --num_epoch"),
-        ("--learned_prior --posterior_share 0", "--posterior_share above 0"),
-    ]),
     "wandb_project": ("mine", [("--no-wandb", "--wandb")]),
     "wandb_name": ("mine", [("--no-wandb", "--wandb")]),
     "pretrain_epochs": (3, [NO_LATENT]),
@@ -256,7 +250,6 @@ def test_a_flag_without_effect_is_noted(capsys, flag, beside, needed):
 @pytest.mark.parametrize("flag", IGNORED)
 def test_nothing_is_noted_about_a_flag_with_effect(capsys, flag):
     beside = {"fast_partial": "--fast_train", "fast_train_epoch": "--fast_train"}
-    beside |= {"kl_balance": "--learned_prior"}
     beside |= dict.fromkeys(("wandb_project", "wandb_name"), "--wandb")
     print_notes(f"--{flag} {IGNORED[flag][0]} {beside.get(flag, '')}")
     assert capsys.readouterr().out == ""

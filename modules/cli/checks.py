@@ -38,7 +38,6 @@ NOTED = {  # a flag that has no effect without all of these: noted
     "kl_anneal_type": (POSTERIOR, SHARE, LATENT),
     "free_bits": (POSTERIOR, SHARE, LATENT),
     "posterior_share": (POSTERIOR, LATENT),
-    "kl_balance": (needs("learned_prior", True), POSTERIOR, SHARE),
     "pretrain_epochs": (LATENT,),
     "posterior": (LATENT,),
     "z_grid": (LATENT,),

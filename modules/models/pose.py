@@ -235,7 +235,7 @@ class VAE_Model(nn.Module):
         if not self.settings.learned_prior:
             return posterior
         _, *prior = self.draw_z(self.prior, *known)
-        return relative_to_prior(*posterior, *prior, self.settings.kl_balance)
+        return relative_to_prior(*posterior, *prior)
 
     def per_frame(
         self, net: Callable, *inputs: torch.Tensor, longer: int = 1

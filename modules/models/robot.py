@@ -77,7 +77,7 @@ class RecurrentVAE(nn.Module):
         pred, mu_p, logvar_p = self.predict_all(state, rows, z, known)
         if not self.settings.learned_prior:
             return pred, mu, logvar
-        return pred, *relative_to_prior(mu, logvar, mu_p, logvar_p, self.settings.kl_balance)
+        return pred, *relative_to_prior(mu, logvar, mu_p, logvar_p)
 
     @torch.no_grad()
     def draws_of_z(

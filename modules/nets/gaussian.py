@@ -10,27 +10,12 @@ def bound(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return x.clamp(low, high).detach() + (x - x.detach())
 
 
-def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
-    return x.detach() + factor * (x - x.detach())
-
-
 def sample(mu: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return mu + noise * torch.exp(0.5 * logvar)
 
 
 def relative_to_prior(
-    mu: torch.Tensor,
-    logvar: torch.Tensor,
-    mu_p: torch.Tensor,
-    logvar_p: torch.Tensor,
-    balance: float = 0.5,
+    mu: torch.Tensor, logvar: torch.Tensor, mu_p: torch.Tensor, logvar_p: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The posterior after the affine map that makes the prior N(0, I); the KL does not change.
-
-    `balance` is the prior's share of the KL's gradient (KL balancing, Hafner et al., 2021): the
-    prior's gradient is scaled by 2 balance, the posterior's by 2 (1 - balance).
-    """
-    if balance != 0.5:
-        mu, logvar = (scale_gradient(x, 2 - 2 * balance) for x in (mu, logvar))
-        mu_p, logvar_p = (scale_gradient(x, 2 * balance) for x in (mu_p, logvar_p))
+    """The posterior after the affine map that makes the prior N(0, I); the KL does not change."""
     return (mu - mu_p) * torch.exp(-0.5 * logvar_p), logvar - logvar_p

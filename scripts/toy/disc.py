@@ -11,6 +11,7 @@ from .dance import hsv
 from .robot import LENGTH, SIZE
 
 RADIUS, SPEED = 9.0, 5.0  # pixels, pixels per frame (about: a flight has a whole number of steps)
+EDGE = 3.0  # width of the disc's soft edge, in pixels: small nets can draw it
 LOW, HIGH = RADIUS + 1, SIZE - RADIUS - 1  # of the disc's centre, in x and y
 STEEP = np.radians(70)  # the largest angle between a new direction and the wall's normal
 FREE = 3 * SPEED  # the shortest flight
@@ -75,6 +76,6 @@ def draw(scene, path):
     """All bytes (T, H, W, 3) of a course: places (T, 2)."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     away = np.hypot(x - path[:, 0, None, None], y - path[:, 1, None, None])
-    coverage = np.clip(0.5 + RADIUS - away, 0, 1)[..., None]  # antialiased
+    coverage = np.clip(0.5 + (RADIUS - away) / EDGE, 0, 1)[..., None]
     frames = scene + coverage * (COLOUR - scene)
     return (255 * frames + 0.5).astype(np.uint8)
