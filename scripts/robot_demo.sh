@@ -16,9 +16,12 @@ else
     SIZE=(--vgg_width 8 --epoch_size 50)
 fi
 
+# The loss is the ELBO: a Gaussian likelihood, and beta 1. A rollout has z at its prior's mean.
+Z=(--loss calibrated --learned_prior --kl_anneal_type None --z_source mean)
+
 python Trainer.py --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" \
     --niter 24 --val_every 4 --random_offset --standardise --tfr_start_decay_epoch 4 \
-    --tfr_mode linear --lr_schedule cosine --ema 0.99 "${@:2}"
+    --tfr_mode linear --lr_schedule cosine --ema 0.99 "${Z[@]}" "${@:2}"
 
 python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" --n_samples 3
 echo
