@@ -384,3 +384,31 @@ def test_report_e_is_linear_in_tfr_and_ramps_over_its_share_of_a_cycle():
     spots("beta", f"{flags} 0.5 --kl_anneal_cycle 4", {0: 0, 5: 0.5, 10: 1, 19: 1, 20: 0, 79: 1})
     spots("beta", f"{flags} 0.25 --kl_anneal_type Monotonic", {0: 0, 10: 0.5, 20: 1, 79: 1})
     spots("beta", f"{flags} 0.25 --kl_anneal_type None", {0: 1, 79: 1})
+
+
+# ---------------------------------------------------------------- notes on posterior collapse
+
+COLLAPSING = {  # flags -> what the note advises; the settings are measured in docs/results.md
+    "": "--loss calibrated",
+    "--kl_anneal_type None --kl_anneal_stop 0.0001": "--loss calibrated",
+    "--lab robot": "--loss calibrated",
+    "--loss calibrated --posterior_share 0.25 --kl_anneal_stop 10": "--free_bits",
+}
+ALIVE = (
+    "--loss calibrated",
+    "--loss calibrated --posterior_share 0.25 --free_bits 2",
+    "--kl_anneal_type None --kl_anneal_stop 1e-7",
+    "--no-latent",
+    "--posterior_share 0",
+)
+
+
+@pytest.mark.parametrize("line", COLLAPSING)
+def test_settings_that_collapse_are_noted(line):
+    (note,) = schedules.collapse(settings_of(line))
+    assert "posterior collapse" in note and COLLAPSING[line] in note.split("likely.")[1]
+
+
+@pytest.mark.parametrize("line", ALIVE)
+def test_nothing_is_noted_where_z_stays_alive(line):
+    assert not list(schedules.collapse(settings_of(line)))

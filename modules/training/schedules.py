@@ -138,17 +138,18 @@ def collapse(settings: Training) -> Iterator[str]:
     """Notes on settings under which z is known to collapse (docs/latents.md).
 
     MSE + beta KL is the negative log-likelihood of a Gaussian with variance beta * values / 2, up
-    to a factor (Lucas et al., 2019). Above a standard deviation of 1, noise hides every frame.
+    to a factor (Lucas et al., 2019). With a standard deviation of half the range of values, noise
+    hides what z could say.
     """
     if not settings.latent or settings.posterior_share == 0:
         return
     beta = max(row["beta"] for row in table(settings))
     deviation = math.sqrt(beta * settings.frame_values / 2)
-    if settings.loss == "mse" and deviation > 1:
+    if settings.loss == "mse" and deviation > 0.5:
         yield (
             f"note: --loss mse with beta {beta:g} is a Gaussian likelihood with standard deviation "
             f"{deviation:.2g}, of values in 0..1: posterior collapse (KL near 0) is likely. "
-            f"--loss calibrated prevents it, or beta below {2 / settings.frame_values:.1e}"
+            "--loss calibrated prevents it"
         )
     elif settings.posterior_share < 1 and beta > 1 and not settings.free_bits:
         yield (
