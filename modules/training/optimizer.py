@@ -60,7 +60,7 @@ def load_optimizer(optim: torch.optim.Optimizer, state: dict) -> None:
 def fitted(
     moments: dict[str, torch.Tensor], weight: torch.Tensor, expected: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The moments in the layout of their weight: torch's fused step reads them as if they had it."""
+    """The moments in the layout of their weight, as which the fused step of torch reads them."""
     if moments.keys() != expected.keys():
         raise ValueError(f"moments are {', '.join(moments)}, not {', '.join(expected)}")
     for name, moment in moments.items():
