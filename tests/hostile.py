@@ -92,6 +92,14 @@ TENSORS = {  # how a tensor is replaced
 }
 
 
+def replaced(tensor, way):
+    """The tensor in another way, or as it is where it cannot be."""
+    try:
+        return TENSORS[way](tensor)
+    except (RuntimeError, IndexError):
+        return tensor
+
+
 # ---------------------------------------------------------------- parts of the content
 
 
@@ -125,7 +133,7 @@ def replace_value(state, rng):
     if isinstance(holder[key], torch.Tensor) and rng.random() < 0.8:
         way = rng.choice(sorted(TENSORS))
         random.seed(rng.random())
-        holder[key] = TENSORS[way](holder[key])
+        holder[key] = replaced(holder[key], way)
     else:
         way = rng.choice(ODD)
         holder[key] = way
@@ -138,7 +146,7 @@ def replace_moments(state, rng):
     for moments in state["optimizer"]["state"].values():
         for name in moments:
             if name != "step" or rng.random() < 0.3:
-                moments[name] = TENSORS[way](moments[name])
+                moments[name] = replaced(moments[name], way)
     return f"all moments {way}"
 
 
