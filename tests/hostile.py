@@ -513,7 +513,7 @@ def work(first, last, folder):
 
 
 def spread(folder, files, first=0, each=100):
-    """Files first .. first+files-1, `each` to a process -> a dict each: number, what, end, memory."""
+    """Files from `first` on, `each` to a process -> a dict a file: number, what, end, memory."""
     list(bases(folder))
     done = []
     for start in range(first, first + files, each):
