@@ -512,7 +512,7 @@ def work(first, last, folder):
         path.unlink()
 
 
-def spread(folder, files, first=0, each=100):
+def spread(folder, files, first=0, each=50):
     """Files from `first` on, `each` to a process -> a dict a file: number, what, end, memory."""
     list(bases(folder))
     done = []
@@ -526,7 +526,9 @@ def spread(folder, files, first=0, each=100):
                 lines.append({"end": f"FAILED exit code {child.returncode}", "memory": 0})
             if not lines:
                 raise RuntimeError(child.stderr[-2000:])
-            done += [a | b for a, b in zip(lines[::2], lines[1::2])]
+            done += (more := [a | b for a, b in zip(lines[::2], lines[1::2])])
+            with open(folder / "done.jsonl", "a") as log:
+                log.writelines(json.dumps(one) + "\n" for one in more)
             start = done[-1]["number"] + 1
     return done
 

@@ -191,4 +191,4 @@ def read_csv(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) ->
 
 def is_pixels(values: np.ndarray) -> np.ndarray:
     """Where values are whole numbers from 0 to 255; NaN is none."""
-    return (values >= 0) & (values <= 255) & (values % 1 == 0)
+    return (values >= 0) & (values <= 255) & (values == np.floor(values))
