@@ -493,12 +493,12 @@ def work(first, last, folder):
     torch.set_num_threads(1)
     states = dict(bases(folder))
     device.keep_memory = lambda: None  # it reserves memory for all that follows
-    most = memory("VmData") + MOST_MEMORY
     for number in range(first, last):
         path = folder / f"{number}.ckpt"
         lab, what = make(number, states, path)
         print(json.dumps({"number": number, "lab": lab, "what": what}), flush=True)
         if resource:
+            most = memory("VmData") + MOST_MEMORY
             resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM: the most from now on
         before = memory("VmRSS")
