@@ -74,6 +74,7 @@ class Trainer(Resumable):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
         self.lab = lab = LABS[settings.lab](settings)
+        self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
         self.model = lab.make_model(train_set).to(device)
@@ -563,6 +564,12 @@ def train_in(
         print(warning)
     trainer.training_stage()
     return trainer
+
+
+def fingerprints(**splits: Any) -> dict[str, str]:
+    """What identifies the pictures of each split, where it is known."""
+    known = {name: getattr(split, "fingerprint", None) for name, split in splits.items()}
+    return {name: value for name, value in known.items() if value}
 
 
 def write_settings(folder: Path, settings: PoseTraining | RobotTraining) -> None:

@@ -31,6 +31,7 @@ from .fields import (
 LABS = ("pose", "robot")
 FRAME = 64  # robot lab: height and width of a frame
 CONDITION = 7  # robot lab: 4 values of the action, 3 of the arm's position
+LARGEST_FRAME, WIDEST, MOST_LAYERS = 1024, 4096, 32  # pixels, channels, layers of an LSTM
 OBJECTIVES = {"mse": "MSE + beta KL", "calibrated": "log MSE + beta KL"}  # of --loss
 BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
@@ -118,16 +119,20 @@ class Model(Compute):
 class PoseModel(Model):
     title: ClassVar[str] = "model"
 
-    frame_H: int = setting(32, Number(int, 11), "frame height; images are resized to it")
-    frame_W: int = setting(64, Number(int, 11), "frame width; images are resized to it")
+    frame_H: int = setting(
+        32, Number(int, 11, LARGEST_FRAME), "frame height; images are resized to it"
+    )
+    frame_W: int = setting(
+        64, Number(int, 11, LARGEST_FRAME), "frame width; images are resized to it"
+    )
     nets: str = setting(
         "course", Choice(("course", "unet")),
         "course: the template's nets, at full resolution; unet: a U-Net at half resolution",
     )  # fmt: skip
-    F_dim: int = setting(128, Number(int, 8), "channels of frame features")
-    L_dim: int = setting(32, Number(int, 2), "channels of pose features")
-    N_dim: int = setting(12, Number(int, 4), "channels of z")
-    D_out_dim: int = setting(192, Number(int, 8), "channels of fused features")
+    F_dim: int = setting(128, Number(int, 8, WIDEST), "channels of frame features")
+    L_dim: int = setting(32, Number(int, 2, WIDEST), "channels of pose features")
+    N_dim: int = setting(12, Number(int, 4, WIDEST), "channels of z")
+    D_out_dim: int = setting(192, Number(int, 8, WIDEST), "channels of fused features")
     sigmoid: bool = setting(False, switch, "apply a sigmoid to the Generator's output")
     posterior: str = setting(
         "current", Choice(("current", "previous")),
@@ -138,7 +143,10 @@ class PoseModel(Model):
         "full: a z for each position of the features; coarse: for 4 x 4 of them; vector: one",
     )  # fmt: skip
     position_map: int = setting(
-        0, natural, "channels of a learned positional map for the decoder; 0: none", "C"
+        0,
+        Number(int, 0, WIDEST),
+        "channels of a learned positional map for the decoder; 0: none",
+        "C",
     )
     scene: bool = setting(
         False, switch,
@@ -192,12 +200,16 @@ class RobotModel(Model):
         "frame encoder and decoder; dcgan: strided convolutions, several times faster",
     )  # fmt: skip
     n_past: int = setting(2, count, "given frames")
-    g_dim: int = setting(128, count, "size of a frame's feature vector")
-    z_dim: int = setting(64, count, "size of z")
-    rnn_size: int = setting(256, count, "hidden size of the LSTMs")
-    predictor_rnn_layers: int = setting(2, count, "LSTM layers of the frame predictor")
-    posterior_rnn_layers: int = setting(1, count, "LSTM layers of the posterior and of the prior")
-    vgg_width: int = setting(64, count, "channels of the first encoder stage", "C")
+    g_dim: int = setting(128, Number(int, 1, WIDEST), "size of a frame's feature vector")
+    z_dim: int = setting(64, Number(int, 1, WIDEST), "size of z")
+    rnn_size: int = setting(256, Number(int, 1, WIDEST), "hidden size of the LSTMs")
+    predictor_rnn_layers: int = setting(
+        2, Number(int, 1, MOST_LAYERS), "LSTM layers of the frame predictor"
+    )
+    posterior_rnn_layers: int = setting(
+        1, Number(int, 1, MOST_LAYERS), "LSTM layers of the posterior and of the prior"
+    )
+    vgg_width: int = setting(64, Number(int, 1, WIDEST), "channels of the first encoder stage", "C")
     last_frame_skip: bool = setting(
         False, switch, "skip connections from the previous frame, not from a given one"
     )

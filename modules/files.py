@@ -1,11 +1,12 @@
 """Files that are complete or absent: written to a temporary file, synced, then renamed."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
@@ -41,8 +42,17 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
 
 
 def write_json(path: str | Path, values: dict) -> None:
-    text = json.dumps(values, indent=1).encode()
+    """Numbers that are not finite become null: JSON has none."""
+    text = json.dumps(finite(values), indent=1, allow_nan=False).encode()
     write_atomically(path, lambda file: file.write(text))
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: finite(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def temporary_path(folder: Path, prefix: str) -> Path:

@@ -1,6 +1,10 @@
 """Images decoded once: files -> one memory-mapped array, stored beside the data set.
 
-A cache is named by a hash of its source files, and is complete or absent.
+A cache is named by a hash of the contents of its files. Beside the array lies its manifest: the
+array's checksum, which is verified whenever it is opened, the rows that could not be decoded, and
+for each data set that uses it the state of its files. Where that state has not changed the contents
+have not either: the time of a file's last change (ctime) cannot be set, unlike mtime. Otherwise all
+files are read and hashed again. A cache that is damaged is made again.
 """
 
 import contextlib
@@ -9,9 +13,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +29,9 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import UNFINISHED, fcntl, temporary_path, write_atomically
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2  # 1 knew files by size and mtime, and read 16-bit greyscale as white
+CHUNK = 2**22
+CLOCK = 2 * 10**9  # ns; a file changed so shortly before it was hashed may have changed again
 UNREADABLE = (
     UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
 )  # fmt: skip
@@ -30,6 +40,8 @@ UNREADABLE = (
 def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
     """An image file -> uint8 (H, W, 3), resized."""
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise OSError("it is not a file")
         with Image.open(path) as image:
             return resize(image, size)
     except UNREADABLE as error:
@@ -41,6 +53,9 @@ def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 def resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """An image -> uint8 (H, W, 3), by PIL with bilinear interpolation."""
+    if image.mode.startswith("I"):  # 16-bit greyscale: PIL would clip it to 255
+        values = np.asarray(image).astype(np.float32) / 257
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
 
 
@@ -74,23 +89,18 @@ def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
         return decode(path, size)
 
 
-def fingerprint(files: Sequence[Path], shape: tuple[int, ...], more: str) -> str:
-    """A hash that changes when a file is added, removed or rewritten, or the arguments change."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {shape} {more}".encode())
-    for path in files:
-        stat = path.stat()
-        digest.update(
-            f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode()
-        )
-    return digest.hexdigest()[:16]
-
-
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, what: str) -> Iterator[None]:
     """One process at a time. This saves work; safety comes from the rename at the end."""
     with open(path, "w") as file:
         if fcntl:  # without it two runs may both decode; the second replaces the first's cache
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another run is decoding {what} into {path.parent}: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                pass
         yield
 
 
@@ -107,20 +117,32 @@ def cached_images(
     def fill(array):
         return decode_all(files, size, workers, array, name, skip)
 
-    array = cached(files, (len(files), *size, 3), np.uint8, cache_dir, name, fill)
-    for row in () if skip else unreadable(array):
-        decode(files[row], size)  # raises the error
-    return array
+    def is_stale(bad):
+        """Whether an image is readable that was not when the cache was made."""
+        if not skip and bad:
+            decode(files[bad[0]], size)  # raises the error, or it is readable now
+        return any(decode_or_none(files[row], size) is not None for row in bad)
+
+    shape = (len(files), *size, 3)
+    return cached(files, shape, np.uint8, cache_dir, name, fill, "", workers, is_stale)
 
 
 def unreadable(array: np.ndarray) -> np.ndarray:
     """The rows of a cached array whose images could not be decoded."""
-    path = bad_rows_path(array.filename)
-    return np.array(json.loads(path.read_text()) if path.exists() else [], dtype=int)
+    return np.array(manifest_of(array)["bad"], dtype=int)
 
 
-def bad_rows_path(target: Path) -> Path:
-    return Path(target).with_suffix(".bad.json")
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A text that is equal for equal contents of the files that the arrays were made from."""
+    digest = hashlib.sha256("".join(manifest_of(x)["contents"] for x in arrays).encode())
+    return f"{len(arrays[0])} frames, {digest.hexdigest()[:16]}"
+
+
+def manifest_of(array: np.ndarray) -> dict[str, Any]:
+    found = read_manifest(Path(array.filename).with_suffix(".json"))
+    if found is None:
+        raise UserError(f"{array.filename} has lost its manifest; start again")
+    return found
 
 
 def cached(
@@ -131,27 +153,210 @@ def cached(
     name: str,
     fill: Callable[[np.ndarray], list[int] | None],
     more: str = "",
+    workers: int = 4,
+    is_stale: Callable[[list[int]], bool] = lambda bad: False,
 ) -> np.ndarray:
-    """The array that fill(array) writes, memory-mapped; filled only if the cache is stale."""
-    home = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
-    stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
-    target = cache_dir / f"{stem}{fingerprint(files, shape, more)}.npy"
+    """The array that fill(array) writes, memory-mapped; filled only if there is no valid cache."""
+    cache = Cache(files, shape, dtype, Path(cache_dir), name, more, workers)
     try:
-        if not target.exists():
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            with locked(cache_dir / f"{stem}lock"):
-                if not target.exists():
-                    build_cache(target, shape, dtype, stem, fill)
-        return np.load(target, mmap_mode="c")  # "c": torch warns about read-only arrays
-    except ValueError as error:
-        raise UserError(
-            f"{target} is damaged ({error}); delete it and it will be rebuilt"
-        ) from None
+        if not cache.find(is_stale):
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            with locked(cache.folder / f"{cache.stem}lock", name):
+                if not cache.find(is_stale):
+                    cache.build(fill)
+        return np.load(cache.target, mmap_mode="c")  # "c": torch warns about read-only arrays
     except OSError as error:
         raise UserError(
             f"cannot write the image cache to {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"
         ) from None
+
+
+# ---------------------------------------------------------------- one cache
+
+
+class Cache:
+    """The cache of some files: its array, and its manifest."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        shape: tuple[int, ...],
+        dtype: type,
+        folder: Path,
+        name: str,
+        more: str,
+        workers: int,
+    ):
+        self.files, self.shape, self.dtype, self.folder = files, shape, np.dtype(dtype), folder
+        self.name, self.more, self.workers = (
+            name,
+            f"{CACHE_VERSION} {shape} {dtype} {more}",
+            workers,
+        )
+        self.stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_"
+        self.home = str(files[0].parent.resolve())
+        self.state, self.newest = state_of(files)
+        self.found = time.time_ns()
+
+    @cached_property
+    def contents(self) -> str:
+        """A hash of all files' names and contents: all are read."""
+        return hash_files(self.files, self.workers, self.name)
+
+    @property
+    def target(self) -> Path:
+        key = hashlib.sha256(f"{self.more} {self.contents}".encode()).hexdigest()[:16]
+        return self.folder / f"{self.stem}{key}.npy"
+
+    def find(self, is_stale: Callable[[list[int]], bool]) -> bool:
+        """Whether there is a valid cache; if files may have changed they are read to know it."""
+        others = self.manifests()
+        for manifest in others.values():
+            if manifest["users"].get(self.home) == self.state and manifest["more"] == self.more:
+                self.__dict__["contents"] = manifest["contents"]
+        manifest = others.get(self.target.with_suffix(".json")) if others else None
+        if not manifest or not self.is_whole(manifest) or is_stale(manifest["bad"]):
+            return False
+        if manifest["users"].get(self.home) != self.state and self.is_settled():
+            with contextlib.suppress(OSError, UserError):  # a read-only cache is used as it is
+                self.register(manifest)
+        return True
+
+    def is_settled(self) -> bool:
+        """Whether no file can have changed after it was hashed without a later time of change."""
+        return bool(fcntl) and self.newest < self.found - CLOCK
+
+    def is_whole(self, manifest: dict[str, Any]) -> bool:
+        """Whether the array is as it was written: checksum, size and kind."""
+        try:
+            if checksum(self.target) != manifest["checksum"]:
+                return False
+            array = np.load(self.target, mmap_mode="r")
+        except (OSError, ValueError):
+            return False
+        return array.shape == self.shape and array.dtype == self.dtype
+
+    def build(self, fill: Callable[[np.ndarray], list[int] | None]) -> None:
+        """Fill a temporary file, then rename: a cache is complete or absent."""
+        if self.target.exists():
+            print(f"{self.target} is damaged or out of date: it is made again")
+        elif old := self.of_earlier_versions():
+            print(f"{old[0]} is of an earlier version, without a checksum: it is made again")
+        for left in self.folder.glob(f"{self.stem}*{UNFINISHED}") if fcntl else ():
+            left.unlink(missing_ok=True)  # left by a killed run: locked() excludes others
+        temporary = temporary_path(self.folder, self.stem)
+        try:
+            size, free = (
+                np.prod(self.shape) * self.dtype.itemsize,
+                shutil.disk_usage(self.folder).free,
+            )
+            if size > free:  # writing to a memory-mapped file on a full disk raises SIGBUS
+                raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+            array = np.lib.format.open_memmap(temporary, "w+", self.dtype, self.shape)
+            reserve(temporary)
+            bad_rows = fill(array)
+            array.flush()
+            if state_of(self.files)[0] != self.state:
+                raise UserError(f"files in {self.home} changed while they were read; start again")
+            manifest = {"contents": self.contents, "more": self.more, "bad": bad_rows or []}
+            self.register(manifest | {"checksum": checksum(temporary), "users": {}})
+            os.replace(temporary, self.target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for path in self.of_earlier_versions():
+            path.unlink(missing_ok=True)
+            path.with_suffix(".bad.json").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ manifests
+
+    def manifests(self) -> dict[Path, dict[str, Any]]:
+        found = {path: read_manifest(path) for path in self.folder.glob(f"{self.stem}*.json")}
+        return {path: manifest for path, manifest in found.items() if manifest}
+
+    def register(self, manifest: dict[str, Any]) -> None:
+        """Note that the data set uses this cache, and remove those that no data set uses."""
+        mine = self.target.with_suffix(".json")
+        for path, other in self.manifests().items():
+            if path != mine and self.home in other["users"]:
+                users = {k: v for k, v in other["users"].items() if k != self.home}
+                if any(Path(folder).is_dir() for folder in users):
+                    write_manifest(path, other | {"users": users})
+                else:
+                    path.with_suffix(".npy").unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+        users = {k: v for k, v in manifest["users"].items() if Path(k).is_dir()}
+        state = self.state if self.is_settled() else ""
+        write_manifest(mine, manifest | {"users": users | {self.home: state}})
+
+    def of_earlier_versions(self) -> list[Path]:
+        """Arrays of version 1: their names had a hash of the folder's path."""
+        home = hashlib.sha256(self.home.encode()).hexdigest()[:8]
+        return sorted(self.folder.glob(f"{self.stem}{home}_*.npy"))
+
+
+def state_of(files: Sequence[Path]) -> tuple[str, int]:
+    """-> a hash of what the file system says about the files, and the newest time of change."""
+    digest, newest = hashlib.sha256(), 0
+    for path in files:
+        try:
+            found = path.stat()
+        except OSError as error:
+            digest.update(f"{path.name} {error.errno}\n".encode(errors="surrogateescape"))
+            continue
+        newest = max(newest, found.st_ctime_ns, found.st_mtime_ns)
+        facts = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+        digest.update(f"{path.parent.name}/{path.name} {facts}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest(), newest
+
+
+def hash_files(files: Sequence[Path], workers: int, name: str) -> str:
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        hashes = pool.map(hash_file, files)
+        try:
+            for path, own in zip(files, tqdm(hashes, f"hashing {name}", len(files), disable=None)):
+                place = f"{path.parent.name}/{path.name}".encode(errors="surrogateescape")
+                digest.update(place + b"\n" + own)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> bytes:
+    """A hash of the contents; of what cannot be read, that."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe would wait for ever
+            return b"not a file"
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b"unreadable"
+
+
+def checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest, or None if it is not as it was written."""
+    try:
+        sealed = json.loads(path.read_bytes())
+        text = json.dumps(sealed["manifest"], sort_keys=True)
+        seal = hashlib.sha256(text.encode()).hexdigest()
+        return sealed["manifest"] if seal == sealed["seal"] else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, sort_keys=True)
+    sealed = {"manifest": manifest, "seal": hashlib.sha256(text.encode()).hexdigest()}
+    write_atomically(path, lambda file: file.write(json.dumps(sealed).encode()))
 
 
 def reserve(path: Path) -> None:
@@ -165,36 +370,29 @@ def reserve(path: Path) -> None:
                     raise
 
 
-def build_cache(
-    target: Path,
-    shape: tuple[int, ...],
-    dtype: type,
-    stem: str,
-    fill: Callable[[np.ndarray], list[int] | None],
-) -> None:
-    """Fill a temporary file, then rename: a cache is complete or absent."""
-    for left in target.parent.glob(f"{stem}*{UNFINISHED}") if fcntl else ():
-        left.unlink(missing_ok=True)  # left by a killed run: locked() excludes others
-    temporary = temporary_path(target.parent, stem)
-    try:
-        size, free = np.prod(shape) * dtype().nbytes, shutil.disk_usage(target.parent).free
-        if size > free:  # writing to a memory-mapped file on a full disk raises SIGBUS
-            raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
-        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-        reserve(temporary)
-        bad_rows = fill(array)
-        array.flush()
-        if bad_rows:
-            text = json.dumps(bad_rows).encode()
-            write_atomically(bad_rows_path(target), lambda file: file.write(text))
-        else:
-            bad_rows_path(target).unlink(missing_ok=True)
-        os.replace(temporary, target)
-        for old in set(target.parent.glob(f"{stem}*.npy")) - {target}:
-            old.unlink(missing_ok=True)
-            bad_rows_path(old).unlink(missing_ok=True)
-    finally:
-        temporary.unlink(missing_ok=True)
+class Rows:
+    """Rows of an array's file, read when they are asked for.
+
+    A memory-mapped file that another process shortens ends this one by a signal; here it is an
+    error. Only one thread at a time may read.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self.file, self.offset, self.name = open(array.filename, "rb"), array.offset, array.filename
+        self.row, self.dtype, self.rows = array.shape[1:], array.dtype, len(array)
+        self.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The rows of these numbers, of any shape."""
+        out = np.empty((numbers.numel(), *self.row), self.dtype)
+        for row, number in zip(out, numbers.flatten().tolist()):
+            self.file.seek(self.offset + number * row.nbytes)
+            if self.file.readinto(memoryview(row).cast("B")) != row.nbytes:
+                raise UserError(f"{self.name} was changed while it is in use; start again")
+        return torch.from_numpy(out).unflatten(0, numbers.shape)
 
 
 def to_float(values: torch.Tensor) -> torch.Tensor:

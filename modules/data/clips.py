@@ -1,6 +1,7 @@
 """The training split on the device, served in batches of clips."""
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import torch
 
 from ..config import Training
 from ..errors import UserError
-from .cache import to_float
+from .cache import Rows, to_float
 
 AHEAD = 2  # batches that are read ahead where they come from the disk
 
@@ -23,9 +24,13 @@ class TrainClips:
         self.settings, self.dataset, self.device = settings, dataset, torch.device(device)
         arrays = dataset.frames, dataset.conditions
         self.resident = fits(arrays, settings.data_on, self.device)
-        home = self.device if self.resident else "cpu"
-        # frames (N, H, W, 3) uint8; where they are not on a GPU they are the memory-mapped file
-        self.frames, self.conditions = (torch.from_numpy(np.asarray(x)).to(home) for x in arrays)
+        # frames (N, H, W, 3) uint8: in the memory of the device, or read from their file
+        self.frames, self.conditions = (self.place(x) for x in arrays)
+
+    def place(self, array: np.ndarray) -> torch.Tensor | Rows:
+        if not self.resident and isinstance(array, np.memmap):
+            return Rows(array)
+        return torch.tensor(array, device=self.device if self.resident else "cpu")
 
     def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:
         """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames."""
@@ -58,10 +63,21 @@ class TrainClips:
 
 
 def fits(arrays: Iterable, where: str, device: torch.device) -> bool:
-    """--data_on -> whether these arrays are to be kept on the device."""
-    if where != "auto" or device.type != "cuda":
-        return where != "disk"
-    return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[0] / 2
+    """--data_on -> whether these arrays are to be kept in the memory of the device."""
+    if where != "auto":
+        return where == "device"
+    return sum(array.nbytes for array in arrays) <= free_memory(device) / 2
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that a GPU has left, or the machine; infinite where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return math.inf
 
 
 def without_bad_frames(clips: np.ndarray, bad: np.ndarray) -> np.ndarray:

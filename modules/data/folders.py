@@ -1,32 +1,62 @@
 """Folders of PNGs: where a data set is, and its files in numeric order."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UserError
 
 
-def candidates(root: str | Path, val: str) -> Iterator[Path]:
-    """root itself and the folders one or two levels below it, as in nested zips."""
+def levels(root: str | Path, val: str) -> Iterator[list[Path]]:
+    """[root], the folders in it, and the folders in these, as in nested zips."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(
             f"--DR {root} is not a folder; pass the folder that contains train/, {val}/ and test/"
         )
-    yield root
+    yield [root]
     for pattern in ("*", "*/*"):
-        yield from sorted(root.glob(pattern))
+        found = (
+            p for p in root.glob(pattern) if not any(map(is_foreign, p.parts[len(root.parts) :]))
+        )
+        yield sorted(found)
+
+
+def is_foreign(name: str) -> bool:
+    """A file or folder that the system or an archiver made."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_data_set(
+    root: str | Path, split: str, splits: Sequence[str], has: Callable[[Path, str], bool]
+) -> Path | None:
+    """The folder with this split: root itself, or one or two levels below it (a nested zip).
+
+    All splits are of one data set: those at the first level with any, and one folder of each.
+    """
+    for folders in levels(root, splits[1]):
+        found = {name: [p for p in folders if has(p, name)] for name in splits}
+        for name, places in found.items():
+            if len(places) > 1:
+                raise UserError(
+                    f"--DR {root} contains more than one data set: {places[0] / name} and "
+                    f"{places[1] / name}; name one of them"
+                )
+        if any(found.values()):
+            return next(iter(found[split]), None)
+    return None
 
 
 def find_root(root: str | Path, split: str) -> Path:
-    """The folder with `split`: root itself, or one or two levels below it (a nested zip)."""
-    for folder in candidates(root, "val"):
-        if (folder / split / f"{split}_img").is_dir():
-            return folder
-    raise UserError(
-        f"--DR {root} has no {split}/{split}_img; expected {Path(root) / split / f'{split}_img'}"
-    )
+    """The folder of the pose lab's data set with `split`."""
+    splits = ("train", "val", "test")
+    folder = find_data_set(root, split, splits, lambda p, s: (p / s / f"{s}_img").is_dir())
+    if folder is None:
+        raise UserError(
+            f"--DR {root} has no {split}/{split}_img; "
+            f"expected {Path(root) / split / f'{split}_img'}"
+        )
+    return folder
 
 
 def frame_number(path: Path) -> int:
@@ -46,7 +76,17 @@ def list_images(folder: Path) -> list[Path]:
     files = [p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.name[0] != "."]
     if not files:
         raise UserError(f"{folder} has no .png image")
-    return sorted(files, key=frame_number)
+    return in_order(files, frame_number)
+
+
+def in_order(files: list[Path], number: Callable[[Path], int]) -> list[Path]:
+    """Sorted by number; two of one number are an error."""
+    files = sorted(files, key=number)
+    for one, other in zip(files, files[1:]):
+        if number(one) == number(other):
+            names = " and ".join(sorted((one.name, other.name)))
+            raise UserError(f"{one.parent}: {names} have the same number; remove one of them")
+    return files
 
 
 def list_pairs(images: Path, labels: Path) -> tuple[list[Path], list[Path]]:
@@ -64,7 +104,7 @@ def clip_folders(folder: Path) -> list[Path]:
     found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
     if not found:
         raise UserError(f"{folder} has no clip: folders named 0, 1, 2, ... are expected")
-    return sorted(found, key=lambda p: int(p.name))
+    return in_order(found, lambda p: int(p.name))
 
 
 def natural_key(path: Path) -> list[int | str]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .cache import cached_images, decode, to_float, unreadable
+from .cache import cached_images, decode, fingerprint, to_float, unreadable
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
 from .warp import Warp
@@ -39,6 +39,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
             cached_images(files, size, cache, f"{mode}-{name}", workers, skip_bad)
             for name, files in (("frames", image_files), ("poses", pose_files))
         )
+        self.fingerprint = fingerprint(self.frames, self.conditions)
         self.numbers = np.array([frame_number(p) for p in image_files])
         self.video_len, self.partial = video_len, partial
         count = int(len(self.frames) * partial) // video_len
@@ -176,5 +177,18 @@ def read_csv(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) ->
             f"--truth {path} has {rows.shape[0]} rows of {rows.shape[1]} values; "
             f"{sum(lengths)} rows of {values + 1} are expected"
         )
-    frames = rows[:, 1:].clip(0, 255).astype(np.uint8).reshape(-1, 3, *size).transpose(0, 2, 3, 1)
+    wrong = np.flatnonzero(
+        ~is_pixels(rows[:, 1:]).all(axis=1) | (rows[:, 0] != rows[0, 0] + np.arange(len(rows)))
+    )
+    if len(wrong):
+        raise UserError(
+            f"--truth {path}, row {wrong[0] + 2}: an id that follows that of the row above, and "
+            "whole numbers from 0 to 255, are expected"
+        )
+    frames = rows[:, 1:].astype(np.uint8).reshape(-1, 3, *size).transpose(0, 2, 3, 1)
     return np.split(frames, np.cumsum(lengths)[:-1])
+
+
+def is_pixels(values: np.ndarray) -> np.ndarray:
+    """Where values are whole numbers from 0 to 255; NaN is none."""
+    return (values >= 0) & (values <= 255) & (values == np.floor(values))

@@ -8,9 +8,16 @@ import torch
 
 from ..config import FRAME
 from ..errors import UserError
-from .cache import cached, cached_images, to_float, unreadable
+from .cache import cached, cached_images, fingerprint, to_float, unreadable
 from .clips import TrainClips, report_left_out, without_bad_frames
-from .folders import candidates, clip_folders, frame_number, list_images, natural_key
+from .folders import (
+    clip_folders,
+    find_data_set,
+    frame_number,
+    is_foreign,
+    list_images,
+    natural_key,
+)
 
 ROBOT_SIZE = (FRAME, FRAME)
 TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a row of each
@@ -18,14 +25,19 @@ TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # the numbers in a 
 
 def find_records(root: str | Path, split: str) -> list[Path]:
     """The record folders of a split, in the order of the numbers in their names."""
-    for folder in candidates(root, "validate"):
-        base = folder / split
-        if base.is_dir() and (records := [p for p in base.glob("[!.]*") if p.is_dir()]):
-            return sorted(records, key=natural_key)
+    splits = ("train", "validate", "test")
+    folder = find_data_set(root, split, splits, lambda p, s: bool(records_in(p / s)))
+    if folder:
+        return sorted(records_in(folder / split), key=natural_key)
     raise UserError(
         f"--DR {root} has no {split} clips; expected "
         f"{Path(root) / split}/traj_0_to_255.tfrecords/0/0.png and so on"
     )
+
+
+def records_in(base: Path) -> list[Path]:
+    """The folders of a split; __MACOSX and hidden ones are no records."""
+    return [p for p in base.glob("*") if not is_foreign(p.name) and p.is_dir()]
 
 
 def read_tables(folder: Path, first: int, out: np.ndarray) -> None:
@@ -111,6 +123,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
         shape = (len(files), sum(TABLES.values()))
         owners = f"{firsts} {self.lengths.tolist()}"  # not determined by the files alone
         self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, owners)
+        self.fingerprint = fingerprint(self.frames, self.conditions)
         self.leave_out(unreadable(self.frames), base)
 
     def leave_out(self, bad: np.ndarray, base: Path) -> None:

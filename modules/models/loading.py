@@ -9,7 +9,7 @@ from ..config import BEFORE, MODELS, SIZES, STORED
 from ..errors import UserError
 from ..fields import settings_from
 from ..runs import checkpoint as ckpt
-from ..runs import published
+from ..runs import published, validate
 from ..training import schedules
 from ..training.device import choose_precision, default_device
 from .pose import VAE_Model
@@ -32,6 +32,7 @@ def load_model(
     lab = ckpt.lab_of(checkpoint)
     values = model_settings(checkpoint, path)
     settings = settings_from(MODELS[lab], values)
+    fits_weights(settings, lab, checkpoint["state_dict"], path)
     model = FAMILIES[lab][0](settings.replace(precision=choose_precision(precision, device)))
     load_weights(model, checkpoint["state_dict"], path)
     if isinstance(model, VAE_Model):
@@ -69,9 +70,16 @@ def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
         if name not in typed and name in settings.names():
             changes[name] = value
     settings = settings.replace(**changes)
+    fits_weights(settings, settings.lab, checkpoint["state_dict"], path)
+    return settings
+
+
+def fits_weights(settings: Any, lab: str, weights: dict, path: str | Path) -> None:
+    """Refuse settings that contradict themselves or the weights, before anything is allocated."""
     if problem := settings.contradiction():
         raise UserError(f"{problem} (with the settings of {path})")
-    return settings
+    if problem := validate.contradiction(FAMILIES[lab][0], settings, weights):
+        raise UserError(f"{path} does not fit the model of its settings: {problem}")
 
 
 def same_lab(settings: Any, checkpoint: dict) -> None:
@@ -92,8 +100,6 @@ def choose_pose_norm(model: VAE_Model, checkpoint: dict, wanted: str = "auto") -
 
 
 def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise UserError(f"{path} does not fit the model: {reasons[:300]}") from None
+    if problem := validate.misfit(model.state_dict(), weights):
+        raise UserError(f"{path} does not fit the model: {problem}")
+    model.load_state_dict(weights)

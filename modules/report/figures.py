@@ -85,8 +85,9 @@ def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> Non
 
 def draw_overview(path: Path, rows: list[dict], curves: dict[str, tuple], baseline: str) -> None:
     """All curves on one page; schedules that are constant are named in its title."""
-    level = {name: {row[f"train/{name}"] for row in rows} for name in SCHEDULES}
+    level = {name: {row.get(f"train/{name}") for row in rows} for name in SCHEDULES}
     level = {name: values.pop() for name, values in level.items() if len(values) == 1}
+    level = {name: value for name, value in level.items() if value is not None}
     shown = [curve for name, curve in curves.items() if name not in level or len(rows) == 1]
     height = -(-len(shown) // 4)
     page, grid = plt.subplots(

@@ -1,18 +1,15 @@
-"""Checkpoints: one dict of plain data, written atomically, read without running code."""
+"""Checkpoints: one dict of plain data, written atomically; what is read is validated."""
 
 import contextlib
-import pickle
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import UserError
 from ..files import write_atomically
-from . import published
+from . import published, validate
+from .reader import Builder, Refused, shown
 
 VERSION = 2  # 1 had no random states and no place within an epoch
 
@@ -22,47 +19,48 @@ def save(path: Path, checkpoint: dict) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """-> the dict of a checkpoint file; a bare state_dict is wrapped. It never unpickles code."""
+    """-> the contents of a checkpoint file, validated; a bare state_dict is wrapped.
+
+    It never runs code. What is read takes no more memory than the file; see reader and validate.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not a checkpoint file")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                check_records(file)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = (
-            "loading it would run code"
-            if "weights_only" in str(error)
-            else "it is damaged or not a checkpoint"
-        )
-        raise UserError(f"{path} is refused: {reason}") from None
-    except Exception as error:  # a damaged file can make torch raise anything
-        detail = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{path} is damaged or not a checkpoint ({detail})") from None
-    if isinstance(checkpoint, dict) and "frame_transformation.0.conv1.weight" in checkpoint:
-        checkpoint = {"state_dict": checkpoint}
-    if published.is_published_robot(checkpoint):
-        checkpoint = {"state_dict": published.convert(checkpoint)}
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(
-        isinstance(w, torch.Tensor) for w in weights.values()
-    ):
-        raise UserError(f"{path} is not a checkpoint of this package: it has no state_dict")
-    return checkpoint
+        return contents(Builder(path))
+    except Refused as error:
+        raise UserError(f"{path} is refused: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can make the reader raise anything
+        detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path} is damaged or not a checkpoint ({shown(detail)})") from None
 
 
-def check_records(file: zipfile.ZipFile) -> None:
-    """Refuse a zip file with a wrong bit. torch checks no checksums, and leaves memory unset if a
-    record is marked as a folder; zipfile's own test accepts a record that its index truncates.
-    """
-    for record in file.infolist():
-        data = file.read(record)
-        whole = len(data) == record.file_size == record.compress_size  # torch compresses nothing
-        folder = record.external_attr & 0x10
-        if folder or not whole or zlib.crc32(data) != record.CRC:
-            raise ValueError(f"the checksum of {record.filename} is wrong")
+def contents(file: Builder) -> dict:
+    """-> the parts of a file of ours; of published code, the weights and the names of the rest."""
+    content, rest = file.content, []
+    if isinstance(content, dict) and "version" in content and "args" in content:
+        version = content["version"]
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise UserError(
+                f"has version {str(version)[:20]!r}, which this package does not know; update it"
+            )
+        content = {name: content[name] for name in validate.PARTS if name in content}
+        return validate.parts({name: file.plain(x, name) for name, x in content.items()})
+    if isinstance(content, dict) and "frame_transformation.0.conv1.weight" in content:
+        weights = file.plain(content, "state_dict")
+    elif published.is_published_robot(content):
+        nets = {net: file.plain(content[net], net) for net in published.parts_of(content)}
+        weights = published.convert(nets)
+    elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        rest = [shown(str(name)[:40]) for name in content if name != "state_dict"]
+        weights = file.plain(content["state_dict"], "state_dict")
+    else:
+        raise UserError("is not a checkpoint of this package: it has no state_dict")
+    return {"state_dict": validate.weights(weights), "ignored": rest}
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
@@ -109,8 +107,8 @@ def prune(folder: Path, keep: int, every: int, newest: int) -> None:
         path.unlink(missing_ok=True)
 
 
-PARTS = {"optimizer": dict, "last_epoch": int, "step": int, "history": list}  # of a run
-MORE_PARTS = {"steps_done": int, "skipped": list, "total": torch.Tensor, "rng": dict}  # version 2
+PARTS = ("optimizer", "last_epoch", "step", "history", "best_score")  # of a run
+MORE_PARTS = ("steps_done", "skipped", "total", "rng")  # since version 2
 
 
 def check_run(checkpoint: dict, path: Path) -> None:
@@ -120,24 +118,12 @@ def check_run(checkpoint: dict, path: Path) -> None:
             f"{path} is not from this package, so no run can resume from it; "
             "start from its weights with --ckpt_path and another --save_root"
         )
-    if not checkpoint["version"] <= VERSION:
-        raise UserError(f"{path} is from a newer version of this package; update it")
-    for part, kind in (PARTS | (MORE_PARTS if checkpoint["version"] > 1 else {})).items():
-        value = checkpoint.get(part)
-        if not isinstance(value, kind) or (kind is int and value < 0):
+    for part in PARTS + (MORE_PARTS if checkpoint["version"] > 1 else ()):
+        if part not in checkpoint:
             raise UserError(f"{path} is damaged: it has no {part}")
     rows, epochs = checkpoint["history"], checkpoint["last_epoch"]
-    numbers = [row.get("epoch") for row in rows if is_row(row)]
-    if len(rows) != epochs or numbers != [*range(epochs)]:
+    if [row.get("epoch") for row in rows] != [*range(epochs)]:
         raise UserError(f"{path} is damaged: its history does not have {epochs} epochs")
-    best = checkpoint.get("best_score")
-    if best is not None and not isinstance(best, (int, float)):
-        raise UserError(f"{path} is damaged: its best_score is not a number")
-
-
-def is_row(row: Any) -> bool:
-    plain = (int, float, type(None))
-    return isinstance(row, dict) and all(isinstance(x, plain) for x in row.values())
 
 
 @contextlib.contextmanager
@@ -152,13 +138,13 @@ def restoring(path: Path) -> Iterator[None]:
 
 def is_ours(checkpoint: dict) -> bool:
     """Whether this package wrote it: the template's files have no version."""
-    return isinstance(checkpoint.get("version"), int) and isinstance(checkpoint.get("args"), dict)
+    return "version" in checkpoint and "args" in checkpoint
 
 
 def describe_template(path: str | Path, checkpoint: dict) -> str:
     """One line about which parts of a template file are used."""
-    ignored = [k for k in checkpoint if k != "state_dict"]
-    note = f"; ignored: {', '.join(ignored)}" if ignored else ""
+    ignored = checkpoint.get("ignored")
+    note = f"; ignored: {', '.join(ignored[:20])}" if ignored else ""
     return f"{path}: a checkpoint of published code; its weights are used{note}"
 
 

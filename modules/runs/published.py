@@ -22,10 +22,14 @@ def is_published_robot(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(n), dict) for n in NETS)
 
 
+def parts_of(content: dict) -> list[str]:
+    """The nets of such a file that are used."""
+    return [net for net in content if net in NETS | {"prior"}]
+
+
 def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
     """-> a state dict of RecurrentVAE. What does not fit is reported when it is loaded."""
-    nets = [net for net in content if net in NETS | {"prior"}]
-    weights = {our_name(f"{net}.{k}"): v for net in nets for k, v in content[net].items()}
+    weights = {our_name(f"{net}.{k}"): v for net in content for k, v in content[net].items()}
     return weights | {
         "condition_mean": torch.zeros(CONDITION),
         "condition_std": torch.ones(CONDITION),

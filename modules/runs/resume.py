@@ -59,6 +59,7 @@ class Resumable:
             "rng": rng_states(self.device),
             "best_score": self.best_score,
             "history": self.history,
+            "data": self.data,
         }
         state |= {"trackers": self.trackers.states} if self.trackers.states else {}
         return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
@@ -75,6 +76,12 @@ class Resumable:
         place = f"epoch {self.current_epoch}"
         place += f", after {self.steps_done} of its steps" if self.steps_done else ""
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
+        for split, before in state.get("data", {}).items():
+            if split in self.data and self.data[split] != before:
+                print(
+                    f"warning: the {split} pictures are not those that the run was trained with: "
+                    f"{before} then, {self.data[split]} now"
+                )
         if self.best_score is not None and not self.best_is_there():
             print(
                 f"{self.folder / 'best_score.ckpt'} is missing or damaged; "
