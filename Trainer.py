@@ -28,7 +28,7 @@ from modules.metrics import Generate_PSNR, score_clips
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
-from modules.report import distribution, figures, pictures, tables, validation
+from modules.report import charts, distribution, pictures, tables, validation
 from modules.report.pages import write_run_page
 from modules.report.progress import Clock, progress_text, validations_left
 from modules.report.trackers import Trackers
@@ -457,7 +457,7 @@ class Trainer(Resumable):
             return
         loss = OBJECTIVES[self.settings.loss]
         folder = run_folder(self.folder / "plots")
-        figures.draw_curves(folder, self.history, loss, self.lab.baseline)
+        charts.draw_curves(folder, self.history, loss, self.lab.baseline)
         self.drawn_at = time.perf_counter()
 
     def finish(self) -> None:
@@ -587,7 +587,8 @@ def main() -> None:
     if settings.preview:
         schedules.preview(settings)
         path = run_folder(settings.save_root) / "schedules.png"
-        figures.draw_schedules(path, schedules.table(settings))
+        drawn = charts.run_charts(schedules.table(settings), [], {}, "")
+        charts.draw_grid(path, drawn, columns=3)
         for warning in schedules.warnings(settings):
             print(warning)
         print(f"drawn in {path}")

@@ -17,7 +17,7 @@ import pytest
 from helpers import ROOT
 
 from modules.cli.entry import run
-from modules.report import charts, groups, pages, tables
+from modules.report import charts, groups, pages, reading, tables
 from modules.report.significance import welch
 
 SCRIPT = ROOT / "scripts" / "compare.py"
@@ -303,7 +303,7 @@ def test_scores_older_than_the_last_weights_are_not_shown(runs):
     for later, shown in ((-9, True), (9, False)):
         then = (folder / "scores.json").stat().st_mtime + later
         os.utime(folder / "last.ckpt", (then, then))
-        assert bool(pages.read_run(folder).scores) == shown
+        assert bool(reading.read_run(folder).scores) == shown
         pages.write_run_page(folder)
         text = (folder / "report.html").read_text()
         assert ("21.50" in text) == ("png;base64" in text) == shown
@@ -312,7 +312,7 @@ def test_scores_older_than_the_last_weights_are_not_shown(runs):
 def test_rows_with_different_columns_are_read_back(tmp_path):
     rows = [{"epoch": 0, "a": 1.5}, {"epoch": 1, "a": 0.1, "b": None}, {"b": 1 / 3, "epoch": 2}]
     tables.write_csv(tmp_path / "rows.csv", rows)
-    found = pages.read_csv(tmp_path / "rows.csv")
+    found = reading.read_csv(tmp_path / "rows.csv")
     assert found == [{"a": None, "b": None} | row for row in rows]
 
 

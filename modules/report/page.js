@@ -658,7 +658,8 @@ class Player {
       canvas.style.width = `${scale * this.width}px`;
       canvas.style.height = `${scale * this.height}px`;
     }
-    for (const { node } of shown) node.style.width = `${Math.floor(share)}px`;
+    const wide = Math.max(scale * this.width, Math.min(share, 150)); // of a label
+    for (const { node } of shown) node.style.width = `${Math.floor(wide)}px`;
   }
 
   seek(frame) {
