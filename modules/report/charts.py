@@ -171,6 +171,8 @@ def draw(chart: Chart, folder: Path) -> Path:
     if count > 1:
         figure.suptitle(chart.title)
     path = folder / f"{chart.name}.png"
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # one layout serves both files
     with plt.rc_context({"pdf.fonttype": 42}):  # text stays text
         pdf = {"format": "pdf", "metadata": {"CreationDate": None}}
         write_atomically(path.with_suffix(".pdf"), lambda file: figure.savefig(file, **pdf))
