@@ -19,10 +19,10 @@ const el = (tag, attributes = {}, ...children) =>
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-function number(value) {
+function number(value, digits = 5) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const short = Number(value.toPrecision(5));
+  const short = Number(value.toPrecision(digits));
   return size !== 0 && (size < 0.001 || size >= 1e6) ? short.toExponential() : String(short);
 }
 
@@ -171,7 +171,7 @@ class Chart {
     for (const tick of log ? logTicks(y0, y1) : ticks(y0, y1, height / 45)) {
       const y = this.py(tick);
       group.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y }));
-      text(left - 6, y + 4, number(tick), "end");
+      text(left - 6, y + 4, number(tick, 9), "end");
     }
     for (const tick of ticks(this.x0, this.x1, width / 80)) {
       if (!Number.isInteger(tick)) continue;
@@ -531,7 +531,7 @@ class Player {
     this.place.append(
       el("div", { class: "bar controls" }, choice, this.switches),
       this.printed, this.screens,
-      el("div", { class: "bar controls" }, this.playButton,
+      el("div", { class: "bar transport controls" }, this.playButton,
         button("◀", "one frame back", () => this.step(-1)),
         button("▶", "one frame on", () => this.step(1)),
         this.scrub, this.at,
