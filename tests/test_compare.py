@@ -21,6 +21,7 @@ from modules.report import charts, groups, pages, reading, tables
 from modules.report.significance import welch
 
 SCRIPT = ROOT / "scripts" / "compare.py"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 spec = importlib.util.spec_from_file_location("compare", SCRIPT)
 compare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare)
@@ -288,6 +289,23 @@ def test_table_and_page_have_every_group(runs, tmp_path):
     assert pictures == [b"a strip"]
     assert "<td>Cyclical</td>" in text and "19.00" in text
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)  # no other file is needed
+
+
+def test_a_hundred_runs_of_400_epochs_are_a_page_within_30_s_and_1_gb(tmp_path):
+    values = np.random.default_rng(0).random((400, len(charts.CURVES)))
+    columns = [columns[0] for _, _, columns in charts.CURVES.values()]
+    rows = [{"epoch": e} | dict(zip(columns, row)) for e, row in enumerate(values.tolist())]
+    for i in range(100):
+        folder = write_run(tmp_path / f"runs/{i}", [], [20] * 629, seed=0, lr=i)
+        tables.write_csv(folder / "metrics.csv", rows)
+    command = [sys.executable, SCRIPT, tmp_path / "runs", "--out", tmp_path / "page"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | ONE_THREAD)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = usage.ru_utime + usage.ru_stime
+    memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    size = (tmp_path / "page/report.html").stat().st_size / 1e6
+    print(f"{seconds:.1f} s of CPU time, {memory:.0f} MB of memory, a page of {size:.1f} MB")
+    assert status == 0 and seconds < 30 and memory < 1000 and size < 30
 
 
 def test_the_page_of_one_run(call, runs, tmp_path):

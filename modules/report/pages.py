@@ -152,7 +152,8 @@ class Page:
 
     def data(self) -> str:
         """The curves and clips, in a form that cannot end its script element."""
-        text = json.dumps({"clips": self.clips, "charts": self.charts}, allow_nan=False)
+        values = {"clips": self.clips, "charts": self.charts}
+        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
