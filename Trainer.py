@@ -28,7 +28,7 @@ from modules.metrics import Generate_PSNR, score_clips
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
-from modules.report import distribution, figures, pictures, tables, validation
+from modules.report import charts, distribution, pictures, tables, validation
 from modules.report.pages import write_run_page
 from modules.report.progress import Clock, progress_text, validations_left
 from modules.report.trackers import Trackers
@@ -52,7 +52,7 @@ from modules.training.optimizer import (
 from modules.training.schedules import kl_annealing
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
-REDRAW_SECONDS = 60
+PAGE_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 SAMPLES = 20  # futures, sampled at the end of training
@@ -88,10 +88,9 @@ class Trainer(Resumable):
         self.tfr = schedules.tfr_at(0, settings)
         self.current_epoch = self.step = 0
         self.best_score, self.history = None, []
-        self.drawn_at, self.shown_at = time.perf_counter(), 0
         self.clock, self.trackers = Clock(), Trackers()
         self.steps_done = self.steps_an_epoch = 0  # of the current epoch, and all that it has
-        self.last_rollout, self.page_at = None, -math.inf
+        self.last_rollout, self.shown_at, self.page_at = None, 0, -math.inf
         # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
@@ -393,9 +392,7 @@ class Trainer(Resumable):
 
     def log(self, row: dict[str, float | None]) -> None:
         self.write_metrics()
-        if time.perf_counter() - self.drawn_at > REDRAW_SECONDS:
-            self.draw_curves()
-        if time.perf_counter() - self.page_at > REDRAW_SECONDS:
+        if time.perf_counter() - self.page_at > PAGE_SECONDS:
             self.write_page(f"training: {self.progress_text()}")
         tqdm.write(self.epoch_line(row))
 
@@ -458,8 +455,7 @@ class Trainer(Resumable):
             return
         loss = OBJECTIVES[self.settings.loss]
         folder = run_folder(self.folder / "plots")
-        figures.draw_curves(folder, self.history, loss, self.lab.baseline)
-        self.drawn_at = time.perf_counter()
+        charts.draw_curves(folder, self.history, loss, self.lab.baseline)
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
@@ -594,7 +590,8 @@ def main() -> None:
     if settings.preview:
         schedules.preview(settings)
         path = run_folder(settings.save_root) / "schedules.png"
-        figures.draw_schedules(path, schedules.table(settings))
+        drawn = charts.run_charts(schedules.table(settings), [], {}, "")
+        charts.draw_grid(path, drawn, columns=3)
         for warning in schedules.warnings(settings):
             print(warning)
         print(f"drawn in {path}")

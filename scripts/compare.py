@@ -36,10 +36,10 @@ PLAYED = [VAL_CLIP, *map(clip_file, range(pages.CLIPS))]
 
 def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
     """The same clip of several runs in step, as long as there is room on the page."""
-    left = 0
+    left, styles = 0, {name: i for i, name in enumerate(labels(runs))}
     for file in PLAYED:
         same = {}
-        for name, one in zip(labels(runs), runs):
+        for name, one in zip(styles, runs):
             path = one.folder / file
             if not (path.exists() if file == VAL_CLIP else tested_since(path)):
                 continue
@@ -52,7 +52,7 @@ def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
             else:
                 left += 1
         for clips_of_runs in same.values():
-            pages.add_clip(page, clips_of_runs)
+            pages.add_clip(page, clips_of_runs, styles)
     if page.clips:
         text = "The page would exceed 30 MB with all of them."
         more = f"{left} rollouts are left out. {text} Every run's own page has its rollouts."

@@ -17,10 +17,11 @@ import pytest
 from helpers import ROOT
 
 from modules.cli.entry import run
-from modules.report import charts, groups, pages, tables
+from modules.report import charts, groups, pages, reading, tables
 from modules.report.significance import welch
 
 SCRIPT = ROOT / "scripts" / "compare.py"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 spec = importlib.util.spec_from_file_location("compare", SCRIPT)
 compare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare)
@@ -290,6 +291,23 @@ def test_table_and_page_have_every_group(runs, tmp_path):
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)  # no other file is needed
 
 
+def test_a_hundred_runs_of_400_epochs_are_a_page_within_30_s_and_1_gb(tmp_path):
+    values = np.random.default_rng(0).random((400, len(charts.CURVES)))
+    columns = [columns[0] for _, _, columns in charts.CURVES.values()]
+    rows = [{"epoch": e} | dict(zip(columns, row)) for e, row in enumerate(values.tolist())]
+    for i in range(100):
+        folder = write_run(tmp_path / f"runs/{i}", [], [20] * 629, seed=0, lr=i)
+        tables.write_csv(folder / "metrics.csv", rows)
+    command = [sys.executable, SCRIPT, tmp_path / "runs", "--out", tmp_path / "page"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | ONE_THREAD)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = usage.ru_utime + usage.ru_stime
+    memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    size = (tmp_path / "page/report.html").stat().st_size / 1e6
+    print(f"{seconds:.1f} s of CPU time, {memory:.0f} MB of memory, a page of {size:.1f} MB")
+    assert status == 0 and seconds < 30 and memory < 1000 and size < 30
+
+
 def test_the_page_of_one_run(call, runs, tmp_path):
     done = call(runs / "none", "--out", tmp_path / "page")
     assert done.code == 0, done.err
@@ -303,7 +321,7 @@ def test_scores_older_than_the_last_weights_are_not_shown(runs):
     for later, shown in ((-9, True), (9, False)):
         then = (folder / "scores.json").stat().st_mtime + later
         os.utime(folder / "last.ckpt", (then, then))
-        assert bool(pages.read_run(folder).scores) == shown
+        assert bool(reading.read_run(folder).scores) == shown
         pages.write_run_page(folder)
         text = (folder / "report.html").read_text()
         assert ("21.50" in text) == ("png;base64" in text) == shown
@@ -312,7 +330,7 @@ def test_scores_older_than_the_last_weights_are_not_shown(runs):
 def test_rows_with_different_columns_are_read_back(tmp_path):
     rows = [{"epoch": 0, "a": 1.5}, {"epoch": 1, "a": 0.1, "b": None}, {"b": 1 / 3, "epoch": 2}]
     tables.write_csv(tmp_path / "rows.csv", rows)
-    found = pages.read_csv(tmp_path / "rows.csv")
+    found = reading.read_csv(tmp_path / "rows.csv")
     assert found == [{"a": None, "b": None} | row for row in rows]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import SHORT, make_dataset, settings_of
 
-from modules.report import figures
+from modules.report import charts
 from modules.runs import checkpoint as ckpt
 from Trainer import train
 
@@ -93,7 +93,7 @@ def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, 
 )
 def test_curves_name_the_loss_that_is_minimised(data, tmp_path, monkeypatch, loss, label):
     labels = []
-    monkeypatch.setattr(figures, "draw_curves", lambda *given: labels.append(given[2]))
+    monkeypatch.setattr(charts, "draw_curves", lambda *given: labels.append(given[2]))
     places = ["--DR", data, "--save_root", tmp_path, "--num_epoch", 1, "--loss", loss]
     train(settings_of([*places, *SHORT]))
     assert set(labels) == {label}

@@ -1,5 +1,6 @@
 """report.html in a real browser: from disk, without a network, on a desk and on a phone."""
 
+import csv
 import io
 import json
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from modules.files import write_json
 from modules.labs.pose import PoseLab
 from modules.report import clips, pages
+from modules.report.reading import read_csv, read_run
 from modules.report.tables import write_csv
 from modules.runs.folder import VAL_CLIP, VAL_FUTURES
 
@@ -72,10 +74,14 @@ def compared(tmp_path_factory):
         write_run(base / "runs" / "none" / f"s{seed}", seed, kl_anneal_type="None", tfr=0.0)
     write_run(base / "runs" / "short", 2, epochs=10, kl_anneal_type="None", tfr=1.0)
     write_run(base / "runs" / EVIL.replace("/", ":"), 3, tfr=0.5, kl_anneal_type=EVIL)
-    command = [sys.executable, ROOT / "scripts/compare.py", base / "runs", "--out", base / "page"]
+    return write_comparison(base / "runs", base / "page")
+
+
+def write_comparison(runs, out):
+    command = [sys.executable, ROOT / "scripts/compare.py", runs, "--out", out]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return base / "page" / "report.html"
+    assert done.returncode == 0, done.stderr
+    return out / "report.html"
 
 
 PIXELS = """[...document.querySelectorAll('canvas[aria-label]')].map(c => [c.ariaLabel,
@@ -135,11 +141,16 @@ def test_dark_mode_is_dark_and_can_be_changed(chrome, run_page, tmp_path):
     assert brightness() > 170
 
 
-def test_printed_it_is_on_white_without_controls(chrome, run_page):
-    chrome.open(run_page, dark=True)
+def test_printed_it_is_on_white_without_controls(chrome, compared):
+    chrome.open(compared, dark=True, after=f"#frame={FRAME}")
     chrome.send("Emulation.setEmulatedMedia", media="print")
     assert chrome.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert chrome.run("getComputedStyle(player.playButton).display") == "none"
+    visible = (
+        "[...document.querySelectorAll('button, select, input')].filter(e => e.checkVisibility())"
+    )
+    assert chrome.run(f"{visible}.every(e => e.closest('th, .legend'))")
+    text = chrome.run("document.body.innerText")
+    assert "best val PSNR" in text and f"validation, frame {FRAME} of 0..{LENGTH - 1}" in text
     chrome.send("Emulation.setEmulatedMedia", media="")
 
 
@@ -246,7 +257,7 @@ def test_the_same_clip_of_several_runs_plays_in_step(chrome, compared):
 def test_the_curves_are_those_of_metrics_csv(chrome, run_page):
     chrome.open(run_page)
     charts = {c["name"]: c for c in chrome.run("DATA.charts")}
-    rows = pages.read_csv(run_page.parent / "metrics.csv")
+    rows = read_csv(run_page.parent / "metrics.csv")
     for name, column in (("loss", "train/loss"), ("lr", "train/lr"), ("psnr", "val/psnr")):
         line = charts[name]["panels"][0]["series"][0]
         assert line["x"] == [row["epoch"] for row in rows]
@@ -257,7 +268,6 @@ def test_the_curves_are_those_of_metrics_csv(chrome, run_page):
 
 def test_a_chart_zooms_tells_values_and_is_reset(chrome, run_page):
     chrome.open(run_page)
-    chrome.run("rows = null")
     x, y, width, _ = middle(chrome, "#charts .chart svg")
     labels = "[...document.querySelectorAll('#charts .chart')][0].querySelector('svg').textContent"
     before = chrome.run(labels)
@@ -269,6 +279,27 @@ def test_a_chart_zooms_tells_values_and_is_reset(chrome, run_page):
     chrome.run("document.querySelector('#charts .chart').focus()")
     chrome.press("0", "Digit0", "0")
     assert chrome.run(labels) == before
+
+
+def test_the_keys_of_a_curve_tell_values_and_move_the_player(chrome, run_page):
+    chrome.open(run_page)
+    chrome.run("document.querySelector('#player .chart').focus()")
+    for key in ("ArrowRight", "ArrowRight", "Enter"):
+        chrome.press(key)
+    tip = chrome.run("document.querySelector('#player .tip').innerText")
+    assert frame(chrome) > 1 and tip.startswith(f"frame {frame(chrome)}")
+
+
+def test_a_run_has_the_same_colour_in_the_player_and_in_the_curves(chrome, tmp_path):
+    for seed, name in enumerate("abc"):
+        write_run(tmp_path / "runs" / name, seed, tfr=seed / 2)
+    (tmp_path / "runs" / "b" / VAL_CLIP).unlink()
+    write_comparison(tmp_path / "runs", tmp_path / "page")
+    chrome.open(tmp_path / "page" / "report.html")
+    styles = "p => Object.fromEntries(p.series.map(s => [s.name, s.style]))"
+    player = chrome.run(f"({styles})(DATA.clips[0].psnr.panels[0])")
+    curves = chrome.run(f"({styles})(DATA.charts.find(c => c.name === 'psnr').panels[0])")
+    assert {player[name] for name in "ac"} == {curves[name] for name in "ac"} == {0, 2}
 
 
 def test_a_line_is_switched_off_and_on(chrome, compared):
@@ -316,18 +347,45 @@ def test_a_table_is_sorted_by_a_click_on_its_heading(chrome, compared):
     assert chrome.run("document.querySelectorAll('th[aria-sort=ascending]').length") == 1
 
 
-@pytest.mark.parametrize(
-    "name, part", [("Markdown", "| none | 2 |"), ("CSV", "none,2,"), ("LaTeX", "none & 2 &")]
-)
-def test_a_table_is_copied(chrome, compared, name, part):
+def read_markdown(text):
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if "---" not in line]
+
+
+def read_latex(text):
+    text = text.replace("$\\pm$", "±").replace("$<$", "<").replace("$>$", ">")
+    text = text.replace("\\_", "_")
+    return [line[:-3].split(" & ") for line in text.splitlines() if line.endswith("\\\\")]
+
+
+READERS = {
+    "Markdown": read_markdown,
+    "CSV": lambda text: [*csv.reader(io.StringIO(text))],
+    "LaTeX": read_latex,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_copied_table_has_every_cell(chrome, compared, name):
     chrome.open(compared)
     chrome.run(
         "copied = null; navigator.clipboard.writeText = async (text) => { copied = text };"
         "[...document.querySelectorAll('button')].find(b => b.textContent === "
         f"'copy {name}').click()"
     )
-    text = chrome.run("copied")
-    assert part in text and (name != "LaTeX" or "$\\pm$" in text)
+    shown = (
+        "[...document.querySelector('table').rows].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    cells = READERS[name](chrome.run("copied"))
+    assert cells == chrome.run(shown) and "±" in cells[1][3] + cells[2][3]
+
+
+def test_the_command_is_copied(chrome, run_page):
+    chrome.open(run_page)
+    chrome.run(
+        "copied = null; navigator.clipboard.writeText = async (text) => { copied = text };"
+        "[...document.querySelectorAll('button')].find(b => b.textContent === 'copy').click()"
+    )
+    assert chrome.run("copied") == pages.command(read_run(run_page.parent))
 
 
 def test_names_stay_text(chrome, compared):

@@ -26,7 +26,7 @@ from torch.distributions import Normal, kl_divergence
 
 import Trainer
 from modules.cli.parser import parse
-from modules.report.figures import CURVES
+from modules.report.charts import CURVES
 from modules.report.pages import FUTURES, LATENTS, PLACE
 from modules.report.pictures import gif_time
 from modules.training import schedules
@@ -72,7 +72,8 @@ def test_a_run_writes_the_documented_files(call, trained, tmp_path):
         "report.html",
     }
     assert {p.name for p in folder.iterdir()} == kept
-    plots = {f"{name}.png" for name in (*CURVES, "curves", "psnr_per_frame")}
+    plots = {f"{name}.{kind}" for name in CURVES for kind in ("png", "pdf")}
+    plots |= {"curves.png", "psnr_per_frame.png"}
     assert {p.name for p in (folder / "plots").iterdir()} == plots | {*FUTURES, *LATENTS}
     assert all(is_picture(p) for p in [*folder.glob("plots/*.png"), folder / "val_strip.png"])
     args = json.loads((folder / "args.json").read_text())

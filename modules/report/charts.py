@@ -10,7 +10,21 @@ import numpy as np
 
 from ..files import write_atomically
 from .clips import finite
-from .figures import BASELINE, CURVES, DPI, SCHEDULES, plt
+from .figures import plt, save_figure
+
+BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
+CURVES = {  # file name -> title, unit, columns of metrics.csv
+    "loss": ("Loss", "MSE + beta KL", ["train/loss", "val/loss"]),
+    "mse": ("Training MSE", "MSE", ["train/mse"]),
+    "kl": ("KL divergence", "nats per frame", ["train/kl", "val/kl"]),
+    "beta": ("KL weight", "beta", ["train/beta"]),
+    "tfr": ("Teacher forcing ratio", "tfr", ["train/tfr"]),
+    "lr": ("Learning rate", "lr", ["train/lr"]),
+    "psnr": ("Validation PSNR", "dB", ["val/psnr", "val/psnr_min", BASELINE]),
+    "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
+    "elbo": ("Validation ELBO", "nats per frame", ["val/elbo"]),
+}
+SCHEDULES = "beta", "tfr", "lr"
 
 # Okabe and Ito's colours, then other dashes: page.css has the same colours, page.js the rest.
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"
@@ -157,12 +171,37 @@ def draw(chart: Chart, folder: Path) -> Path:
     if count > 1:
         figure.suptitle(chart.title)
     path = folder / f"{chart.name}.png"
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # one layout serves both files
     with plt.rc_context({"pdf.fonttype": 42}):  # text stays text
         pdf = {"format": "pdf", "metadata": {"CreationDate": None}}
         write_atomically(path.with_suffix(".pdf"), lambda file: figure.savefig(file, **pdf))
-    plt.close(figure)
+    save_figure(figure, path)
     return path
+
+
+def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> None:
+    """A run's quantities by epoch, and curves.png with all. `loss` and `baseline` are labels."""
+    charts = run_charts(rows, [], {"loss": loss}, baseline)
+    for chart in charts:
+        draw(chart, folder)
+    draw_grid(folder / "curves.png", *without_constants(charts))
+
+
+def draw_grid(path: Path, charts: Sequence[Chart], title: str = "", columns: int = 4) -> None:
+    """Charts of one panel each, in one picture."""
+    lines = -(-len(charts) // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(4.5 * columns, 3.5 * lines), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, chart in zip(grid.flat, charts):
+        axes.axis("on")
+        draw_panel(axes, chart, chart.panels[0])
+        axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y)
+    figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)
 
 
 def draw_panel(axes: Any, chart: Chart, panel: Panel) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 from ..config import BASELINES, BEFORE, OBJECTIVES
 from ..errors import UserError
 from . import pages
-from .charts import Chart, Panel, Series
-from .figures import BASELINE, CURVES
+from .charts import BASELINE, CURVES, Chart, Panel, Series
 from .pages import PLACE
 from .reading import Run, read_run
 from .significance import welch

@@ -12,6 +12,7 @@ from .pictures import draw_strip, to_uint8
 
 SHOWN = 4  # sampled futures in a film strip
 BASELINE = {"color": "0.4", "ls": "--"}
+LEAST = 0.01  # dB: the height of an axis of PSNR, so that rounding errors do not fill it
 
 
 def draw_kl_over_time(
@@ -71,6 +72,10 @@ def draw_best_of(
     ticks = [d * 10**e for e in range(6) for d in (1, 2, 5) if d * 10**e <= n[-1]]
     axes.set_xticks(ticks, ticks)
     axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    if high - low < LEAST:
+        axes.set_ylim((low + high - LEAST) / 2, (low + high + LEAST) / 2)
+        axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(title="Best of N futures", xlabel="futures N", ylabel="PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

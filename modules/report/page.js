@@ -8,7 +8,7 @@ const COLOURS = 7, DASHES = ["", "6 3", "2 2", "6 3 1.5 3"]; // as in charts.py
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "on") {
-      for (const [event, hear] of Object.entries(value)) node.addEventListener(event, hear);
+      for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
     } else if (value !== null && value !== undefined) node.setAttribute(name, value);
   }
   node.append(...children);
@@ -19,10 +19,10 @@ const el = (tag, attributes = {}, ...children) =>
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-function number(value) {
+function number(value, digits = 5) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const short = Number(value.toPrecision(5));
+  const short = Number(value.toPrecision(digits));
   return size !== 0 && (size < 0.001 || size >= 1e6) ? short.toExponential() : String(short);
 }
 
@@ -112,8 +112,8 @@ function legend(names, hidden, changed) { // names: Map of name -> series
     show();
   };
   const more = names.size < 6 ? [] : [
-    el("button", { type: "button", on: { click: all(true) } }, "all"),
-    el("button", { type: "button", on: { click: all(false) } }, "none")];
+    el("button", { type: "button", class: "controls", on: { click: all(true) } }, "all"),
+    el("button", { type: "button", class: "controls", on: { click: all(false) } }, "none")];
   return el("div", { class: "legend", role: "group", "aria-label": "lines on and off" },
     ...more, ...buttons.values());
 }
@@ -171,7 +171,7 @@ class Chart {
     for (const tick of log ? logTicks(y0, y1) : ticks(y0, y1, height / 45)) {
       const y = this.py(tick);
       group.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y }));
-      text(left - 6, y + 4, number(tick), "end");
+      text(left - 6, y + 4, number(tick, 9), "end");
     }
     for (const tick of ticks(this.x0, this.x1, width / 80)) {
       if (!Number.isInteger(tick)) continue;
@@ -279,16 +279,16 @@ class Chart {
       const next = this.cursor === null ? at : at + sign;
       this.point(places[Math.min(Math.max(next, 0), places.length - 1)]);
     };
-    const deeds = {
+    const actions = {
       ArrowLeft: () => step(-1), ArrowRight: () => step(1),
       "+": () => about(0.5), "=": () => about(0.5), "-": () => about(2),
       0: () => this.row.zoom(null), Escape: () => { this.row.zoom(null); this.point(null); },
       Enter: () => { if (this.pick && this.cursor !== null) this.pick(this.cursor); },
     };
-    if (!deeds[event.key] || event.ctrlKey || event.metaKey) return;
+    if (!actions[event.key] || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation();
-    deeds[event.key]();
+    actions[event.key]();
   }
 
   places() { return [...new Set(this.shown.flatMap((s) => s.x))].sort((a, b) => a - b); }
@@ -364,7 +364,7 @@ class Row {
       s.y.some((y) => y !== null && y <= 0)));
     this.node = el("div", { class: spec.panels.length > 1 ? "row wide" : "row" },
       el("div", { class: "bar" }, el("h3", {}, spec.title),
-        el("span", { class: "tools" }, this.whole, this.logButton, save)),
+        el("span", { class: "tools controls" }, this.whole, this.logButton, save)),
       el("div", { class: "panels" }, ...this.charts.map((chart) => chart.node)));
   }
 
@@ -443,7 +443,7 @@ function download(name, type, text) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-function drawn(rows) { // draw again when the width changes
+function drawToWidth(rows) { // draw again when the width changes
   const node = rows[0].node;
   let width = node.clientWidth;
   rows.forEach((row) => row.draw());
@@ -465,9 +465,9 @@ function drawCharts() {
   place.append(
     legend(names, hidden, () => rows.forEach((row) => row.draw())),
     el("div", { class: "charts" }, ...rows.map((row) => row.node)),
-    el("p", { class: "said" }, "Drag to zoom, double-click for the whole range. Keys on a chart: " +
+    el("p", { class: "hint controls" }, "Drag to zoom, double-click for the whole range. Keys on a chart: " +
       "arrows, + and -, 0."));
-  drawn(rows);
+  drawToWidth(rows);
 }
 
 // ---------------------------------------------------------------- the player
@@ -520,6 +520,7 @@ class Player {
     this.scrub = el("input", { type: "range", class: "scrub", min: 0, value: 0, "aria-label": "frame",
       on: { input: () => { this.pause(); this.seek(Number(this.scrub.value)); } } });
     this.at = el("output", { class: "at" });
+    this.printed = el("p", { class: "printed" }); // what the hidden controls show
     this.screens = el("div", { class: "screens" });
     this.curve = el("div");
     this.switches = el("span", { class: "bar" });
@@ -529,8 +530,8 @@ class Player {
       (i) => this.open(i)) : el("h3", {}, DATA.clips[0].title);
     this.place.append(
       el("div", { class: "bar controls" }, choice, this.switches),
-      this.screens,
-      el("div", { class: "bar controls" }, this.playButton,
+      this.printed, this.screens,
+      el("div", { class: "bar transport controls" }, this.playButton,
         button("◀", "one frame back", () => this.step(-1)),
         button("▶", "one frame on", () => this.step(1)),
         this.scrub, this.at,
@@ -539,7 +540,7 @@ class Player {
         select("error", GAINS, GAINS.indexOf(4), (g) => `${g}×`,
           (i) => { this.gain = GAINS[i]; this.paint(); }), this.ramp, this.rampText),
       this.curve,
-      el("p", { class: "said" }, "A click on the curve goes to its frame. Keys: space plays and " +
+      el("p", { class: "hint controls" }, "A click on the curve goes to its frame. Keys: space plays and " +
         "pauses, ← and → step (with shift 10 frames), Home and End."));
     this.place.tabIndex = 0;
     this.place.setAttribute("aria-label", "player of rollouts");
@@ -619,7 +620,7 @@ class Player {
     const names = new Map(this.clip.psnr.panels[0].series.map((s) => [s.name, s]));
     this.curve.append(legend(names, this.hidden, () => { this.row.draw(); this.visible(); }),
       this.row.node);
-    drawn([this.row]);
+    drawToWidth([this.row]);
   }
 
   drawSwitches() {
@@ -658,7 +659,8 @@ class Player {
       canvas.style.width = `${scale * this.width}px`;
       canvas.style.height = `${scale * this.height}px`;
     }
-    for (const { node } of shown) node.style.width = `${Math.floor(share)}px`;
+    const wide = Math.max(scale * this.width, Math.min(share, 150)); // of a label
+    for (const { node } of shown) node.style.width = `${Math.floor(wide)}px`;
   }
 
   seek(frame) {
@@ -690,12 +692,12 @@ class Player {
     if (["SELECT", "BUTTON"].includes(event.target.tagName) && event.key === " ") return;
     if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey) return;
     const stride = event.shiftKey ? 10 : 1;
-    const deeds = { " ": () => this.toggle(), ArrowLeft: () => this.step(-stride),
+    const actions = { " ": () => this.toggle(), ArrowLeft: () => this.step(-stride),
       ArrowRight: () => this.step(stride), Home: () => this.step(-this.frame),
       End: () => this.step(this.length) };
-    if (!deeds[event.key]) return;
+    if (!actions[event.key]) return;
     event.preventDefault();
-    deeds[event.key]();
+    actions[event.key]();
   }
 
   paint() {
@@ -728,6 +730,7 @@ class Player {
     }
     this.scrub.value = frame;
     this.at.textContent = `frame ${frame} of 0..${this.length - 1}`;
+    this.printed.textContent = `${clip.title}, ${this.at.textContent}`;
     this.rampText.textContent = `0 to ${(255 / this.gain).toFixed(0)} of 255`;
     if (this.row) this.row.charts[0].setMark(frame);
   }

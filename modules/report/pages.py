@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import BASELINES, MAY_CHANGE, OBJECTIVES, TRAINING
+from ..config import BASELINES, BEFORE, MAY_CHANGE, OBJECTIVES, TRAINING
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from . import charts, clips, tables
-from .reading import Run, read_csv, read_json, read_run, tested_since
+from .reading import Run, read_json, read_run, tested_since
 
-__all__ = ["read_csv", "read_json", "read_run"]  # read from here by scripts
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
+# The command of a run has its own words for the first three, and leaves out the others.
+NOT_TYPED = {"lab", "DR", "save_root"} | {"resume", "test", "preview", "debug", "wandb_name"}
 CLIPS = 8  # test clips on a page
 SHOWN = ["val_strip.png", *(f"plots/{name}" for name in FUTURES + LATENTS)]
 SHOWN_OF_TEST = [*(f"strip{i}.png" for i in range(CLIPS)), *FUTURES, *LATENTS]
@@ -103,12 +104,11 @@ class Page:
     charts: list[dict] = field(default_factory=list)
     tracks: dict[str, str] = field(default_factory=dict)  # packed frames -> id
 
-    def add(self, title: str, *parts: str, id: str = "") -> None:
+    def add(self, title: str, *parts: str) -> None:
         """A section, if it has any content."""
         if any(parts):
-            name = f' id="{id}"' if id else ""
             text = "\n".join(part for part in parts if part)
-            self.parts.append(f"<section{name}>\n<h2>{html.escape(title)}</h2>\n{text}\n</section>")
+            self.parts.append(f"<section>\n<h2>{html.escape(title)}</h2>\n{text}\n</section>")
 
     def track(self, packed: str) -> str:
         """The id of packed frames; what several runs share is on the page once."""
@@ -152,7 +152,8 @@ class Page:
 
     def data(self) -> str:
         """The curves and clips, in a form that cannot end its script element."""
-        text = json.dumps({"clips": self.clips, "charts": self.charts}, allow_nan=False)
+        values = {"clips": self.clips, "charts": self.charts}
+        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -203,8 +204,11 @@ def kind_of(label: str) -> str:
     return {clips.TRUTH: "truth", "pose": "condition"}.get(label, "prediction")
 
 
-def add_clip(page: Page, runs: Mapping[str, dict]) -> None:
-    """The same clip of one run or several, {name: the clip's file}, as one entry of the player."""
+def add_clip(page: Page, runs: Mapping[str, dict], styles: Mapping[str, int] | None = None) -> None:
+    """The same clip of one run or several, {name: the clip's file}, as one entry of the player.
+
+    `styles` are those of the runs' lines; without them every prediction has a style of its own.
+    """
     first = next(iter(runs.values()))
     tracks, lines = [], []
     for name, clip in runs.items():
@@ -213,7 +217,7 @@ def add_clip(page: Page, runs: Mapping[str, dict]) -> None:
             shown = label if kind != "prediction" or len(runs) == 1 else name
             track = {"label": shown, "kind": kind, "source": page.track(packed)}
             tracks += [track] if track not in tracks else []
-        style = sum(not line.baseline for line in lines)
+        style = (styles or {}).get(name, 0)
         lines += psnr_lines(name if len(runs) > 1 else "", clip, style)
     baselines = {line.name: line for line in lines if line.baseline}
     lines = [line for line in lines if not line.baseline] + [*baselines.values()]
@@ -248,16 +252,14 @@ def player() -> str:
 # ---------------------------------------------------------------- the page of one run
 
 
-def flags(settings: dict, keys: Iterable[str]) -> str:
-    """Settings as they are typed."""
-    return " ".join(typed(key, settings[key]) for key in keys)
-
-
-def typed(key: str, value: Any) -> str:
+def flag(key: str, value: Any) -> str:
+    """A setting as it is typed."""
     if isinstance(value, bool):
         return f"--{key}" if value else f"--no-{key}"
-    words = map(str, value) if isinstance(value, list) else [str(value)]
-    return " ".join([f"--{key}", *map(shlex.quote, words)])
+    words = [shlex.quote(str(word)) for word in (value if isinstance(value, list) else [value])]
+    if len(words) == 1 and words[0].startswith("-"):  # not another flag
+        return f"--{key}={words[0]}"
+    return " ".join([f"--{key}", *words])
 
 
 def command(run: Run) -> str:
@@ -265,13 +267,13 @@ def command(run: Run) -> str:
     lab = TRAINING.get(run.settings.get("lab", "pose"))
     if not run.settings or lab is None:
         return ""
-    known = {k: v for k, v in run.settings.items() if k in lab.names() - PLACE - {"lab"}}
-    changed = [k for k, v in known.items() if v is not None and v != lab.default(k)]
-    changed = ["lab"] * (lab.default("lab") != "pose") + changed
-    place = {"DR": run.settings.get("DR") or "DATASET"}
-    place["save_root"] = f"runs/{run.folder.resolve().name}-again"
-    words = flags(place, place), flags(run.settings, changed)
-    return f"python Trainer.py {' '.join(words)}"
+    typed = {"lab": lab.default("lab")} if lab.default("lab") != "pose" else {}
+    typed["DR"] = run.settings.get("DR") or "DATASET"
+    typed["save_root"] = f"runs/{run.folder.resolve().name}-again"
+    for name, value in (BEFORE | run.settings).items():
+        if name in lab.names() - NOT_TYPED and value not in (None, lab.default(name)):
+            typed[name] = value
+    return " ".join(["python Trainer.py", *(flag(*setting) for setting in typed.items())])
 
 
 def write_run_page(folder: Path, status: str = "") -> None:
