@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from jobs import ROOT, Job, Queue, print_end, raise_failures, settings_of
+from jobs import ROOT, Job, Queue, print_score, raise_failures, settings_of
 
 from modules.cli.entry import run
 from modules.errors import UserError
@@ -176,7 +176,7 @@ def main() -> None:
     run_folder(args.save_root)
     jobs = jobs_of(args)
     gpus = args.gpus or [None]
-    queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_end)
+    queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_score)
     queue.carry_out()
     compared = compare(args.save_root, jobs, args.flags["--compare"])
     print_published(jobs, args.published)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The course's defaults: 70 epochs, teacher forcing decays from 1, ten KL cycles.
 source "$(dirname "$0")/setup.sh"
-DR=${DR:-../dataset}
-RUN=${1:-runs/template}
+DR=${DR:-$ROOT/../dataset}
+RUN=${1:-$ROOT/runs/template}
 
-python Trainer.py --DR "$DR" --save_root "$RUN" "${@:2}"
+python "$ROOT/Trainer.py" --DR "$DR" --save_root "$RUN" "${@:2}"
