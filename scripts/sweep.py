@@ -14,7 +14,7 @@ After the flags below come, in this order:
 
 Complete runs are skipped, interrupted ones resumed. Failed ones are listed at the end (exit code
 1). Ctrl-C stops all runs after their current step; the same command resumes them. What a run
-prints is in its folder, in sweep.log.
+prints is in its folder, in sweep.log. docs/sweeps.md says more.
 """
 
 import argparse
@@ -175,6 +175,8 @@ def main() -> None:
     args = parse_arguments(sys.argv[1:])
     run_folder(args.save_root)
     jobs = jobs_of(args)
+    if not (args.smoke or Path(args.DR).is_dir()):
+        raise UserError(f"--DR {args.DR} is not a folder; put DR=/path/to/dataset before a script")
     gpus = args.gpus or [None]
     queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_score)
     queue.carry_out()

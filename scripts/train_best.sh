@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The best recipe (docs/training.md, docs/results.md). It first prints how long it will take.
-#   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER] [more flags of Trainer.py]
+#   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER [more flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-$ROOT/../dataset}
 RUN=${1:-$ROOT/runs/best}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The recipe of the best public score: no teacher forcing, beta 1, gradients through every step.
+#   DR=/path/to/dataset bash scripts/train_public_best.sh [RUN_FOLDER [more flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-$ROOT/../dataset}
 RUN=${1:-$ROOT/runs/public_best}

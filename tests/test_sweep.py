@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -287,9 +289,12 @@ def test_a_test_that_was_interrupted_is_repeated_and_without_true_frames_has_no_
         (["--run", "a", "--more", "--save_root", "b"], "a sweep chooses the folder"),
         (["--run", "a", "--scene", "--sigmoid"], "a: --scene composites"),
         ([], "no run is called *"),
+        (["--run", "a"], "--DR nowhere is not a folder"),
     ],
 )
 def test_a_wrong_list_is_refused_before_anything_is_trained(carry_out, words, more, text):
+    if "nowhere" in text:
+        words = ["--DR", "nowhere", *words[2:]]
     done = carry_out(*words, *more)
     assert done.code in (1, 2) and done.started == []
     assert text in done.err
@@ -336,6 +341,42 @@ def test_runs_are_spread_over_gpus_and_cores(monkeypatch, dataset, tmp_path):
     gpus = Counter(environment["CUDA_VISIBLE_DEVICES"] for environment in environments)
     assert len(environments) == 12 and set(gpus) == {"0", "1"}
     assert {environment["OMP_NUM_THREADS"] for environment in environments} == {"4"}
+
+
+SLEEPER = """
+import pathlib, signal, sys, time
+def stop(number, frame):
+    pathlib.Path(sys.argv[1]).write_text("saved")
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("begun", flush=True)
+time.sleep(60)
+"""
+SWEEP = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import jobs
+jobs.start(sys.argv[2:4], jobs.Path(sys.argv[4]), {})
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent died")
+def test_a_killed_sweep_stops_its_runs(tmp_path):
+    script, saved, log = tmp_path / "sleeper.py", tmp_path / "saved", tmp_path / "log"
+    script.write_text(SLEEPER)
+    words = [sys.executable, "-c", SWEEP, ROOT / "scripts", script, saved, log]
+    with subprocess.Popen(list(map(str, words))) as parent:
+        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        parent.kill()
+    wait_for(saved.exists)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_script_has_a_session_of_its_own_and_its_text_is_kept(tmp_path):
