@@ -141,7 +141,7 @@ class Queue:
                     self.fill_slots()
                     if listener.asked and not told:
                         told = True
-                        tqdm.write("stopping; every run saves first", file=sys.stderr)
+                        tqdm.write("stopping: every run saves first; the same command resumes it", file=sys.stderr)
                         self.signal(listener.asked)
                     self.poll()
                     self.show(bar)

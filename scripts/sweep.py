@@ -35,15 +35,16 @@ from modules.runs.folder import run_folder
 
 SECTIONS = "--all", "--run", "--more", "--compare"
 DRAWN = {  # SMOKE=1: flags of make_toy_data.py
-    "pose": "--train_frames 48 --test_clips 1 --height 32",
+    "pose": "--train_frames 32 --test_clips 1 --height 32",
     "robot": "--train_clips 16 --eval_clips 4",
 }
 SMALL = {  # SMOKE=1: flags of Trainer.py
-    "pose": "--F_dim 16 --L_dim 4 --N_dim 4 --D_out_dim 16 --num_epoch 24 --val_every 12 "
-    "--val_vi_len 60",
+    "pose": "--F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 16 --frame_W 32 "
+    "--num_epoch 24 --val_every 12 --val_vi_len 30",
     "robot": "--vgg_width 4 --g_dim 16 --z_dim 4 --rnn_size 16 --num_epoch 30 --epoch_size 2 "
     "--batch_size 4 --n_eval 12 --val_every 15",
 }
+SHORT = {"pose": "--val_vi_len 30", "robot": ""}  # SMOKE=1: flags of Tester.py
 
 
 # ---------------------------------------------------------------- the command line
@@ -107,13 +108,14 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
 
 
 def job_of(name: str, args: argparse.Namespace) -> Job:
-    given = [*args.flags["--all"], *args.runs[name]]
+    given, test = [*args.flags["--all"], *args.runs[name]], []
     place = ["--DR", args.DR, "--save_root", str(args.save_root / name)]
     if args.smoke:
         lab = settings_of(given).lab
         place[1] = str(draw_data(args.save_root, lab))
         given += SMALL[lab].split()
-    job = Job(name, [*place, *given, *args.flags["--more"]])
+        test = SHORT[lab].split()
+    job = Job(name, [*place, *given, *args.flags["--more"]], test)
     if job.folder != args.save_root / name:
         raise UserError(f"--save_root {job.folder}: a sweep chooses the folder of each run itself")
     return job
