@@ -29,7 +29,7 @@ from modules.report.pages import PLACE
 from modules.report.reading import read_json, read_run, tested_since
 
 PAUSE = 0.2  # seconds between two looks at the running jobs
-LINUX = ctypes.CDLL(None) if sys.platform == "linux" else None
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 SHARED = Compute.names() | {"cache_dir", "num_workers"}  # flags of a run that Tester gets as well
 
 
@@ -141,7 +141,7 @@ class Queue:
                     self.fill_slots()
                     if listener.asked and not told:
                         told = True
-                        tqdm.write("stopping: every run saves first; the same command resumes it", file=sys.stderr)
+                        say("stopping: every run saves first; the same command resumes it")
                         self.signal(listener.asked)
                     self.poll()
                     self.show(bar)
@@ -228,14 +228,14 @@ def start(command: list[str], log: Path, environment: dict[str, str]) -> subproc
     with open(log, "ab") as file:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-            start_new_session=True, preexec_fn=stop_with_parent if LINUX else None,
+            start_new_session=True, preexec_fn=stop_with_parent if LIBC else None,
         )  # fmt: skip
 
 
 def stop_with_parent() -> None:
     """In a new process: if its parent is killed, it receives SIGTERM; a training then saves."""
     pr_set_pdeathsig = 1
-    LINUX.prctl(pr_set_pdeathsig, signal.SIGTERM)
+    LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -252,6 +252,11 @@ def hangups_heard() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def say(text: str) -> None:
+    """Print beside the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def raise_failures(queue: Queue) -> None:
     """An error that lists what failed, if anything did."""
     if queue.failed:
@@ -265,4 +270,4 @@ def print_score(job: Job, seconds: float) -> None:
     if seconds:
         psnr = read_run(job.folder).scores.get("psnr")
         score = "no true frames" if psnr is None else f"PSNR {psnr:.2f} dB"
-        tqdm.write(f"{job.name}: {score}, {seconds:.0f} s", file=sys.stderr)
+        say(f"{job.name}: {score}, {seconds:.0f} s")
