@@ -156,7 +156,7 @@ class Queue:
             try:
                 commands = job.commands()
             except UserError as error:
-                self.failed[job.name] = str(error)
+                self.fail(job, str(error))
                 continue
             if commands:
                 job.folder.mkdir(parents=True, exist_ok=True)
@@ -187,9 +187,13 @@ class Queue:
             self.running.remove(one)
             self.slots.append(one.slot)
             if code and not listener.asked:
-                self.failed[one.job.name] = one.job.why_failed(code)
+                self.fail(one.job, one.job.why_failed(code))
             elif code == 0 and not one.commands:
                 self.ended(one.job, time.perf_counter() - one.began)
+
+    def fail(self, job: Job, why: str) -> None:
+        self.failed[job.name] = why
+        say(f"{job.name} failed: {why}")
 
     def signal(self, number: int) -> None:
         for one in self.running:
