@@ -236,6 +236,7 @@ def test_a_failed_run_is_listed_at_the_end_and_stops_no_other(carry_out, words, 
     message = (
         "1 of 2 runs failed; the same command tries them again\n  bad: error: nowhere is not a"
     )
+    assert done.err.startswith("bad failed: error: nowhere is not a")  # at once
     assert message in done.err
     assert str(tmp_path / "runs/bad/sweep.log") in done.err
 
