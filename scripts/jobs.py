@@ -207,7 +207,8 @@ class Queue:
             names = [one.job.name for one in self.running]
             left = len(names) + len(self.waiting)
             bar.set_description(f"{len(self.jobs) - left}/{len(self.jobs)} runs", refresh=False)
-            bar.set_postfix_str(", ".join(names), refresh=False)
+            many = f"{len(names)} running"  # their names would not fit on a line
+            bar.set_postfix_str(many if len(names) > 3 else ", ".join(names), refresh=False)
             bar.update(self.epochs_done() - bar.n)
             bar.refresh()
 
