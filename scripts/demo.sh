@@ -8,25 +8,25 @@
 source "$(dirname "$0")/setup.sh"
 FULL=
 [ "${1:-}" = --full ] && FULL=1 && shift
-DATA=${DATA:-data/toy}
+DATA=${DATA:-$ROOT/data/toy}
 
 if [ "$FULL" ]; then
-    RUN=${1:-runs/demo_full}
+    RUN=${1:-$ROOT/runs/demo_full}
     RECIPE=(--num_epoch 50 --val_every 10)
 else
     # Narrow nets and many small steps. A second thread makes training at most 1.5 times as fast,
     # and on a busy machine many times slower.
-    RUN=${1:-runs/demo}
+    RUN=${1:-$ROOT/runs/demo}
     RECIPE=(--F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --num_epoch 8 --val_every 4
         --batch_size 4 --train_vi_len 3 --lr 0.005 --lr_min 0.0002 --ema 0.98)
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 fi
 
-[ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA"
+[ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA"
 
-DR="$DATA" bash scripts/train_best.sh "$RUN" "${RECIPE[@]}" "${@:2}"
+DR="$DATA" bash "$ROOT/scripts/train_best.sh" "$RUN" "${RECIPE[@]}" "${@:2}"
 
-python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt"
+python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt"
 echo
 echo "page            $RUN/report.html"
 echo "gifs            $RUN/pred_seq0.gif, $RUN/pred_seq1.gif, $RUN/val.gif"

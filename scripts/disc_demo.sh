@@ -4,11 +4,11 @@
 # compares them with the true ones.
 #   bash scripts/disc_demo.sh [RUN_FOLDER [flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
-DATA=${DATA:-data/disc}
-RUN=${1:-runs/disc}
+DATA=${DATA:-$ROOT/data/disc}
+RUN=${1:-$ROOT/runs/disc}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-[ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA" --lab robot --world disc
+[ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA" --lab robot --world disc
 
 FLAGS=(--lab robot --DR "$DATA" --nets dcgan --vgg_width 16 --z_dim 8 --condition none
     --loss calibrated --niter 40 --epoch_size 50 --random_offset --n_eval 26 --val_every 40
@@ -17,9 +17,9 @@ FLAGS=(--lab robot --DR "$DATA" --nets dcgan --vgg_width 16 --z_dim 8 --conditio
 Z=(--learned_prior --kl_anneal_type Monotonic --kl_anneal_start 1 --kl_anneal_stop 2500
     --kl_anneal_ratio 0.9)
 
-python Trainer.py "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
-python Trainer.py "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
-python Tester.py --lab robot --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/last.ckpt" \
+python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
+python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
+python "$ROOT/Tester.py" --lab robot --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/last.ckpt" \
     --twin "$RUN/twin/last.ckpt" --n_samples 20
 echo
 echo "page            $RUN/report.html"

@@ -5,6 +5,7 @@ What a run prints is in its folder, in sweep.log.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from modules.report.pages import PLACE
 from modules.report.reading import read_json, read_run, tested_since
 
 PAUSE = 0.2  # seconds between two looks at the running jobs
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 SHARED = Compute.names() | {"cache_dir", "num_workers"}  # flags of a run that Tester gets as well
 
 
@@ -124,7 +126,7 @@ class Queue:
     ):
         self.jobs, self.waiting, self.slots = jobs, list(jobs), list(slots)
         self.ended = ended  # called for each complete job with its seconds; 0: it was skipped
-        self.together = len(self.slots)
+        self.size = len(self.slots)
         self.running: list[Running] = []
         self.failed: dict[str, str] = {}  # {name of the job: why}
 
@@ -133,28 +135,28 @@ class Queue:
         done, total = self.epochs_done(), sum(job.settings.num_epoch for job in self.jobs)
         bar = tqdm(total=total, initial=done, unit="epoch", disable=None, leave=False, smoothing=0)
         told = False
-        with bar, hangups_are_heard(), listener.patiently():
+        with bar, hangups_heard(), listener.patiently():
             try:
                 while self.running or (self.waiting and not listener.asked):
-                    self.start_waiting()
+                    self.fill_slots()
                     if listener.asked and not told:
                         told = True
-                        tqdm.write("stopping; every run saves first", file=sys.stderr)
+                        say("stopping: every run saves first; the same command resumes it")
                         self.signal(listener.asked)
-                    self.look()
+                    self.poll()
                     self.show(bar)
             finally:  # a second signal, or an error: the runs must not be left alone
                 self.signal(signal.SIGINT)
                 for one in self.running:
                     one.process.wait()
 
-    def start_waiting(self) -> None:
+    def fill_slots(self) -> None:
         while self.waiting and self.slots and not listener.asked:
             job = self.waiting.pop(0)
             try:
                 commands = job.commands()
             except UserError as error:
-                self.failed[job.name] = str(error)
+                self.fail(job, str(error))
                 continue
             if commands:
                 job.folder.mkdir(parents=True, exist_ok=True)
@@ -168,11 +170,11 @@ class Queue:
         found = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
         if slot is not None:
             found["CUDA_VISIBLE_DEVICES"] = slot
-        if self.together > 1:
-            found.setdefault("OMP_NUM_THREADS", str(max(os.cpu_count() // self.together, 1)))
+        if self.size > 1:
+            found.setdefault("OMP_NUM_THREADS", str(max(os.cpu_count() // self.size, 1)))
         return found
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Start the next command of the jobs whose last one has ended."""
         time.sleep(PAUSE)
         for one in list(self.running):
@@ -185,9 +187,13 @@ class Queue:
             self.running.remove(one)
             self.slots.append(one.slot)
             if code and not listener.asked:
-                self.failed[one.job.name] = one.job.why_failed(code)
+                self.fail(one.job, one.job.why_failed(code))
             elif code == 0 and not one.commands:
                 self.ended(one.job, time.perf_counter() - one.began)
+
+    def fail(self, job: Job, why: str) -> None:
+        self.failed[job.name] = why
+        say(f"{job.name} failed: {why}")
 
     def signal(self, number: int) -> None:
         for one in self.running:
@@ -201,7 +207,8 @@ class Queue:
             names = [one.job.name for one in self.running]
             left = len(names) + len(self.waiting)
             bar.set_description(f"{len(self.jobs) - left}/{len(self.jobs)} runs", refresh=False)
-            bar.set_postfix_str(", ".join(names), refresh=False)
+            many = f"{len(names)} running"  # their names would not fit on a line
+            bar.set_postfix_str(many if len(names) > 3 else ", ".join(names), refresh=False)
             bar.update(self.epochs_done() - bar.n)
             bar.refresh()
 
@@ -226,12 +233,18 @@ def start(command: list[str], log: Path, environment: dict[str, str]) -> subproc
     with open(log, "ab") as file:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=stop_with_parent if LIBC else None,
         )  # fmt: skip
 
 
+def stop_with_parent() -> None:
+    """In a new process: if its parent is killed, it receives SIGTERM; a training then saves."""
+    pr_set_pdeathsig = 1
+    LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def hangups_are_heard() -> Iterator[None]:
+def hangups_heard() -> Iterator[None]:
     """Closing the terminal stops the runs as Ctrl-C does, unless nohup was asked to prevent it."""
     number = getattr(signal, "SIGHUP", None)
     heard = number and signal.getsignal(number) is signal.SIG_DFL
@@ -244,6 +257,11 @@ def hangups_are_heard() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def say(text: str) -> None:
+    """Print beside the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def raise_failures(queue: Queue) -> None:
     """An error that lists what failed, if anything did."""
     if queue.failed:
@@ -252,9 +270,9 @@ def raise_failures(queue: Queue) -> None:
         raise UserError("\n".join([f"{count}; the same command tries them again", *lines]))
 
 
-def print_end(job: Job, seconds: float) -> None:
+def print_score(job: Job, seconds: float) -> None:
     """A line for a job that was trained and tested now."""
     if seconds:
         psnr = read_run(job.folder).scores.get("psnr")
         score = "no true frames" if psnr is None else f"PSNR {psnr:.2f} dB"
-        tqdm.write(f"{job.name}: {score}, {seconds:.0f} s", file=sys.stderr)
+        say(f"{job.name}: {score}, {seconds:.0f} s")

@@ -3,11 +3,11 @@
 # deterministic twin, samples 20 futures of each test clip and compares them with the true ones.
 #   bash scripts/lamps_demo.sh [RUN_FOLDER [flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
-DATA=${DATA:-data/lamps}
-RUN=${1:-runs/lamps}
+DATA=${DATA:-$ROOT/data/lamps}
+RUN=${1:-$ROOT/runs/lamps}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-[ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA" --world lamps
+[ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA" --world lamps
 
 # The short demo's nets and clips. A learned prior says where a lamp may toggle; a beta above 1 leaves
 # only that to z, one vector for each 4 x 4 features.
@@ -18,9 +18,9 @@ FLAGS=(--DR "$DATA" --nets unet --scene --first_frame --F_dim 16 --L_dim 32 --N_
 Z=(--learned_prior --z_grid coarse --kl_anneal_type Monotonic --kl_anneal_start 1
     --kl_anneal_stop 30 --kl_anneal_ratio 0.5)
 
-python Trainer.py "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
-python Trainer.py "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
-python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/last.ckpt" \
+python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
+python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
+python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/last.ckpt" \
     --twin "$RUN/twin/last.ckpt" --n_samples 20 --val_vi_len 31
 echo
 echo "page            $RUN/report.html"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Report A: 100 epochs of 500 batches of 24, teacher forcing 1 until epoch 25, then linearly to 0;
-# one run with monotonic, one with cyclical KL annealing (two cycles). How to use it: queue.sh.
+# one run with monotonic, one with cyclical KL annealing (two cycles). Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 DR=${DR:-$ROOT/../processed_data}
 ALL=(--lab robot --niter 100 --epoch_size 500 --batch_size 24 --lr 0.002

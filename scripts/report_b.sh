@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Report B: AdamW, cosine, 400 epochs, a sigmoid, previous features detached. Without and with
 # teacher forcing under three KL types, and one run without the sigmoid. Cyclical/tfr0 is the run
-# that it recommends. How to use it: queue.sh.
+# that it recommends. Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 TFR=(0 1) # 1 decays from epoch 10
 ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --lr 3e-4 --lr_schedule cosine --sigmoid

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Report C: three teacher-forcing ratios under three KL types (nine runs of 100 epochs), then tfr 0
-# for 200 epochs under each KL type. How to use it: queue.sh.
+# for 200 epochs under each KL type. Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 KL=(None Cyclical Monotonic)
 TFR=(1 0.5 0)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Report D: the posterior sees the previous frame, so it can be used at test too; the decoder is
 # pre-trained with prior samples. Teacher forcing from 1 to 0 from epoch 10 on, or none, under three
-# KL types. How to use it: queue.sh.
+# KL types. Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 KL=(Cyclical Monotonic None)
 TFR=(${TFR:-0 1}) # TFR=0.5 in front of the command: that one

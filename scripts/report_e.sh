@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Report E: teacher forcing decays linearly from epoch 10 to 0 at the last epoch, three KL types.
-# How to use it: queue.sh.
+# Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 ALL=(--num_epoch 100 --lr 1e-4 --lr_schedule constant --tfr 1 --tfr_mode linear --tfr_sde 10)
 

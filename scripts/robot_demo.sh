@@ -4,13 +4,13 @@
 #   bash scripts/robot_demo.sh runs/cycles --kl_anneal_cyclical --kl_anneal_cycle 2
 #   bash scripts/robot_demo.sh runs/blind --condition none
 source "$(dirname "$0")/setup.sh"
-DATA=${DATA:-data/toy_robot}
-RUN=${1:-runs/robot_demo}
+DATA=${DATA:-$ROOT/data/toy_robot}
+RUN=${1:-$ROOT/runs/robot_demo}
 
-[ -d "$DATA" ] || python scripts/make_toy_data.py "$DATA" --lab robot
+[ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA" --lab robot
 
 # A GPU trains the full-size nets; a CPU trains nets of an eighth of the width.
-if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+if has_gpu; then
     SIZE=(--epoch_size 200)
 else
     SIZE=(--vgg_width 8 --epoch_size 50)
@@ -19,12 +19,13 @@ fi
 # The loss is the ELBO: a Gaussian likelihood, and beta 1. A rollout has z at its prior's mean.
 Z=(--loss calibrated --learned_prior --kl_anneal_type None --z_source mean)
 
-python Trainer.py --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" \
+python "$ROOT/Trainer.py" --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" \
     --niter 24 --val_every 4 --random_offset --standardise --tfr_start_decay_epoch 4 \
     --tfr_mode linear --lr_schedule cosine --ema 0.99 "${Z[@]}" "${@:2}"
 
-python Tester.py --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" --n_samples 3
+python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" --n_samples 3
 echo
+echo "page            $RUN/report.html"
 echo "gifs            $RUN/pred_seq0.gif, ...: truth, prediction (green: given, red: predicted)"
 echo "film strips     $RUN/strip0.png, ..."
 echo "curves          $RUN/plots/curves.png, $RUN/psnr_per_frame.png"

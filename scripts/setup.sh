@@ -1,12 +1,11 @@
-# Sourced by the other scripts: changes to the repository's folder and, on first use, creates .venv
-# with the requirements.
+# Sourced by the other scripts: names the repository's folder ROOT and, on first use, creates .venv
+# there with the requirements. Relative paths count from the folder that the user is in.
 #   PYTHON=python3.12 bash scripts/demo.sh    chooses another Python
 #   VENV=/some/folder bash scripts/demo.sh    keeps the environment elsewhere
 set -euo pipefail
-HERE=$PWD # where the user is
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT=$PWD
-VENV=${VENV:-.venv}
+ROOT=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=${VENV:-$ROOT/.venv}
+case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
 
 make_venv() {
     local python=${PYTHON:-python3} site=""
@@ -27,13 +26,16 @@ assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)'
 
 install() { # install REQUIREMENTS_FILE: runs pip only if the file has changed since last time
     local stamp="$VENV/installed-${1//\//-}"
-    cmp -s "$1" "$stamp" && return
+    cmp -s "$ROOT/$1" "$stamp" && return
     echo "installing $1 (torch is large: this can take some minutes)"
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check -r "$1"
-    cp "$1" "$stamp"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check -r "$ROOT/$1"
+    cp "$ROOT/$1" "$stamp"
+}
+
+has_gpu() {
+    python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 }
 
 [ -x "$VENV/bin/pip" ] || make_venv
 install requirements.txt
-export PATH="$PWD/$VENV/bin:$PATH"
-case $VENV in /*) export PATH="$VENV/bin:$PATH" ;; esac
+export PATH="$VENV/bin:$PATH"

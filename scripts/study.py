@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import Job, Queue, print_end, raise_failures
+from jobs import Job, Queue, print_score, raise_failures
 from tqdm import tqdm
 
 from modules.errors import UserError
@@ -110,7 +110,7 @@ def carry_out(study, args):
     print_row(*["---"] * (1 + len(study.columns)))
 
     def ended(job, seconds):
-        print_end(job, seconds)
+        print_score(job, seconds)
         arm = left.pop(job.name)
         if arm not in left.values():
             scores = [read_json(one.folder / "scores.json") for one in arms[arm]]

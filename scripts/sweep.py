@@ -14,7 +14,7 @@ After the flags below come, in this order:
 
 Complete runs are skipped, interrupted ones resumed. Failed ones are listed at the end (exit code
 1). Ctrl-C stops all runs after their current step; the same command resumes them. What a run
-prints is in its folder, in sweep.log.
+prints is in its folder, in sweep.log. docs/sweeps.md says more.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from jobs import ROOT, Job, Queue, print_end, raise_failures, settings_of
+from jobs import ROOT, Job, Queue, print_score, raise_failures, settings_of
 
 from modules.cli.entry import run
 from modules.errors import UserError
@@ -35,15 +35,16 @@ from modules.runs.folder import run_folder
 
 SECTIONS = "--all", "--run", "--more", "--compare"
 DRAWN = {  # SMOKE=1: flags of make_toy_data.py
-    "pose": "--train_frames 48 --test_clips 1 --height 32",
+    "pose": "--train_frames 16 --test_clips 1 --height 32",
     "robot": "--train_clips 16 --eval_clips 4",
 }
 SMALL = {  # SMOKE=1: flags of Trainer.py
-    "pose": "--F_dim 16 --L_dim 4 --N_dim 4 --D_out_dim 16 --num_epoch 24 --val_every 12 "
-    "--val_vi_len 60",
+    "pose": "--F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 16 --frame_W 32 "
+    "--num_epoch 24 --val_every 12 --train_vi_len 8 --val_vi_len 20",
     "robot": "--vgg_width 4 --g_dim 16 --z_dim 4 --rnn_size 16 --num_epoch 30 --epoch_size 2 "
     "--batch_size 4 --n_eval 12 --val_every 15",
 }
+SHORT = {"pose": "--val_vi_len 20", "robot": ""}  # SMOKE=1: flags of Tester.py
 
 
 # ---------------------------------------------------------------- the command line
@@ -107,13 +108,14 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
 
 
 def job_of(name: str, args: argparse.Namespace) -> Job:
-    given = [*args.flags["--all"], *args.runs[name]]
+    given, test = [*args.flags["--all"], *args.runs[name]], []
     place = ["--DR", args.DR, "--save_root", str(args.save_root / name)]
     if args.smoke:
         lab = settings_of(given).lab
         place[1] = str(draw_data(args.save_root, lab))
         given += SMALL[lab].split()
-    job = Job(name, [*place, *given, *args.flags["--more"]])
+        test = SHORT[lab].split()
+    job = Job(name, [*place, *given, *args.flags["--more"]], test)
     if job.folder != args.save_root / name:
         raise UserError(f"--save_root {job.folder}: a sweep chooses the folder of each run itself")
     return job
@@ -175,8 +177,10 @@ def main() -> None:
     args = parse_arguments(sys.argv[1:])
     run_folder(args.save_root)
     jobs = jobs_of(args)
+    if not (args.smoke or Path(args.DR).is_dir()):
+        raise UserError(f"--DR {args.DR} is not a folder; put DR=/path/to/dataset before a script")
     gpus = args.gpus or [None]
-    queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_end)
+    queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_score)
     queue.carry_out()
     compared = compare(args.save_root, jobs, args.flags["--compare"])
     print_published(jobs, args.published)

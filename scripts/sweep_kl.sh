@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# KL annealing: every type at every number of cycles, all else equal. How to use it: queue.sh.
+# KL annealing: every type at every number of cycles, all else equal. Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 CYCLES=(2 10)
+# flags of every run
 ALL=(--num_epoch 100 --lr 1e-4 --lr_schedule constant --tfr 0)
 
 add None --kl_anneal_type None

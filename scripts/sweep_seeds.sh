@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The best public recipe with several seeds: its spread. How to use it: queue.sh.
+# The best public recipe with several seeds: its spread. Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 SEEDS=(0 1 2)
+# flags of every run
 ALL=(--num_epoch 300 --batch_size 4 --lr 1e-4 --lr_schedule cosine --lr_min 1e-6 --tfr 0
     --kl_anneal_type None)
 

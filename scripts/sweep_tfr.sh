@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Teacher forcing: ratios that decay from epoch 20 or stay, all else equal. How to use it: queue.sh.
+# Teacher forcing: ratios that decay from epoch 20 or stay, all else equal. Usage: docs/sweeps.md.
 source "$(dirname "$0")/queue.sh"
 TFR=(1 0.5)
+# flags of every run
 ALL=(--num_epoch 100 --lr 1e-4 --lr_schedule constant --kl_anneal_type None)
 
 add tfr0 --tfr 0

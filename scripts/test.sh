@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests: bash scripts/test.sh [pytest's own flags]
 source "$(dirname "$0")/setup.sh"
+cd "$ROOT"
 install tests/requirements.txt
 ruff check .
 ruff format --check .

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The best recipe (docs/training.md, docs/results.md). It first prints how long it will take.
-#   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER] [more flags of Trainer.py]
+#   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER [more flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
-DR=${DR:-../dataset}
-RUN=${1:-runs/best}
+DR=${DR:-$ROOT/../dataset}
+RUN=${1:-$ROOT/runs/best}
 
 # A GPU trains nets of the course's width, a CPU nets of a third of it.
-if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+if has_gpu; then
     SIZE=(--F_dim 128 --L_dim 64 --N_dim 12 --D_out_dim 192 --num_epoch 300)
 else
     SIZE=(--F_dim 64 --L_dim 64 --N_dim 4 --D_out_dim 64 --num_epoch 40)
@@ -26,5 +26,5 @@ FLAGS=(--DR "$DR" --save_root "$RUN" "${SIZE[@]}"
     --z_source mean --optim AdamW --lr 0.002 --lr_schedule cosine
     --warmup_epochs 1 --ema 0.995 "${@:2}")
 
-python scripts/estimate.py "${FLAGS[@]}"
-python Trainer.py "${FLAGS[@]}"
+python "$ROOT/scripts/estimate.py" "${FLAGS[@]}"
+python "$ROOT/Trainer.py" "${FLAGS[@]}"

@@ -1,5 +1,7 @@
 """Fixtures: the scripts called as a user calls them, and the table of the faults caused."""
 
+import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -11,7 +13,7 @@ import torch
 pytest.register_assert_rewrite("helpers")  # before its import: its assertions show values
 
 from children import Children
-from helpers import ROBOT, SHORT, TINY, make_dataset, make_robot_data, settings_of
+from helpers import ROBOT, ROOT, SHORT, TINY, make_dataset, make_robot_data, settings_of
 
 import Tester
 import Trainer
@@ -55,6 +57,36 @@ def call(monkeypatch, capsys, request):
         return SimpleNamespace(code=code or 0, out=out, err=err)
 
     return run
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """shell(script, word, ..., cwd, NAME=value) -> the words of every call of Python that a shell
+    script makes. Nothing is carried out; there is no GPU.
+    """
+    venv, record = tmp_path / "venv", tmp_path / "record"
+
+    def calls(script, *words, cwd=tmp_path, **environment):
+        (venv / "bin").mkdir(parents=True, exist_ok=True)
+        (venv / "installed-requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
+        for name, text in (
+            ("pip", "exit 1"),
+            ("python", f'[ "$1" != -c ] || exit 1; printf "%s\\0" "$PWD" "$@" "#" >> "{record}"'),
+        ):
+            (venv / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (venv / "bin" / name).chmod(0o755)
+        record.unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", str(ROOT / f"scripts/{script}.sh"), *map(str, words)],
+            cwd=cwd, env=dict(os.environ, VENV=str(venv), **environment),
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = [call.split("\0") for call in record.read_text().split("\0#\0")[:-1]]
+        assert {folder for folder, *_ in found} == {str(cwd)}
+        return [call for _, *call in found]
+
+    return calls
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -37,28 +38,14 @@ COMPARED = ("loss", "mse", "kl", "beta", "tfr", "psnr", "psnr_per_frame")
 
 
 @pytest.fixture
-def listed(tmp_path):
+def listed(shell):
     """listed(script, word, ..., cwd, NAME=value) -> the words that it hands to sweep.py."""
 
-    def words(script, *more, cwd=tmp_path, **environment):
-        venv, record = tmp_path / "venv", tmp_path / "record"
-        (venv / "bin").mkdir(parents=True, exist_ok=True)
-        (venv / "installed-requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
-        for name, text in (
-            ("pip", "exit 1"),
-            ("python", f'pwd > "{record}.cwd"; printf "%s\\0" "$@" > "{record}"'),
-        ):
-            (venv / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-            (venv / "bin" / name).chmod(0o755)
-        found = dict(os.environ, VENV=str(venv), **environment)
-        command = ["bash", str(ROOT / f"scripts/{script}.sh"), *map(str, more)]
-        done = subprocess.run(command, cwd=cwd, env=found, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        python, *found = record.read_text().split("\0")[:-1]
+    def words(*given, **more):
+        ((python, *found),) = shell(*given, **more)
         assert python == str(ROOT / "scripts/sweep.py")
         return found
 
-    words.cwd = lambda: (tmp_path / "record.cwd").read_text().strip()
     return words
 
 
@@ -103,7 +90,6 @@ def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, 
     words = listed(
         "report_c", "my runs", "--cache_dir", "a b", cwd=tmp_path / "my work", DR="my data"
     )
-    assert listed.cwd() == str(tmp_path / "my work")
     for job in jobs_listed(words):
         settings = job.settings
         assert (settings.DR, settings.cache_dir) == ("my data", "a b")
@@ -250,6 +236,7 @@ def test_a_failed_run_is_listed_at_the_end_and_stops_no_other(carry_out, words, 
     message = (
         "1 of 2 runs failed; the same command tries them again\n  bad: error: nowhere is not a"
     )
+    assert done.err.startswith("bad failed: error: nowhere is not a")  # at once
     assert message in done.err
     assert str(tmp_path / "runs/bad/sweep.log") in done.err
 
@@ -303,9 +290,12 @@ def test_a_test_that_was_interrupted_is_repeated_and_without_true_frames_has_no_
         (["--run", "a", "--more", "--save_root", "b"], "a sweep chooses the folder"),
         (["--run", "a", "--scene", "--sigmoid"], "a: --scene composites"),
         ([], "no run is called *"),
+        (["--run", "a"], "--DR nowhere is not a folder"),
     ],
 )
 def test_a_wrong_list_is_refused_before_anything_is_trained(carry_out, words, more, text):
+    if "nowhere" in text:
+        words = ["--DR", "nowhere", *words[2:]]
     done = carry_out(*words, *more)
     assert done.code in (1, 2) and done.started == []
     assert text in done.err
@@ -352,6 +342,42 @@ def test_runs_are_spread_over_gpus_and_cores(monkeypatch, dataset, tmp_path):
     gpus = Counter(environment["CUDA_VISIBLE_DEVICES"] for environment in environments)
     assert len(environments) == 12 and set(gpus) == {"0", "1"}
     assert {environment["OMP_NUM_THREADS"] for environment in environments} == {"4"}
+
+
+SLEEPER = """
+import pathlib, signal, sys, time
+def stop(number, frame):
+    pathlib.Path(sys.argv[1]).write_text("saved")
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("begun", flush=True)
+time.sleep(60)
+"""
+SWEEP = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import jobs
+jobs.start(sys.argv[2:4], jobs.Path(sys.argv[4]), {})
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent died")
+def test_a_killed_sweep_stops_its_runs(tmp_path):
+    script, saved, log = tmp_path / "sleeper.py", tmp_path / "saved", tmp_path / "log"
+    script.write_text(SLEEPER)
+    words = [sys.executable, "-c", SWEEP, ROOT / "scripts", script, saved, log]
+    with subprocess.Popen(list(map(str, words))) as parent:
+        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        parent.kill()
+    wait_for(saved.exists)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_script_has_a_session_of_its_own_and_its_text_is_kept(tmp_path):

@@ -27,10 +27,9 @@ class Service:
 
     def init(self, **settings):
         self.begun.append(settings)
-        code = lambda exit_code: self.codes.append(exit_code)  # noqa: E731
         number = settings["id"] or f"id{len(self.begun)}"
-        define = lambda name, step_metric: self.axes.append((name, step_metric))  # noqa: E731
-        return SimpleNamespace(id=number, log=self.log, finish=code, define_metric=define)
+        calls = {"log": self.log, "finish": self.finish, "define_metric": self.define_metric}
+        return SimpleNamespace(id=number, **calls)
 
     def log(self, values):
         if self.down:
@@ -40,6 +39,12 @@ class Service:
             self.rows[values["epoch"]] = values
         else:
             self.shown += values.items()
+
+    def finish(self, exit_code):
+        self.codes.append(exit_code)
+
+    def define_metric(self, name, step_metric):
+        self.axes.append((name, step_metric))
 
     def Image(self, path):
         return "image", path
