@@ -5,10 +5,17 @@ python Trainer.py --DR DATASET --save_root RUN_FOLDER
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from modules.cli.start import start
+
+    start()
 
 import numpy as np
 import torch

@@ -16,6 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # before slow imports
+    from modules.cli.start import start
+
+    start()
+
 from modules.cli.entry import run
 from modules.report import charts, clips, pages
 from modules.report.groups import (

@@ -27,6 +27,12 @@ from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    from modules.cli.start import start
+
+    start()
+
 import numpy as np
 from PIL import Image
 from toy import dance as toy_dance

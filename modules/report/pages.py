@@ -119,7 +119,7 @@ class Page:
         return not self.tracks or sum(map(len, [*self.tracks, *new])) <= BUDGET
 
     def write(self, path: Path) -> None:
-        text = self.text().encode()
+        text = self.text().encode(errors="backslashreplace")
         write_atomically(path, lambda file: file.write(text))
 
     def text(self) -> str:
