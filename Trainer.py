@@ -42,7 +42,14 @@ from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.environment import environment
-from modules.runs.folder import VAL_FUTURES, move_aside, occupied, run_folder
+from modules.runs.folder import (
+    CHECKPOINTS,
+    VAL_FUTURES,
+    files_of_run,
+    move_aside,
+    occupied,
+    run_folder,
+)
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.training import schedules
 from modules.training.device import choose_device, compile_nets, with_precision
@@ -62,6 +69,7 @@ __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterio
 REDRAW_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
+JUDGED = 16  # frames that tell whether a checkpoint can be trained on
 SAMPLES = 20  # futures, sampled at the end of training
 AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
@@ -274,11 +282,11 @@ class Trainer(Resumable):
         if self.step % most:
             return
         if self.most_in_a_row >= most:
-            last, advice = self.folder / "last.ckpt", "Start again with"
-            if last.exists():
+            advice = "No checkpoint here gives a finite gradient. Start again with"
+            if good := self.newest_that_trains():
                 advice = (
-                    f"The checkpoints in {self.folder} are good. Continue from them in another "
-                    f"run: --ckpt_path {last} with another --save_root,"
+                    f"{good} gives a finite gradient. Continue from it in another run: "
+                    f"--ckpt_path {good} with another --save_root,"
                 )
             raise UserError(
                 f"{most} consecutive steps had a non-finite loss or gradient; none of them "
@@ -286,6 +294,26 @@ class Trainer(Resumable):
                 "--kl_anneal_start above 0"
             )
         self.most_in_a_row.zero_()
+
+    def newest_that_trains(self) -> Path | None:
+        """The newest checkpoint here whose loss and gradient are finite on a validation clip."""
+        for *_, path in sorted(ckpt.readable(files_of_run(self.folder, CHECKPOINTS)), reverse=True):
+            state = ckpt.load(path)
+            load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
+            if self.trains():
+                return path
+        return None
+
+    def trains(self) -> bool:
+        """Whether a training step on a validation clip has a finite loss and gradient."""
+        self.model.train()
+        self.model.zero_grad()
+        clip = (x[:1, :JUDGED] for x in self.some_of_validation())
+        clips = (torch.cat([x, x]) for x in clip)  # BatchNorm needs two
+        loss, *_ = self.losses(self.model, *clips, self.tfr > 0, prior=False)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)
+        return bool(torch.isfinite(loss + norm))
 
     def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0
@@ -562,7 +590,7 @@ def train_in(
             print("note: --ckpt_path has no effect: the run is resumed")
     elif settings.ckpt_path:
         trainer.start_from(settings.ckpt_path)
-    if settings.resume == "never" and (aside := move_aside(folder)):
+    if not found and (aside := move_aside(folder)):
         print(f"the previous run in {folder} is now in {aside}")
     console.keep(folder)
     write_settings(folder, settings)

@@ -34,7 +34,7 @@ from modules.report.groups import (
     score_table,
 )
 from modules.report.reading import Run, tested_since
-from modules.runs.folder import VAL_CLIP, clip_file, run_folder
+from modules.runs.folder import VAL_CLIP, clip_file, page_folder
 
 PLAYED = [VAL_CLIP, *map(clip_file, range(pages.CLIPS))]
 
@@ -95,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = find_runs(args.runs)
     grid = panels(runs, args.group_by, args.panel_by)
-    out = run_folder(args.out, "--out")
+    out = page_folder(args.out, "--out")
     drawn = charts_of(grid)
     files = [charts.draw(chart, out) for chart in drawn]
     head, rows, note = score_table(merged(grid))

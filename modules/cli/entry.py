@@ -29,6 +29,10 @@ def run(main: Callable[[], None]) -> None:
         place = f"{error.filename}: " if error.filename else ""
         fail(one_line(f"{place}{error.strerror or error}"), debug)
     except (RuntimeError, MemoryError) as error:
+        if "can't start new thread" in str(error):
+            fail(
+                "no further thread can be started: reduce --num_workers, or raise ulimit -u", debug
+            )
         if not ran_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0][:200]

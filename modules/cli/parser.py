@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
-from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
+from ..fields import Choice, Numbers, Settings, settings_from, switch
 from ..text import one_line
 from .checks import check
 
@@ -199,8 +199,6 @@ def argparse_type(check: Any) -> Any:
     """A check as argparse calls it: what is wrong with a value is shown as it is."""
 
     def convert(word: str) -> Any:
-        if isinstance(check, Number):
-            check.kind(word)  # no number at all: argparse names the type
         try:
             return check(word)
         except ValueError as error:

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -66,14 +66,15 @@ def check_records(file: zipfile.ZipFile) -> None:
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
-    """-> (path, checkpoint) to resume, or None. If last.ckpt is damaged: the newest whole one."""
-    last = Path(folder) / "last.ckpt"
-    if not last.exists():
+    """-> (path, checkpoint) to resume, or None. Without a whole last.ckpt: the newest whole one."""
+    last, best = (Path(folder) / name for name in ("last.ckpt", "best_score.ckpt"))
+    others = [*epoch_files(folder), *[best] * best.exists()]
+    if not (last.exists() or others):
         return None
     try:
-        return last, load(last)
+        return last, load(last) if last.exists() else missing(last)
     except UserError as error:
-        older = sorted(readable([*epoch_files(folder), last.with_name("best_score.ckpt")]))
+        older = sorted(readable(others))
         if not older:
             raise UserError(
                 f"{error}; {folder} has no other checkpoint: start a new run with "
@@ -82,6 +83,10 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
         *_, path = older[-1]
         print(f"{error}; resuming from the newest complete checkpoint: {path.name}")
         return path, load(path)
+
+
+def missing(path: Path) -> NoReturn:
+    raise UserError(f"{path} is missing")
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
