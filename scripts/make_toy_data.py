@@ -334,8 +334,9 @@ def draw_all(draw, jobs, total, workers):
     """Run draw(job) in parallel; it returns its number of frames, `total` altogether."""
     pool = ProcessPoolExecutor(workers, initializer=begin_worker)
     try:
+        numbers = pool.map(draw, jobs)
         with tqdm(total=total, unit="frame", disable=None) as bar:
-            for drawn in pool.map(draw, jobs):
+            for drawn in numbers:
                 bar.update(drawn)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -358,17 +359,23 @@ def write_safely(args):
 
 @contextlib.contextmanager
 def owned(folder):
-    """Hold the folder's lock, which is free once its process has ended: -> whether it was free."""
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield fcntl is not None
-    except BlockingIOError:
+    """Hold the folder's lock, which is free once its process has ended: -> whether it was."""
+    if not fcntl:
         yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield take(handle)
     finally:
-        if fcntl:
-            os.close(handle)
+        os.close(handle)
+
+
+def take(handle):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another has it, or the file system has no locks
+        return False
+    return True
 
 
 def remove_unfinished(out):
