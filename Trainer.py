@@ -43,14 +43,13 @@ from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.environment import environment
 from modules.runs.folder import (
-    CHECKPOINTS,
     VAL_FUTURES,
-    files_of_run,
     move_aside,
     occupied,
     run_folder,
 )
 from modules.runs.resume import Resumable, run_to_resume, settings_before
+from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
 from modules.training.device import choose_device, compile_nets, with_precision
 from modules.training.graphs import Recorded, check_graphs, record_rollouts
@@ -69,14 +68,13 @@ __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterio
 REDRAW_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
-JUDGED = 16  # frames that tell whether a checkpoint can be trained on
 SAMPLES = 20  # futures, sampled at the end of training
 AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
 
 
-class Trainer(Resumable):
+class Trainer(Resumable, StopsWhenStuck):
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(
@@ -275,45 +273,6 @@ class Trainer(Resumable):
             update_ema_if(finite, self.ema, self.model, self.ema_share)
         self.skipped_in_a_row.add_(1).mul_(~finite)
         self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
-
-    def stop_if_stuck(self) -> None:
-        """Stop after --max_skipped non-finite steps in a row; checked once in so many steps."""
-        most = self.settings.max_skipped
-        if self.step % most:
-            return
-        if self.most_in_a_row >= most:
-            advice = "No checkpoint here gives a finite gradient. Start again with"
-            if good := self.newest_that_trains():
-                advice = (
-                    f"{good} gives a finite gradient. Continue from it in another run: "
-                    f"--ckpt_path {good} with another --save_root,"
-                )
-            raise UserError(
-                f"{most} consecutive steps had a non-finite loss or gradient; none of them "
-                f"changed the weights. {advice} a lower --lr or --grad_clip, or a "
-                "--kl_anneal_start above 0"
-            )
-        self.most_in_a_row.zero_()
-
-    def newest_that_trains(self) -> Path | None:
-        """The newest checkpoint here whose loss and gradient are finite on a validation clip."""
-        for *_, path in sorted(ckpt.readable(files_of_run(self.folder, CHECKPOINTS)), reverse=True):
-            state = ckpt.load(path)
-            load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
-            if self.trains():
-                return path
-        return None
-
-    def trains(self) -> bool:
-        """Whether a training step on a validation clip has a finite loss and gradient."""
-        self.model.train()
-        self.model.zero_grad()
-        clip = (x[:1, :JUDGED] for x in self.some_of_validation())
-        clips = (torch.cat([x, x]) for x in clip)  # BatchNorm needs two
-        loss, *_ = self.losses(self.model, *clips, self.tfr > 0, prior=False)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)
-        return bool(torch.isfinite(loss + norm))
 
     def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0

@@ -1,0 +1,128 @@
+"""A script takes its process as it finds it: streams, signals, the encoding, names of folders."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, SHORT, assert_ended, files_below
+
+from modules.cli.signals import STOPPING, Listener
+from modules.cli.start import Steady
+from modules.text import on_plot, one_line, without_escapes
+
+SCRIPTS = ["Trainer.py", "Tester.py"]
+SCRIPTS += [f"scripts/{x}.py" for x in ("compare", "make_toy_data", "sweep", "bench", "estimate")]
+EARLY = """
+import os, signal, sys
+sys.argv = [sys.argv[1], "--help"]
+import runpy, builtins
+class Stop(BaseException): pass
+real = builtins.__import__
+def slow(name, *args, **more):
+    if name.partition(".")[0] in ("torch", "numpy", "matplotlib"):
+        os.write(9, f"{signal.getsignal(signal.SIGINT)!r} {os.environ['MPLBACKEND']}".encode())
+        os._exit(0)
+    return real(name, *args, **more)
+builtins.__import__ = slow
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_is_ready_before_its_slow_imports(script):
+    """Without its folder in sys.path, with a backend that is missing; Ctrl-C ends it at once."""
+    env = os.environ | {"PYTHONSAFEPATH": "1", "MPLBACKEND": "module://missing"}
+    done = subprocess.run(
+        ["bash", "-c", 'exec 9>&1 >/dev/null; exec "$@"', "_", sys.executable, "-c", EARLY,
+         str(ROOT / script)],
+        env=env, capture_output=True, text=True, cwd="/",
+    )  # fmt: skip
+    assert "SIG_DFL" in done.stdout and done.stdout.endswith("Agg"), done.stderr
+
+
+@pytest.mark.parametrize("closing", ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-", "| true"])
+def test_a_script_goes_on_without_its_streams(tmp_path, closing):
+    code = (
+        "from modules.cli.start import start; start(); import sys, time; time.sleep(0.3)\n"
+        "for i in range(20000): print(i); print(i, file=sys.stderr)\n"
+        f"open({str(tmp_path / 'end')!r}, 'w').close()"
+    )
+    text = f'set -o pipefail; {sys.executable} -c "$0" 2>{tmp_path / "err"} {closing}'
+    done = subprocess.run(["bash", "-c", text, code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert done.returncode == 0 and files_below(tmp_path)[0] == "end"
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_that_the_parent_ignored_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Listener():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+# ---------------------------------------------------------------- names
+
+ODD = ["a\nb", "a\r\x1b[31mred", "\u202eabc", os.fsdecode(b"\xff\xfe"), "\x9b31m", "tab\there"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_is_one_line_that_no_terminal_obeys(name):
+    shown = one_line(f"<{name}>")
+    assert shown.isprintable() and shown.startswith("<") and shown.endswith(">")
+    assert len(shown.splitlines()) == 1 and shown.encode()
+    assert one_line("a $x$ \\frac é 模型") == "a $x$ \\frac é 模型"
+
+
+def test_a_long_text_is_cut():
+    assert len(one_line("x" * 10**6)) < 3000
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_stream_of_any_encoding_takes_any_name(encoding):
+    raw = io.BytesIO()
+    stream = Steady(io.TextIOWrapper(raw, encoding), escapes=False)
+    for name in ODD:
+        stream.write(f"{name} ±é\n")
+    stream.flush()
+    assert b"\x1b" not in raw.getvalue() and raw.getvalue().count(b"\n") == len(ODD) + 1
+    assert without_escapes("a\tb\n") == "a\tb\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["$x$", "\\frac{a}", "$\\frac{", "_hidden", "__", "a$b", "\\$", *ODD]
+)
+def test_a_plot_shows_a_name_as_it_is(name):
+    from modules.report.figures import plt
+
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], label=on_plot(name))
+    axes.set_title(on_plot(name))
+    legend = axes.legend()
+    figure.canvas.draw()
+    (text,) = legend.get_texts()
+    plain, is_math = text._preprocess_math(text.get_text())
+    plt.close(figure)
+    assert not is_math and plain.strip() == one_line(name).strip()
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_folder_whose_name_is_no_text_is_trained_into(call, dataset, tmp_path):
+    run = tmp_path / os.fsdecode(b"r\xff $\\frac$ \x1b[31m\n_")
+    done = call("Trainer", "--DR", dataset, "--save_root", run, "--num_epoch", 1, *SHORT)
+    assert_ended(done)
+    assert {"report.html", "console.txt", "last.ckpt"} <= set(files_below(run))
+    assert json.loads((run / "args.json").read_text())["save_root"] == str(run)
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize("name", ODD)
+def test_an_error_is_one_line_whatever_it_names(call, tmp_path, name):
+    done = call("Trainer", "--DR", tmp_path / name, "--save_root", tmp_path / "run")
+    assert done.code == 1 and len(done.err.splitlines()) == 1 and done.err.isprintable()
