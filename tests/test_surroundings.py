@@ -32,6 +32,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def hear_interrupts():
+    """In a child process: the tests themselves may have been started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_is_ready_before_its_slow_imports(script):
     """Without its folder in sys.path, with a backend that is missing; Ctrl-C ends it at once."""
@@ -39,7 +44,7 @@ def test_a_script_is_ready_before_its_slow_imports(script):
     done = subprocess.run(
         ["bash", "-c", 'exec 9>&1 >/dev/null; exec "$@"', "_", sys.executable, "-c", EARLY,
          str(ROOT / script)],
-        env=env, capture_output=True, text=True, cwd="/",
+        env=env, capture_output=True, text=True, cwd="/", preexec_fn=hear_interrupts,
     )  # fmt: skip
     assert "SIG_DFL" in done.stdout and done.stdout.endswith("Agg"), done.stderr
 
@@ -95,9 +100,10 @@ def test_a_stream_of_any_encoding_takes_any_name(encoding):
     assert without_escapes("a\tb\n") == "a\tb\n"
 
 
-@pytest.mark.parametrize(
-    "name", ["$x$", "\\frac{a}", "$\\frac{", "_hidden", "__", "a$b", "\\$", *ODD]
-)
+MATHS = ["$x$", "\\frac{a}", "$\\frac{", "_hidden", "__", "a$b", "\\$"]
+
+
+@pytest.mark.parametrize("name", [*MATHS, *ODD])
 def test_a_plot_shows_a_name_as_it_is(name):
     from modules.report.figures import plt
 
@@ -126,3 +132,51 @@ def test_a_folder_whose_name_is_no_text_is_trained_into(call, dataset, tmp_path)
 def test_an_error_is_one_line_whatever_it_names(call, tmp_path, name):
     done = call("Trainer", "--DR", tmp_path / name, "--save_root", tmp_path / "run")
     assert done.code == 1 and len(done.err.splitlines()) == 1 and done.err.isprintable()
+
+
+# ---------------------------------------------------------------- half-done synthetic data
+
+
+@pytest.fixture
+def draw_slowly(tmp_path):
+    """draw_slowly(mode) -> a process that draws a data set; it kills itself, or a worker."""
+
+    def start(mode=""):
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+            "import os, signal, make_toy_data as toy\n"
+            f"mode, sys.argv = {mode!r}, ['toy', 'out', '--height', '32', '--workers', '2']\n"
+            "toy.CLIP, main = 8, os.getpid()\n"
+            "draw = toy.draw_chunk\n"
+            "def draw_chunk(chunk):\n"
+            "    if mode == 'worker': os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    if mode: os.kill(main, getattr(signal, mode))\n"
+            "    return draw(chunk)\n"
+            "toy.draw_chunk = draw_chunk\n"
+            "toy.main()\n"
+        )
+        words = [sys.executable, "-c", code]
+        more = {"cwd": tmp_path, "preexec_fn": hear_interrupts, "timeout": 100}
+        return subprocess.run(words, capture_output=True, text=True, **more)
+
+    return start
+
+
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"), [("worker", 1), ("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)]
+)
+def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path, mode, code):
+    (tmp_path / "out.partial-mine").mkdir()
+    done = draw_slowly(mode)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    if mode == "SIGKILL":
+        assert len(names_in(tmp_path)) == 2
+        assert draw_slowly().returncode == 0
+        assert sorted(names_in(tmp_path)) == ["out", "out.partial-mine"]
+    else:
+        assert names_in(tmp_path) == ["out.partial-mine"]
+        assert len(done.stderr.strip().splitlines()) == 1
