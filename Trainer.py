@@ -41,7 +41,7 @@ from modules.report.progress import Clock, progress_text, validations_left
 from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.environment import environment
+from modules.runs.environment import environment, other_threads
 from modules.runs.folder import (
     VAL_FUTURES,
     move_aside,
@@ -552,6 +552,8 @@ def train_in(
     if not found and (aside := move_aside(folder)):
         print(f"the previous run in {folder} is now in {aside}")
     console.keep(folder)
+    if found and (note := other_threads(folder)):
+        print(note)
     write_settings(folder, settings)
     for warning in schedules.warnings(settings):
         print(warning)

@@ -1,6 +1,7 @@
 """What a script does before its slow imports: it takes its process as it finds it."""
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ def start() -> None:
     os.environ["MPLBACKEND"] = "Agg"  # a notebook sets one that need not be installed here
     if not (sys.warnoptions or debugged()):
         warnings.simplefilter("ignore")  # of libraries
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
     open_closed_streams()
     sys.stdout = Steady(sys.stdout, escapes=False)
     sys.stderr = Steady(sys.stderr, escapes=True)  # progress bars move the cursor
