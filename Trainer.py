@@ -41,7 +41,7 @@ from modules.report.progress import Clock, progress_text, validations_left
 from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.environment import environment, other_threads
+from modules.runs.environment import other_threads, write_settings
 from modules.runs.folder import (
     VAL_FUTURES,
     move_aside,
@@ -559,12 +559,6 @@ def train_in(
         print(warning)
     trainer.training_stage()
     return trainer
-
-
-def write_settings(folder: Path, settings: PoseTraining | RobotTraining) -> None:
-    """args.json: every setting, and where it runs."""
-    values = settings.as_dict() | {"environment": environment()}
-    write_json(folder / "args.json", values)
 
 
 def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy
 import torch
 
+from ..config import Training
+from ..files import write_json
+
 
 def environment() -> dict[str, str]:
     """Time, commit, machine and versions."""
@@ -23,6 +26,12 @@ def environment() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
     }
+
+
+def write_settings(folder: Path, settings: Training) -> None:
+    """args.json: every setting, and where it runs."""
+    values = settings.as_dict() | {"environment": environment()}
+    write_json(folder / "args.json", values)
 
 
 def other_threads(folder: Path) -> str:
