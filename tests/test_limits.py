@@ -10,6 +10,7 @@ from modules.config import TESTS, TRAINING
 from modules.errors import UserError
 from modules.fields import Number, Numbers
 from modules.report.groups import find_runs
+from modules.report.pages import write_run_page
 
 NUMBERS = {
     (cls.__name__, item.name): getattr(check, "each", check)
@@ -51,7 +52,7 @@ DAMAGE = {
     ],
     "scores.json": [
         "[]", "1", '{"mean": 3}', '{"mean": {}, "clips": 3}', '{"mean": {"psnr": "x"}}',
-        '{"mean": {"psnr": NaN}}', "[" * 10**5, '{"clips": [null]}', "", '[["a", 1]]',
+        '{"mean": {"psnr": 1e300}}', "[" * 10**5, '{"clips": [null]}', "", '[["a", 1]]',
     ],
     "args.json": ["[]", "null", '{"lab": []}', '{"loss": {}}', "{" * 10**5, "{\x00}"],
 }  # fmt: skip
@@ -76,3 +77,12 @@ def test_a_table_with_a_mark_of_its_encoding_or_empty_cells_is_read(tmp_path, te
     (tmp_path / "args.json").write_text("\ufeff" + json.dumps({"lab": "pose"}), "utf-8")
     (run,) = find_runs([tmp_path])
     assert run.epochs[0]["epoch"] == 0 and run.epochs[0]["val/psnr"] == 20.5
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "null"])
+def test_a_score_that_is_not_finite_is_a_dash_on_the_page(tmp_path, value):
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    scores = f'{{"mean": {{"psnr": {value}}}, "clips": [{{"psnr": {value}}}]}}'
+    (tmp_path / "scores.json").write_text(scores)
+    write_run_page(tmp_path)
+    assert "nan" not in (tmp_path / "report.html").read_text().partition("<script")[0].lower()

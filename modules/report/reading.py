@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import UserError
 
+LARGEST = 1e15  # of a score
+
 
 @dataclass
 class Run:
@@ -56,12 +58,14 @@ def check(run: Run) -> None:
 
 
 def are_scores(values: Any) -> bool:
-    """Whether these are the scores of a clip, or their means: finite numbers, and tables."""
-    kinds = (int, float, type(None), dict, list)
-    return isinstance(values, dict) and all(
-        isinstance(x, kinds) and (not isinstance(x, float) or math.isfinite(x))
-        for x in values.values()
-    )
+    """Whether these are the scores of a clip, or their means: numbers, and tables."""
+    return isinstance(values, dict) and all(map(is_score, values.values()))
+
+
+def is_score(value: Any) -> bool:
+    if isinstance(value, (int, float)):
+        return abs(value) < LARGEST
+    return value is None or isinstance(value, (dict, list))
 
 
 def tested_since(path: Path) -> bool:
@@ -73,12 +77,17 @@ def tested_since(path: Path) -> bool:
 def read_json(path: Path) -> dict:
     """-> the contents of the file; nothing, if there is none."""
     try:
-        values = json.loads(path.read_text("utf-8-sig")) if path.exists() else {}
+        values = loads(path.read_text("utf-8-sig")) if path.exists() else {}
     except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: it holds no names with values")
     return values
+
+
+def loads(text: str) -> Any:
+    """JSON -> its values; None for what Python writes for numbers that are not finite."""
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def read_csv(path: Path) -> list[dict]:
