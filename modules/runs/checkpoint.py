@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -72,7 +72,9 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
     if not (last.exists() or others):
         return None
     try:
-        return last, load(last) if last.exists() else missing(last)
+        if not last.exists():
+            raise UserError(f"{last} is missing")
+        return last, load(last)
     except UserError as error:
         older = sorted(readable(others))
         if not older:
@@ -83,10 +85,6 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
         *_, path = older[-1]
         print(f"{error}; resuming from the newest complete checkpoint: {path.name}")
         return path, load(path)
-
-
-def missing(path: Path) -> NoReturn:
-    raise UserError(f"{path} is missing")
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
