@@ -37,10 +37,13 @@ def test_every_number_has_an_upper_limit_and_the_error_says_it(cls, name):
 
 @pytest.mark.parametrize("value", ["9" * 20, "9" * 400, "9" * 5000, "1e308", "1\n2", "x" * 9999])
 @pytest.mark.parametrize("flag", ["--num_epoch", "--lr", "--lr_milestones", "--frame_H", "--seed"])
-def test_a_number_out_of_range_is_one_line(call, flag, value):
+def test_a_number_out_of_range_is_one_line(call, flag, value, fault):
     done = call("Trainer", "--DR", "x", "--save_root", "y", flag, value)
     assert done.code == 2 and len(done.err.splitlines()) == 1 and len(done.err) < 300
     assert f"{flag}: must be a" in done.err
+    fault(
+        "numbers of 20 to 9999 digits, 1e308, no numbers", "exit code 2, one line with the limits"
+    )
 
 
 # ---------------------------------------------------------------- runs that cannot be read
@@ -59,7 +62,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(k, x) for k, texts in DAMAGE.items() for x in texts])
-def test_a_run_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys, name, text):
+def test_a_run_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys, name, text, fault):
     for run in ("good", "bad"):
         (tmp_path / run).mkdir()
         (tmp_path / run / "metrics.csv").write_text(METRICS)
@@ -69,6 +72,10 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys, name,
     assert out.startswith("left out: ") and "bad" in out and out.count("\n") == 1
     with pytest.raises(UserError):
         find_runs([tmp_path / "bad"])
+    fault(
+        "a damaged `metrics.csv`, `scores.json` or `args.json` in a comparison",
+        "named and left out",
+    )
 
 
 @pytest.mark.parametrize("text", ["\ufeffepoch,val/psnr\n0,20.5\n", "epoch,val/psnr,x\n0,20.5,\n"])

@@ -155,7 +155,7 @@ FOREIGN += [".last.ckpt.partial", ".notes.1234567890abcdef.partial", "sequences/
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name):
+def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name, fault):
     for file in (name, "last.ckpt", "plots/loss.png", "seq1/pose.gif"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("content")
@@ -163,6 +163,7 @@ def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name):
         aside = move_aside(tmp_path)
     assert files_below(aside) == ["last.ckpt", "plots/loss.png", "seq1/pose.gif"]
     assert (tmp_path / name).read_text() == "content"
+    fault("a file that no run writes, in a run folder that is moved aside", "left where it is")
 
 
 def test_the_list_has_all_that_a_run_with_plots_writes(call, dataset, tmp_path):
@@ -174,7 +175,7 @@ def test_the_list_has_all_that_a_run_with_plots_writes(call, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["best_score.ckpt", "epoch=0.ckpt"])
-def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left):
+def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left, fault):
     run = train()
     before = (run / left).read_bytes()
     for path in run.glob("*.ckpt"):
@@ -183,9 +184,10 @@ def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left):
     train("--num_epoch", 2)
     assert load(run)["last_epoch"] == 2 and not (run / "before-1").exists()
     assert left == "best_score.ckpt" or (run / left).read_bytes() == before
+    fault("`last.ckpt` missing, another checkpoint is there", "resumed from it")
 
 
-def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train):
+def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train, fault):
     run = train()
     for path in run.glob("*.ckpt"):
         path.unlink()
@@ -193,6 +195,9 @@ def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train):
     train("--lr", 0.002)
     assert (run / "before-1/metrics.csv").read_bytes() == before
     assert load(run)["last_epoch"] == 1
+    fault(
+        "all checkpoints missing, `metrics.csv` is there", "moved to `before-1/`, a new run starts"
+    )
 
 
 def test_a_page_about_runs_is_not_written_into_a_run(tmp_path):

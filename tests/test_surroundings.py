@@ -38,7 +38,7 @@ def hear_interrupts():
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_is_ready_before_its_slow_imports(script):
+def test_a_script_is_ready_before_its_slow_imports(script, fault):
     """Without its folder in sys.path, with a backend that is missing; Ctrl-C ends it at once."""
     env = os.environ | {"PYTHONSAFEPATH": "1", "MPLBACKEND": "module://missing"}
     done = subprocess.run(
@@ -47,10 +47,11 @@ def test_a_script_is_ready_before_its_slow_imports(script):
         env=env, capture_output=True, text=True, cwd="/", preexec_fn=hear_interrupts,
     )  # fmt: skip
     assert "SIG_DFL" in done.stdout and done.stdout.endswith("Agg"), done.stderr
+    fault("a script without its folder in `sys.path`, with a missing `MPLBACKEND`", "starts")
 
 
 @pytest.mark.parametrize("closing", ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-", "| true"])
-def test_a_script_goes_on_without_its_streams(tmp_path, closing):
+def test_a_script_goes_on_without_its_streams(tmp_path, closing, fault):
     code = (
         "from modules.cli.start import start; start(); import sys, time; time.sleep(0.3)\n"
         "for i in range(20000): print(i); print(i, file=sys.stderr)\n"
@@ -59,10 +60,11 @@ def test_a_script_goes_on_without_its_streams(tmp_path, closing):
     text = f'set -o pipefail; {sys.executable} -c "$0" 2>{tmp_path / "err"} {closing}'
     done = subprocess.run(["bash", "-c", text, code], cwd=ROOT, stdout=subprocess.DEVNULL)
     assert done.returncode == 0 and files_below(tmp_path)[0] == "end"
+    fault("standard input, output or error closed; the reader of a pipe leaves", "goes on")
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_that_the_parent_ignored_stays_ignored(number):
+def test_a_signal_that_the_parent_ignored_stays_ignored(number, fault):
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with Listener():
@@ -70,6 +72,7 @@ def test_a_signal_that_the_parent_ignored_stays_ignored(number):
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
+    fault("SIGINT, SIGTERM or SIGUSR1 that the parent ignored", "stays ignored")
 
 
 # ---------------------------------------------------------------- names
@@ -104,7 +107,7 @@ MATHS = ["$x$", "\\frac{a}", "$\\frac{", "_hidden", "__", "a$b", "\\$"]
 
 
 @pytest.mark.parametrize("name", [*MATHS, *ODD])
-def test_a_plot_shows_a_name_as_it_is(name):
+def test_a_plot_shows_a_name_as_it_is(name, fault):
     from modules.report.figures import plt
 
     figure, axes = plt.subplots()
@@ -116,9 +119,10 @@ def test_a_plot_shows_a_name_as_it_is(name):
     plain, is_math = text._preprocess_math(text.get_text())
     plt.close(figure)
     assert not is_math and plain.strip() == one_line(name).strip()
+    fault("names with `$`, `\\frac`, a first `_` in a plot", "drawn as they are")
 
 
-def test_a_folder_whose_name_is_no_text_is_trained_into(dataset, tmp_path):
+def test_a_folder_whose_name_is_no_text_is_trained_into(dataset, tmp_path, fault):
     """On a terminal that knows ASCII only."""
     run = tmp_path / os.fsdecode(b"r\xff $\\frac$ \x1b[31m\n_")
     words = sys.executable, ROOT / "Trainer.py", "--DR", dataset, "--save_root", run, *SHORT
@@ -129,13 +133,17 @@ def test_a_folder_whose_name_is_no_text_is_trained_into(dataset, tmp_path):
     assert "\\udcff" in done.stdout and "\x1b" not in done.stdout
     assert {"report.html", "console.txt", "last.ckpt"} <= set(files_below(run))
     assert json.loads((run / "args.json").read_text())["save_root"] == str(run)
+    fault(
+        "a folder name with a line end, escape codes, no UTF-8; an ASCII terminal", "trained into"
+    )
 
 
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("name", ODD)
-def test_an_error_is_one_line_whatever_it_names(call, tmp_path, name):
+def test_an_error_is_one_line_whatever_it_names(call, tmp_path, name, fault):
     done = call("Trainer", "--DR", tmp_path / name, "--save_root", tmp_path / "run")
     assert done.code == 1 and len(done.err.splitlines()) == 1 and done.err.isprintable()
+    fault("an error that names such a folder", "one line")
 
 
 # ---------------------------------------------------------------- half-done synthetic data
@@ -174,7 +182,7 @@ def names_in(folder):
 @pytest.mark.parametrize(
     ("mode", "code"), [("worker", 1), ("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)]
 )
-def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path, mode, code):
+def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path, mode, code, fault):
     (tmp_path / "out.partial-mine").mkdir()
     done = draw_slowly(mode)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
@@ -182,6 +190,8 @@ def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path,
         assert len(names_in(tmp_path)) == 2
         assert draw_slowly().returncode == 0
         assert sorted(names_in(tmp_path)) == ["out", "out.partial-mine"]
+        fault("`make_toy_data.py` killed", "the same command removes what it left")
     else:
         assert names_in(tmp_path) == ["out.partial-mine"]
         assert len(done.stderr.strip().splitlines()) == 1
+        fault("`make_toy_data.py` stopped, or a worker of it killed", "nothing left behind")
