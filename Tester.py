@@ -3,8 +3,15 @@
 python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best_score.ckpt
 """
 
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from modules.cli.start import start
+
+    start()
 
 import numpy as np
 import torch

@@ -5,10 +5,17 @@ python Trainer.py --DR DATASET --save_root RUN_FOLDER
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from modules.cli.start import start
+
+    start()
 
 import numpy as np
 import torch
@@ -34,9 +41,15 @@ from modules.report.progress import Clock, progress_text, validations_left
 from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.environment import environment
-from modules.runs.folder import VAL_FUTURES, move_aside, occupied, run_folder
+from modules.runs.environment import other_threads, write_settings
+from modules.runs.folder import (
+    VAL_FUTURES,
+    move_aside,
+    occupied,
+    run_folder,
+)
 from modules.runs.resume import Resumable, run_to_resume, settings_before
+from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
 from modules.training.device import choose_device, compile_nets, with_precision
 from modules.training.graphs import Recorded, check_graphs, record_rollouts
@@ -61,7 +74,7 @@ VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
 
 
-class Trainer(Resumable):
+class Trainer(Resumable, StopsWhenStuck):
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(
@@ -260,25 +273,6 @@ class Trainer(Resumable):
             update_ema_if(finite, self.ema, self.model, self.ema_share)
         self.skipped_in_a_row.add_(1).mul_(~finite)
         self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
-
-    def stop_if_stuck(self) -> None:
-        """Stop after --max_skipped non-finite steps in a row; checked once in so many steps."""
-        most = self.settings.max_skipped
-        if self.step % most:
-            return
-        if self.most_in_a_row >= most:
-            last, advice = self.folder / "last.ckpt", "Start again with"
-            if last.exists():
-                advice = (
-                    f"The checkpoints in {self.folder} are good. Continue from them in another "
-                    f"run: --ckpt_path {last} with another --save_root,"
-                )
-            raise UserError(
-                f"{most} consecutive steps had a non-finite loss or gradient; none of them "
-                f"changed the weights. {advice} a lower --lr or --grad_clip, or a "
-                "--kl_anneal_start above 0"
-            )
-        self.most_in_a_row.zero_()
 
     def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0
@@ -552,9 +546,11 @@ def train_in(
             print("note: --ckpt_path has no effect: the run is resumed")
     elif settings.ckpt_path:
         trainer.start_from(settings.ckpt_path)
-    if settings.resume == "never" and (aside := move_aside(folder)):
+    if not found and (aside := move_aside(folder)):
         print(f"the previous run in {folder} is now in {aside}")
     console.keep(folder)
+    if found and (note := other_threads(folder)):
+        print(note)
     write_settings(folder, settings)
     for warning in schedules.warnings(settings):
         print(warning)
@@ -566,12 +562,6 @@ def fingerprints(**splits: Any) -> dict[str, str]:
     """What identifies the pictures of each split, where it is known."""
     known = {name: getattr(split, "fingerprint", None) for name, split in splits.items()}
     return {name: value for name, value in known.items() if value}
-
-
-def write_settings(folder: Path, settings: PoseTraining | RobotTraining) -> None:
-    """args.json: every setting, and where it runs."""
-    values = settings.as_dict() | {"environment": environment()}
-    write_json(folder / "args.json", values)
 
 
 def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:

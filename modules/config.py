@@ -14,18 +14,23 @@ from .fields import (
     Numbers,
     Settings,
     above,
+    clips,
     count,
     device_name,
+    epochs,
+    frames,
     kl_type,
     natural,
     non_negative,
     part,
     positive,
     redefault,
+    samples,
     setting,
     share,
     switch,
     text,
+    workers,
 )
 
 LABS = ("pose", "robot")
@@ -79,14 +84,14 @@ class Run(Compute):
         None, text, "Trainer: checkpoint with the initial weights; Tester: checkpoint to test",
         "FILE",
     )  # fmt: skip
-    num_epoch: int = setting(70, count, "epochs to train")
-    batch_size: int = setting(2, count, "clips per batch")
+    num_epoch: int = setting(70, epochs, "epochs to train")
+    batch_size: int = setting(2, clips, "clips per batch")
     seed: int = setting(
         0,
         Number(int, 0, 2**32 - 1),
         "bit-identical runs on one machine (on a GPU with --deterministic)",
     )
-    num_workers: int = setting(4, natural, "threads that decode images when the cache is built")
+    num_workers: int = setting(4, workers, "threads that decode images when the cache is built")
     cache_dir: str | None = setting(
         None, text, "folder for decoded images; default: DR/.cache", "DIR"
     )
@@ -251,10 +256,8 @@ class Data(Settings):
 class PoseData(Data):
     title: ClassVar[str] = "data"
 
-    train_vi_len: int = setting(16, Number(int, 2), "frames per training clip")
-    val_vi_len: int = setting(
-        630, Number(int, 2), "frames per validation clip; Tester: default all frames"
-    )
+    train_vi_len: int = setting(16, frames, "frames per training clip")
+    val_vi_len: int = setting(630, frames, "frames per validation clip; Tester: default all frames")
     curriculum: int = setting(
         0, natural, "epochs in which training clips grow from 2 frames to --train_vi_len", "E"
     )
@@ -278,8 +281,8 @@ class RobotData(Data):
     title: ClassVar[str] = "data"
 
     n_future: int = setting(10, count, "frames to predict, in training and in the scores")
-    n_eval: int = setting(30, Number(int, 2), "frames per clip at validation and test")
-    epoch_size: int = setting(600, count, "batches per epoch")
+    n_eval: int = setting(30, frames, "frames per clip at validation and test")
+    epoch_size: int = setting(600, epochs, "batches per epoch")
     standardise: bool = setting(
         False, switch, "standardise actions and positions (zero mean, unit variance)"
     )
@@ -406,7 +409,7 @@ class KLAnnealing(Settings):
         "--kl_anneal_stop throughout",
         "TYPE",
     )  # fmt: skip
-    kl_anneal_cycle: int = setting(10, count, "Cyclical: number of cycles")
+    kl_anneal_cycle: int = setting(10, epochs, "Cyclical: number of cycles")
     kl_anneal_ratio: float = setting(
         1.0, non_negative,
         "ramp length in cycles; above 1 the ramp does not reach --kl_anneal_stop",
@@ -477,7 +480,7 @@ class Test(Run):
 
     batch_size: int = redefault(Run, "batch_size", 64)
     n_samples: int = setting(
-        1, count, "futures to sample per clip; reports their mean, best, worst and diversity", "N"
+        1, samples, "futures to sample per clip; reports their mean, best, worst and diversity", "N"
     )
     twin: str | None = setting(
         None, text, "checkpoint of a deterministic twin (--no-latent), to score it beside", "FILE"

@@ -2,4 +2,8 @@
 
 
 class UserError(Exception):
-    """A mistake of the user's: shown as one message, without a traceback."""
+    """A mistake of the user's: shown as one message of one line or more, without a traceback."""
+
+    def __init__(self, *lines: str):
+        super().__init__("\n".join(lines))
+        self.lines = lines

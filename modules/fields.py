@@ -1,7 +1,6 @@
 """Fields of settings: their ranges, and what every settings class can do."""
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable
@@ -9,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from .errors import UserError
+from .text import shorten
 
+LARGEST = 1_000_000_000  # of any number, unless its own limit is lower
+SHOWN = 40  # characters of a refused value
 WORDS = {int: "an integer", float: "a finite number"}
 T = TypeVar("T", bound="Settings")
 KL_TYPES = {"cyclical": "Cyclical", "monotonic": "Monotonic"} | dict.fromkeys(
@@ -26,19 +28,36 @@ class Number:
 
     kind: type
     low: float
-    high: float = math.inf
+    high: float = LARGEST
     above: bool = False
 
     def __call__(self, value: Any) -> Any:
-        number = self.kind(value)
-        if not isinstance(value, str) and number != value:
-            raise ValueError(f"must be {WORDS[self.kind]}, got {value}")
+        number = self.parse(value)
         in_range = number > self.low if self.above else number >= self.low
-        if not (in_range and number <= self.high and number < math.inf):
-            limit = f" and at most {self.high}" if self.high < math.inf else ""
+        if not (in_range and number <= self.high):
             word = "above" if self.above else "at least"
-            raise ValueError(f"must be {word} {self.low}{limit}, got {value}")
+            limits = f"{word} {self.low} and at most {self.high}"
+            raise ValueError(f"must be {limits}, got {brief(value)}")
         return number
+
+    def parse(self, value: Any) -> Any:
+        """An int of any size is compared as it is: as a float it may have none."""
+        try:
+            number = self.kind(value)
+        except OverflowError:
+            number = value
+        except ValueError:
+            raise ValueError(f"must be {WORDS[self.kind]}, got {brief(value)!r}") from None
+        if not isinstance(value, str) and number != value:
+            raise ValueError(f"must be {WORDS[self.kind]}, got {brief(value)}")
+        return number
+
+
+def brief(value: Any) -> str:
+    """A value in a message. Python refuses to print an int of thousands of digits."""
+    if isinstance(value, int) and abs(value) > 10**SHOWN:
+        return f"a number of more than {SHOWN} digits"
+    return shorten(str(value), SHOWN)
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ def kl_type(value: str) -> str:
 
 
 def device_name(value: str) -> str:
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", value):
         raise ValueError(f"{value!r} is none of cpu, cuda, cuda:N, mps")
     return value
 
@@ -86,7 +105,12 @@ def switch(value: bool) -> bool:
     return value
 
 
+# The table of upper limits; a setting whose own is lower names it in config.py.
 count, natural = Number(int, 1), Number(int, 0)
+epochs = Number(int, 1, 1_000_000)  # of what a list has an entry for: epochs, batches, cycles
+clips = Number(int, 1, 65_536)  # in a batch
+samples, workers = Number(int, 1, 10_000), Number(int, 0, 256)
+frames = Number(int, 2, 1_000_000)  # of a clip
 positive, non_negative = Number(float, 0, above=True), Number(float, 0)
 share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
 

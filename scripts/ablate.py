@@ -6,6 +6,15 @@ A step is about 64 predicted frames in every arm (course defaults: 30, as publis
 weights are scored, so that no arm is selected by its score. Complete runs are not repeated.
 """
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    from modules.cli.start import start
+
+    start()
+
 from study import Study, carry_out, epochs_on, parse_arguments
 
 from modules.cli.entry import run

@@ -7,7 +7,14 @@ The published reports compare these schedules with the squared error. Arms are n
 schedule, teacher forcing ratio. Data, nets and steps are the same in all of them.
 """
 
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    from modules.cli.start import start
+
+    start()
 
 from study import Study, carry_out, epochs_on, parse_arguments, value_of
 

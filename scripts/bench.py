@@ -12,7 +12,14 @@ shows medians and their ratios.
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    from modules.cli.start import start
+
+    start()
 
 import torch
 from benchmark import memory, operations, speed

@@ -16,6 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # before slow imports
+    from modules.cli.start import start
+
+    start()
+
 from modules.cli.entry import run
 from modules.report import charts, clips, pages
 from modules.report.groups import (
@@ -29,7 +34,7 @@ from modules.report.groups import (
     score_table,
 )
 from modules.report.reading import Run, tested_since
-from modules.runs.folder import VAL_CLIP, clip_file, run_folder
+from modules.runs.folder import VAL_CLIP, clip_file, page_folder
 
 PLAYED = [VAL_CLIP, *map(clip_file, range(pages.CLIPS))]
 
@@ -90,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = find_runs(args.runs)
     grid = panels(runs, args.group_by, args.panel_by)
-    out = run_folder(args.out, "--out")
+    out = page_folder(args.out, "--out")
     drawn = charts_of(grid)
     files = [charts.draw(chart, out) for chart in drawn]
     head, rows, note = score_table(merged(grid))

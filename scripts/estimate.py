@@ -7,9 +7,14 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # before slow imports
+    from modules.cli.start import start
+
+    start()
+
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from modules.cli.entry import run  # noqa: E402
 from modules.cli.parser import parse  # noqa: E402
 from modules.labs import LABS  # noqa: E402

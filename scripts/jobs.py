@@ -267,7 +267,7 @@ def raise_failures(queue: Queue) -> None:
     if queue.failed:
         lines = [f"  {name}: {why}" for name, why in queue.failed.items()]
         count = f"{len(queue.failed)} of {len(queue.jobs)} runs failed"
-        raise UserError("\n".join([f"{count}; the same command tries them again", *lines]))
+        raise UserError(f"{count}; the same command tries them again", *lines)
 
 
 def print_score(job: Job, seconds: float) -> None:

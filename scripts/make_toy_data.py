@@ -18,14 +18,25 @@ has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 """
 
 import argparse
+import contextlib
+import glob
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from multiprocessing import Pool
+from multiprocessing import parent_process
 from pathlib import Path
+
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    from modules.cli.start import start
+
+    start()
 
 import numpy as np
 from PIL import Image
@@ -36,6 +47,10 @@ from toy import robot as toy_robot
 from toy import slippery as toy_slippery
 from toy.files import write_events, write_futures
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from modules.cli.signals import STOPPING, Stopped, listener
+from modules.files import UNFINISHED, fcntl
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
@@ -303,32 +318,73 @@ def draw_robot(args, root):
 
 
 # ---------------------------------------------------------------- both
-def ignore_interrupt():
-    """Only the main process handles Ctrl-C; it then stops its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def begin_worker():
+    """Only the main process handles signals; a worker ends when the main process has."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent():
+    parent_process().join()
+    os._exit(1)
 
 
 def draw_all(draw, jobs, total, workers):
     """Run draw(job) in parallel; it returns its number of frames, `total` altogether."""
-    with (
-        Pool(workers, ignore_interrupt) as pool,
-        tqdm(total=total, unit="frame", disable=None) as bar,
-    ):
-        for drawn in pool.imap_unordered(draw, jobs):
-            bar.update(drawn)
+    pool = ProcessPoolExecutor(workers, initializer=begin_worker)
+    try:
+        numbers = pool.map(draw, jobs)
+        with tqdm(total=total, unit="frame", disable=None) as bar:
+            for drawn in numbers:
+                bar.update(drawn)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_safely(args):
     """Draw into a folder beside OUT and rename it at the end: OUT is complete or absent."""
     out = args.out.absolute()
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    remove_unfinished(out)
+    partial = out.with_name(f"{out.name}{UNFINISHED}-{os.getpid()}")
+    partial.mkdir(parents=True)
     try:
-        partial.mkdir(parents=True)
-        contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
-        partial.rename(out)
+        with owned(partial):
+            contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
+            partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return contents
+
+
+@contextlib.contextmanager
+def owned(folder):
+    """Hold the folder's lock, which is free once its process has ended: -> whether it was."""
+    if not fcntl:
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield take(handle)
+    finally:
+        os.close(handle)
+
+
+def take(handle):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another has it, or the file system has no locks
+        return False
+    return True
+
+
+def remove_unfinished(out):
+    """Remove what killed processes left of the same OUT."""
+    for left in out.parent.glob(f"{glob.escape(out.name)}{UNFINISHED}-*"):
+        if left.name.rpartition("-")[2].isdecimal() and left.is_dir():
+            with owned(left) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def main():
@@ -336,11 +392,14 @@ def main():
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         sys.exit(fail(2, f"{args.out} exists and is not an empty folder"))
     try:
-        contents = write_safely(args)
+        with listener:
+            contents = write_safely(args)
+    except BrokenProcessPool:
+        sys.exit(fail(1, "a worker process was killed, nothing was written; is memory short?"))
     except OSError as error:
         sys.exit(fail(1, f"cannot write {args.out}: {error}"))
-    except KeyboardInterrupt:
-        sys.exit(fail(130, "interrupted, nothing was written"))
+    except Stopped as stop:
+        sys.exit(fail(128 + stop.number, "interrupted, nothing was written"))
     more = f" and {args.futures} futures of each test clip" if args.futures else ""
     print(f"{contents}{more} written to {args.out} in {time.perf_counter() - start:.0f} s")
 

@@ -24,6 +24,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    from modules.cli.start import start
+
+    start()
+
 from jobs import ROOT, Job, Queue, print_score, raise_failures, settings_of
 
 from modules.cli.entry import run

@@ -11,6 +11,8 @@ from helpers import SHORT, assert_ended, differences, load, reproducible
 import Trainer
 from modules.cli.parser import parse
 from modules.config import OPTIMIZERS
+from modules.errors import UserError
+from modules.runs import checkpoint as ckpt
 
 
 @pytest.fixture
@@ -89,6 +91,28 @@ def test_a_run_without_one_finite_step_suggests_no_checkpoint(command, children,
     done = children.run(*command("plain", tmp_path / "run", "--max_skipped", 3), poison=[1, 2, 3])
     assert_ended(done, 1)
     assert "3 consecutive steps" in done.err and "ckpt" not in done.err
+
+
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+def test_only_a_checkpoint_that_trains_is_called_good(one_trainer, fault, lab):
+    trainer = one_trainer(lab, "--max_skipped", 1)
+    trainer.folder.mkdir()
+    assert trainer.newest_that_trains() is None
+    trainer.history = [{"epoch": 0}]
+    trainer.current_epoch = 1
+    ckpt.save(trainer.folder / "epoch=0.ckpt", trainer.state())
+    with torch.no_grad():
+        for weights in trainer.model.parameters():
+            weights.mul_(1e30)
+    trainer.step = 9
+    trainer.save_last()
+    trainer.most_in_a_row.fill_(1)
+    with pytest.raises(UserError, match="epoch=0.ckpt gives a finite gradient"):
+        trainer.stop_if_stuck()
+    (trainer.folder / "epoch=0.ckpt").unlink()
+    with pytest.raises(UserError, match="No checkpoint here gives a finite gradient"):
+        trainer.stop_if_stuck()
+    fault("weights that diverged, saved in `last.ckpt`", "an older checkpoint is named, or none")
 
 
 def test_a_few_poisoned_batches_are_skipped_and_counted(command, children, tmp_path, fault):

@@ -12,9 +12,10 @@ import pytest
 import torch
 from helpers import ROOT, SHORT, assert_ended, files_below, load
 
+from modules.errors import UserError
 from modules.files import write_atomically
 from modules.runs.environment import commit
-from modules.runs.folder import move_aside
+from modules.runs.folder import files_of_run, move_aside, occupied, page_folder
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -145,3 +146,62 @@ def test_a_second_run_is_moved_beside_the_first_and_a_folder_without_a_run_is_le
         assert move_aside(tmp_path) == tmp_path / f"before-{number}"
     expected = [*USERS, "before-1/last.ckpt", "before-2/last.ckpt"]
     assert files_below(tmp_path) == sorted(expected)
+
+
+FOREIGN = ["val/val_img/frame0.png", "val.txt", "seq1/notes.txt", "seq1.txt", "plots/mine.png"]
+FOREIGN += ["my.ckpt", "epoch=best.ckpt", "visualization/talk.pdf", "strip.png", "wandb/mine.txt"]
+FOREIGN += ["test/test_img/0/0.png", "pred_seq1.gif.bak", "events/val.csv", "futures/0.npz"]
+FOREIGN += [".last.ckpt.partial", ".notes.1234567890abcdef.partial", "sequences/a"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name, fault):
+    for file in (name, "last.ckpt", "plots/loss.png", "seq1/pose.gif"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("content")
+    with occupied(tmp_path):
+        aside = move_aside(tmp_path)
+    assert files_below(aside) == ["last.ckpt", "plots/loss.png", "seq1/pose.gif"]
+    assert (tmp_path / name).read_text() == "content"
+    fault("a file that no run writes, in a run folder that is moved aside", "left where it is")
+
+
+def test_the_list_has_all_that_a_run_with_plots_writes(call, dataset, tmp_path):
+    run = tmp_path / "run"
+    place = "--DR", dataset, "--save_root", run, *SHORT, "--plots", "--store_visualization"
+    assert_ended(call("Trainer", *place, "--num_epoch", 2, "--per_save", 1))
+    written = sorted(str(path.relative_to(run)) for path in files_of_run(run))
+    assert sorted(set(written)) == files_below(run)
+
+
+@pytest.mark.parametrize("left", ["best_score.ckpt", "epoch=0.ckpt"])
+def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left, fault):
+    run = train()
+    before = (run / left).read_bytes()
+    for path in run.glob("*.ckpt"):
+        if path.name != left:
+            path.unlink()
+    train("--num_epoch", 2)
+    assert load(run)["last_epoch"] == 2 and not (run / "before-1").exists()
+    assert left == "best_score.ckpt" or (run / left).read_bytes() == before
+    fault("`last.ckpt` missing, another checkpoint is there", "resumed from it")
+
+
+def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train, fault):
+    run = train()
+    for path in run.glob("*.ckpt"):
+        path.unlink()
+    before = (run / "metrics.csv").read_bytes()
+    train("--lr", 0.002)
+    assert (run / "before-1/metrics.csv").read_bytes() == before
+    assert load(run)["last_epoch"] == 1
+    fault(
+        "all checkpoints missing, `metrics.csv` is there", "moved to `before-1/`, a new run starts"
+    )
+
+
+def test_a_page_about_runs_is_not_written_into_a_run(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch\n")
+    with pytest.raises(UserError, match="--out .* is a run folder"):
+        page_folder(tmp_path, "--out")
+    assert page_folder(tmp_path / "page", "--out").is_dir()

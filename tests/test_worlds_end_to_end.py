@@ -14,7 +14,7 @@ from test_worlds import draw_world
 from modules.evaluation import sample_futures
 from modules.models.loading import load_model
 from modules.report.pages import FUTURES, LATENTS
-from modules.runs.folder import TESTED, WRITTEN
+from modules.runs.folder import files_of_run
 
 N = 3  # sampled futures
 LENGTH = 14  # frames of a robot clip that are used
@@ -70,7 +70,7 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
     for folder in (done.run / "plots", done.test):
         assert {*FUTURES, *LATENTS} <= pictures_in(folder)
         assert all(is_picture(folder / name) for name in FUTURES + LATENTS)
-    moved = {path.name for x in (*WRITTEN, *TESTED) for path in done.test.glob(x)}
+    moved = {path.relative_to(done.test).parts[0] for path in files_of_run(done.test)}
     assert moved == {path.name for path in done.test.iterdir()}  # by --resume never
     futures = done.scores["futures"]
     assert futures["n_samples"] == N and futures["true_futures"] == TRUE_FUTURES

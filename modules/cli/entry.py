@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 
 from ..errors import UserError
+from ..text import one_line
 from .signals import Stopped, listener
+from .start import debugged
 
 # Errors of a disk, of permissions or of a closed pipe; any other OSError is a bug: a traceback.
 KNOWN_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO EMFILE ENAMETOOLONG ESTALE EPIPE"
@@ -15,18 +17,22 @@ KNOWN = {getattr(errno, name) for name in KNOWN_NAMES.split() if hasattr(errno, 
 
 def run(main: Callable[[], None]) -> None:
     """Call main(). --debug shows the traceback of any error."""
-    debug = any(word.startswith("--deb") for word in sys.argv)  # a prefix counts
+    debug = debugged()
     try:
         with listener:
             main()
     except UserError as error:
-        fail(str(error), debug)
+        fail("\n".join(map(one_line, error.lines)), debug)
     except OSError as error:
         if error.errno not in KNOWN:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{error.strerror or error}", debug)
+        fail(one_line(f"{place}{error.strerror or error}"), debug)
     except (RuntimeError, MemoryError) as error:
+        if "can't start new thread" in str(error):
+            fail(
+                "no further thread can be started: reduce --num_workers, or raise ulimit -u", debug
+            )
         if not ran_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0][:200]

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
-from ..fields import Choice, Number, Numbers, Settings, settings_from, switch
+from ..fields import Choice, Numbers, Settings, settings_from, switch
+from ..text import one_line
 from .checks import check
 
 ABOUT = {
@@ -110,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         return f"{matches[0]}{equals}{value}" if matches else word
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (--help lists the flags)\n")
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Say what is wrong with arguments that no flag of this lab takes."""
@@ -198,8 +199,6 @@ def argparse_type(check: Any) -> Any:
     """A check as argparse calls it: what is wrong with a value is shown as it is."""
 
     def convert(word: str) -> Any:
-        if isinstance(check, Number):
-            check.kind(word)  # no number at all: argparse names the type
         try:
             return check(word)
         except ValueError as error:

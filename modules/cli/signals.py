@@ -27,7 +27,8 @@ class Listener:
     def __enter__(self) -> "Listener":
         self.patient, self.asked = False, None
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.hear) for number in STOPPING}
+            heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+            self.before = {number: signal.signal(number, self.hear) for number in heard}
         else:
             self.before = {}
         return self

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_atomically
+from ..text import on_plot
 from .clips import finite
 from .figures import plt, save_figure
 
@@ -166,7 +167,7 @@ def draw(chart: Chart, folder: Path) -> Path:
     )
     for axes, panel in zip(grid.flat, chart.panels):
         draw_panel(axes, chart, panel)
-        axes.set(title=panel.title or chart.title, xlabel=chart.x)
+        axes.set(title=on_plot(panel.title or chart.title), xlabel=chart.x)
     grid[0, 0].set_ylabel(chart.y)
     if count > 1:
         figure.suptitle(chart.title)
@@ -216,14 +217,14 @@ def draw_panel(axes: Any, chart: Chart, panel: Panel) -> None:
 
 def draw_line(axes: Any, line: Series, marked: bool) -> None:
     if line.baseline:
-        axes.plot(line.x, line.y, label=line.label, color="0.6", ls="--", lw=1)
+        axes.plot(line.x, line.y, label=on_plot(line.label), color="0.6", ls="--", lw=1)
         return
     colour = COLOURS[line.style % len(COLOURS)]
     style = {"color": colour, "ls": DASHES[line.style // len(COLOURS) % len(DASHES)], "lw": 1.2}
     if marked or len(line.x) == 1:
         style |= {"marker": MARKERS[line.style % len(MARKERS)], "ms": 4}
         style["markevery"] = max(1, math.ceil(len(line.x) / 8))
-    axes.plot(line.x, line.y, label=line.label, **style)
+    axes.plot(line.x, line.y, label=on_plot(line.label), **style)
     if line.spread is not None:
         mean, spread = (np.array(x, dtype=float) for x in (line.y, line.spread))
         axes.fill_between(line.x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)

@@ -3,12 +3,13 @@
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import BASELINES, BEFORE, OBJECTIVES
 from ..errors import UserError
+from ..text import one_line
 from . import pages
 from .charts import BASELINE, CURVES, Chart, Panel, Series
 from .pages import PLACE
@@ -32,7 +33,19 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         if not here:
             raise UserError(f"no run (metrics.csv) in or below {path}")
         found |= here
-    return [read_run(folder) for folder in sorted(found)]
+    runs = [*readable(sorted(found))]
+    if not runs:
+        raise UserError("none of the runs can be read")
+    return runs
+
+
+def readable(folders: Iterable[Path]) -> Iterator[Run]:
+    """The runs in the folders; one that cannot be read is named and left out."""
+    for folder in folders:
+        try:
+            yield read_run(folder)
+        except UserError as error:
+            print(f"left out: {one_line(error)}")
 
 
 def group(runs: Sequence[Run], flags: Sequence[str] = ()) -> Groups:
@@ -83,7 +96,7 @@ def described(run: Run, flags: Iterable[str]) -> str:
 def cell(value: Any) -> str:
     if value is None:
         return "-"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return one_line(" ".join(map(str, value)) if isinstance(value, list) else value)
 
 
 def compared(one: Run) -> dict[str, Any]:
@@ -99,9 +112,9 @@ def names(groups: Sequence[Sequence[Run]]) -> list[str]:
     parents = [path.parent for paths in folders for path in paths]
     home = Path(os.path.commonpath(parents)) if len(groups) > 1 else shared[0].parent
     return [
-        str(path.relative_to(home))
+        one_line(path.relative_to(home))
         if home in path.parents and shared.count(path) == 1
-        else f"{paths[0].relative_to(home)} and {len(paths) - 1} more"  # a shared folder
+        else f"{one_line(paths[0].relative_to(home))} and {len(paths) - 1} more"  # a shared folder
         for path, paths in zip(shared, folders)
     ]
 

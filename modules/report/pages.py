@@ -119,7 +119,7 @@ class Page:
         return not self.tracks or sum(map(len, [*self.tracks, *new])) <= BUDGET
 
     def write(self, path: Path) -> None:
-        text = self.text().encode()
+        text = self.text().encode(errors="backslashreplace")
         write_atomically(path, lambda file: file.write(text))
 
     def text(self) -> str:
@@ -332,7 +332,7 @@ def test_scores(run: Run) -> str:
     named = {f"test clip {i}": clip for i, clip in enumerate(run.clips[:CLIPS])}
     named |= {f"mean of {len(run.clips)}": run.scores} if run.clips else {}
     rows = [
-        [name, *(f"{clip[key]:.3f}" if key in clip else "-" for key in keys.values())]
+        [name, *(f"{clip[key]:.3f}" if clip.get(key) is not None else "-" for key in keys.values())]
         for name, clip in named.items()
     ]
     return table(rows, ["PSNR (dB)", *keys]) if keys else ""

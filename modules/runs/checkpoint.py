@@ -64,14 +64,17 @@ def contents(file: Builder) -> dict:
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
-    """-> (path, checkpoint) to resume, or None. If last.ckpt is damaged: the newest whole one."""
-    last = Path(folder) / "last.ckpt"
-    if not last.exists():
+    """-> (path, checkpoint) to resume, or None. Without a whole last.ckpt: the newest whole one."""
+    last, best = (Path(folder) / name for name in ("last.ckpt", "best_score.ckpt"))
+    others = [*epoch_files(folder), *[best] * best.exists()]
+    if not (last.exists() or others):
         return None
     try:
+        if not last.exists():
+            raise UserError(f"{last} is missing")
         return last, load(last)
     except UserError as error:
-        older = sorted(readable([*epoch_files(folder), last.with_name("best_score.ckpt")]))
+        older = sorted(readable(others))
         if not older:
             raise UserError(
                 f"{error}; {folder} has no other checkpoint: start a new run with "

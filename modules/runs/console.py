@@ -33,7 +33,7 @@ class Console:
 
     def keep(self, folder: Path) -> None:
         """Go on in this folder's console.txt."""
-        self.file: TextIO = open(folder / CONSOLE, "a", encoding="utf-8", buffering=1)
+        self.file: TextIO = open(folder / CONSOLE, "a", 1, "utf-8", "backslashreplace")
         self.file.write("".join(self.early))
 
     def write(self, text: str) -> int:

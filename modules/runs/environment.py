@@ -2,11 +2,15 @@
 
 import datetime
 import platform
+import re
 import subprocess
 from pathlib import Path
 
 import numpy
 import torch
+
+from ..config import Training
+from ..files import write_json
 
 
 def environment() -> dict[str, str]:
@@ -22,6 +26,25 @@ def environment() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
     }
+
+
+def write_settings(folder: Path, settings: Training) -> None:
+    """args.json: every setting, and where it runs."""
+    values = settings.as_dict() | {"environment": environment()}
+    write_json(folder / "args.json", values)
+
+
+def other_threads(folder: Path) -> str:
+    """A note for a run that is resumed on another number of threads; empty where it is not."""
+    args = folder / "args.json"
+    before = re.search(r'(\d+) threads"', args.read_text(errors="replace") if args.exists() else "")
+    now = str(torch.get_num_threads())
+    if not before or before[1] == now:
+        return ""
+    return (
+        f"note: the run had {before[1]} threads, it has {now} now: its results are not "
+        f"bit-identical to those of an uninterrupted run; OMP_NUM_THREADS={before[1]} keeps them"
+    )
 
 
 def commit(folder: Path) -> str:

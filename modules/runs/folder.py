@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import UserError
@@ -14,12 +15,45 @@ FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
 LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
 CONSOLE = "console.txt"
 VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test_futures.json"
-WRITTEN = ["*.ckpt", "args.json", "metrics.csv", "distribution.json", "report.html", *PICTURES]
-WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "events.out.tfevents.*", "wandb"]
-WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE]
-TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png"]
-TESTED += ["strip[0-9]*.png", "pred_seq[0-9]*.gif", "pred_seq[0-9]*.mp4", "seq[0-9]*"]
-TESTED += [*FUTURES, *LATENTS, "test_clip[0-9]*.json", TEST_FUTURES]
+
+# Everything that a run writes, by its path in the run folder; # is a number, * any text. No other
+# file is ever moved, replaced or removed.
+CHECKPOINTS = ["last.ckpt", "best_score.ckpt", "epoch=#.ckpt"]
+CURVES = "loss mse kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
+WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", "distribution.json", "report.html"]
+WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
+WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, "visualization/epoch=#.gif"]
+WRITTEN += [f"plots/{name}.png" for name in CURVES]
+WRITTEN += [f"plots/{name}" for name in FUTURES + LATENTS]
+WRITTEN += ["events.out.tfevents.*", "wandb/*run*", "wandb/debug*.log"]
+TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png", "strip#.png"]
+TESTED += ["pred_seq#.gif", "pred_seq#.mp4"]
+TESTED += [f"seq#/{name}.gif" for name in ("pose", "pred_seq", "ground_truth")]
+TESTED += [*FUTURES, *LATENTS, "test_clip#.json", TEST_FUTURES]
+
+
+def is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    """Whether patterns of the list above have this path."""
+    texts = (re.escape(x).replace(r"\#", r"\d+").replace(r"\*", "[^/]*") for x in patterns)
+    return any(re.fullmatch(text, name, re.ASCII) for text in texts)
+
+
+def files_of_run(folder: Path, patterns: Iterable[str] = (*WRITTEN, *TESTED)) -> list[Path]:
+    """What is in the folder of these, by default all that Trainer and Tester write."""
+    found = (path for x in patterns for path in folder.glob(x.replace("#", "[0-9]*")))
+    return [p for p in found if is_one_of(p.relative_to(folder).as_posix(), patterns)]
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a run has finished an epoch here, or saved a checkpoint."""
+    return bool(files_of_run(folder, [*CHECKPOINTS, "metrics.csv"]))
+
+
+def page_folder(path: str | Path, flag: str) -> Path:
+    """Create the folder of a page about runs: not that of a run, which has a page of its own."""
+    if has_run(Path(path)):
+        raise UserError(f"{flag} {path} is a run folder, its page would be lost; name another")
+    return run_folder(path, flag)
 
 
 def clip_file(i: int) -> str:
@@ -57,8 +91,11 @@ def occupied(folder: Path) -> Iterator[None]:
 
 def unfinished(folder: Path) -> Iterator[Path]:
     """Temporary files of a run in this folder: not of runs in folders below, nor of a Tester."""
-    yield from itertools.chain(*(folder.glob(f".{name}.*{UNFINISHED}") for name in WRITTEN))
-    yield from itertools.chain(*((folder / p).glob(f".*{UNFINISHED}") for p in PICTURES))
+    for place in ("", *PICTURES):
+        for path in (folder / place).glob(f".*{UNFINISHED}"):
+            match = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{16}}{re.escape(UNFINISHED)}", path.name)
+            if match and is_one_of((Path(place) / match[1]).as_posix(), WRITTEN):
+                yield path
 
 
 def lock(handle: int, folder: Path) -> None:
@@ -75,11 +112,14 @@ def lock(handle: int, folder: Path) -> None:
 
 def move_aside(folder: Path) -> Path | None:
     """Move the files of an earlier run to before-N/ -> that folder, or None if there was no run."""
-    if not any(folder.glob("*.ckpt")):
+    if not has_run(folder):
         return None
     aside = next(p for i in itertools.count(1) if not (p := folder / f"before-{i}").exists())
-    aside.mkdir()
-    for pattern in [*WRITTEN, *TESTED]:
-        for path in folder.glob(pattern):
-            path.rename(aside / path.name)
+    for path in files_of_run(folder):
+        target = aside / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        if path.parent != folder:
+            with contextlib.suppress(OSError):  # another file is in it
+                path.parent.rmdir()
     return aside

@@ -1,0 +1,56 @@
+"""When no step is finite any more: the run stops, and says from which checkpoint to go on."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..models.loading import load_weights
+from . import checkpoint as ckpt
+from .folder import CHECKPOINTS, files_of_run
+
+JUDGED = 16  # frames that tell whether a checkpoint can be trained on
+
+
+class StopsWhenStuck:
+    """Stops the Trainer that it is part of."""
+
+    def stop_if_stuck(self) -> None:
+        """Stop after --max_skipped non-finite steps in a row; checked once in so many steps."""
+        most = self.settings.max_skipped
+        if self.step % most:
+            return
+        if self.most_in_a_row >= most:
+            advice = "No checkpoint here gives a finite gradient. Start again with"
+            if good := self.newest_that_trains():
+                advice = (
+                    f"{good} gives a finite gradient. Continue from it in another run: "
+                    f"--ckpt_path {good} with another --save_root,"
+                )
+            raise UserError(
+                f"{most} consecutive steps had a non-finite loss or gradient; none of them "
+                f"changed the weights. {advice} a lower --lr or --grad_clip, or a "
+                "--kl_anneal_start above 0"
+            )
+        self.most_in_a_row.zero_()
+
+    def newest_that_trains(self) -> Path | None:
+        """The newest checkpoint here whose loss and gradient are finite on a validation clip."""
+        for *_, path in sorted(ckpt.readable(files_of_run(self.folder, CHECKPOINTS)), reverse=True):
+            state = ckpt.load(path)
+            load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
+            if self.trains():
+                return path
+        return None
+
+    def trains(self) -> bool:
+        """Whether a training step on a validation clip has a finite loss and gradient."""
+        self.model.train()
+        self.model.zero_grad()
+        clip = (x[:1, :JUDGED] for x in self.some_of_validation())
+        clips = (torch.cat([x, x]) for x in clip)  # BatchNorm needs two
+        loss, *_ = self.losses(self.model, *clips, self.tfr > 0, prior=False)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)
+        return bool(torch.isfinite(loss + norm))
