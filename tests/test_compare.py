@@ -370,3 +370,21 @@ def test_an_output_folder_that_cannot_be_written_names_its_flag(call, runs, tmp_
     (tmp_path / "file").touch()
     done = call(runs, "--out", tmp_path / "file" / "page")
     assert done.code == 1 and done.err.startswith("error: --out")
+
+
+@pytest.mark.parametrize(
+    ("values", "cell"),
+    [
+        ([], "-"),
+        ([None], "-"),
+        ([35.123], "35.12"),
+        ([0.0], "0.00"),
+        ([35, None, 36], "35.50 ± 0.71"),
+        ([0.0003], "0.0003"),
+        ([-0.0004, -0.0002], "-0.0003 ± 0.0001"),
+        ([16281.4], "16281"),
+        ([1000, 1010], "1005 ± 7"),
+    ],
+)
+def test_a_cell_shows_its_value(values, cell):
+    assert pages.spread(values) == cell

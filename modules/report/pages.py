@@ -62,12 +62,17 @@ DISTRIBUTION = {  # a row of the page -> parts of distribution.json
 
 
 def spread(values: Iterable[float | None]) -> str:
-    """Mean, and standard deviation of several values; a dash for none."""
+    """Mean, and standard deviation of several values; a dash for none.
+
+    Two decimals; one digit where that would show nothing, none from 1,000 on.
+    """
     values = [value for value in values if value is not None]
     if not values:
         return "-"
-    more = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{more}"
+    mean = statistics.mean(values)
+    digits = ".1g" if 0 < abs(mean) < 0.005 else ".0f" if abs(mean) >= 1000 else ".2f"
+    more = f" ± {statistics.stdev(values):{digits}}" if len(values) > 1 else ""
+    return f"{mean:{digits}}{more}"
 
 
 def val_psnr(run: Run) -> list[float]:
