@@ -580,8 +580,7 @@ def main() -> None:
     if settings.preview:
         schedules.preview(settings)
         path = run_folder(settings.save_root) / "schedules.png"
-        drawn = charts.run_charts(schedules.table(settings), [], {}, "")
-        charts.draw_grid(path, drawn, columns=3)
+        charts.draw_schedules(path, schedules.table(settings))
         for warning in schedules.warnings(settings):
             print(warning)
         print(f"drawn in {path}")

@@ -310,8 +310,11 @@ def test_temporary_files_of_a_killed_run_are_deleted_and_nothing_else(
 ):
     folder, *_ = whole()
     parts = shutil.copytree(folder, tmp_path / "parts")
-    own = [".last.ckpt.ab.partial", ".metrics.csv.x.partial", "plots/.mse.png.y.partial"]
-    others = ["other/.last.ckpt.ab.partial", ".submission.csv.ab.partial", "my.partial"]
+    digits = "0123456789abcdef"
+    own = [".last.ckpt", ".metrics.csv", "plots/.mse.png", "plots/.mse.pdf"]
+    own = [f"{name}.{digits}.partial" for name in own]
+    others = [f"other/.last.ckpt.{digits}.partial", f".submission.csv.{digits}.partial"]
+    others += ["my.partial", ".last.ckpt.ab.partial"]
     for name in own + others:
         (parts / name).parent.mkdir(exist_ok=True)
         (parts / name).touch()

@@ -189,6 +189,12 @@ def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> Non
     draw_grid(folder / "curves.png", *without_constants(charts))
 
 
+def draw_schedules(path: Path, rows: list[dict]) -> None:
+    """beta, tfr and lr of every epoch."""
+    columns = [{"epoch": row["epoch"]} | {f"train/{x}": row[x] for x in SCHEDULES} for row in rows]
+    draw_grid(path, run_charts(columns, [], {}, ""), columns=3)
+
+
 def draw_grid(path: Path, charts: Sequence[Chart], title: str = "", columns: int = 4) -> None:
     """Charts of one panel each, in one picture."""
     lines = -(-len(charts) // columns)

@@ -23,7 +23,7 @@ CURVES = "loss mse kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
 WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", "distribution.json", "report.html"]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
 WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, "visualization/epoch=#.gif"]
-WRITTEN += [f"plots/{name}.png" for name in CURVES]
+WRITTEN += [f"plots/{name}.{kind}" for name in CURVES for kind in ("png", "pdf")]
 WRITTEN += [f"plots/{name}" for name in FUTURES + LATENTS]
 WRITTEN += ["events.out.tfevents.*", "wandb/*run*", "wandb/debug*.log"]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png", "strip#.png"]

@@ -174,6 +174,21 @@ def data(value: Any) -> dict[str, str]:
     return value
 
 
+def trackers(value: Any) -> dict[str, dict]:
+    """What services know of the run: {flag: {"sent": rows, "id": the service's name for it}}."""
+    if not isinstance(value, dict) or not all(
+        isinstance(flag, str)
+        and isinstance(state, dict)
+        and natural(state.get("sent"))
+        and isinstance(state.get("id", ""), str)
+        for flag, state in value.items()
+    ):
+        raise ValueError("its trackers are not rows sent and names")
+    return {
+        flag: {k: state[k] for k in ("sent", "id") if k in state} for flag, state in value.items()
+    }
+
+
 PARTS = {
     "version": lambda value: value,  # known before the rest is read
     "args": settings,
@@ -190,6 +205,7 @@ PARTS = {
     "best_score": best_score,
     "history": history,
     "data": data,
+    "trackers": trackers,
     "trained_weights": weights,
 }
 
