@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +169,8 @@ def reproducible(path, free=("save_root",)):
         return [[x for name, x in zip(head, row) if name != SPEED] for row in [head, *rows]]
     if path.name == "report.html":
         name, text = path.parent.name, path.read_text()
+        for flag in free:
+            text = re.sub(rf" --{flag} [^ <]+", "", text)
         return text.replace(f">Run {name}<", ">Run<").replace(f"runs/{name}-again", "runs/again")
     if path.name == "console.txt":  # an interrupted run has more to tell
         return None
