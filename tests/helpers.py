@@ -168,10 +168,10 @@ def reproducible(path, free=("save_root",)):
             head, *rows = csv.reader(file)
         return [[x for name, x in zip(head, row) if name != SPEED] for row in [head, *rows]]
     if path.name == "report.html":
-        name, text = path.parent.name, path.read_text()
+        text = path.read_text()
         for flag in free:
             text = re.sub(rf" --{flag} [^ <]+", "", text)
-        return text.replace(f">Run {name}<", ">Run<").replace(f"runs/{name}-again", "runs/again")
+        return re.sub(r">Run [^<]*<", ">Run<", re.sub(r" runs/[^ <]*-again", "", text))
     if path.name == "console.txt":  # an interrupted run has more to tell
         return None
     return path.read_bytes()
