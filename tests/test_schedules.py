@@ -388,7 +388,7 @@ def test_report_e_is_linear_in_tfr_and_ramps_over_its_share_of_a_cycle():
 
 # ---------------------------------------------------------------- notes on posterior collapse
 
-COLLAPSING = {  # flags -> what the note advises; the settings are measured in docs/results.md
+COLLAPSING = {  # flags -> what the note advises; measured: docs/latents.md, docs/results.md
     "": "--loss calibrated",
     "--kl_anneal_type None --kl_anneal_stop 0.0001": "--loss calibrated",
     "--lab robot": "--loss calibrated",
