@@ -42,12 +42,7 @@ from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.environment import other_threads, write_settings
-from modules.runs.folder import (
-    VAL_FUTURES,
-    move_aside,
-    occupied,
-    run_folder,
-)
+from modules.runs.folder import VAL_FUTURES, move_aside, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
@@ -142,7 +137,8 @@ class Trainer(Resumable, StopsWhenStuck):
             self.total += self.training_one_step(frames, conditions, bool(coins[self.steps_done]))
             self.steps_done += 1
             last, before = time.perf_counter(), last
-            self.clock.add("steps", not self.to_compile, (last - before) * (not self.to_compile))
+            if not self.to_compile:
+                self.clock.add("steps", 1, last - before)
             self.show(bar)
             if self.to_compile:
                 self.report_compile_time(start)

@@ -40,21 +40,31 @@ def args():
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, request):
-    """call("Trainer", flag, ...) -> code, out, err: the script in this process, as from a shell."""
+def in_process(monkeypatch, capsys):
+    """in_process(main, name, flag, ...) -> code, out, err: a script's main, as from a shell."""
 
-    def run(script, *flags):
-        more = ["--no-plots"] if "no_plots" in request.fixturenames else []
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *more, *map(str, flags)])
+    def run(main, *words):
+        monkeypatch.setattr(sys, "argv", [*map(str, words)])
         code = 0
         try:
-            run_script(SCRIPTS[script].main)
+            run_script(main)
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()
         if isinstance(code, str):  # sys.exit(text) prints it and ends with 1
             code, err = 1, err + code
         return SimpleNamespace(code=code or 0, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def call(in_process, request):
+    """call("Trainer", flag, ...) -> code, out, err: the script in this process, as from a shell."""
+
+    def run(script, *flags):
+        more = ["--no-plots"] if "no_plots" in request.fixturenames else []
+        return in_process(SCRIPTS[script].main, f"{script}.py", *more, *flags)
 
     return run
 

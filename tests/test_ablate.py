@@ -3,12 +3,11 @@
 import io
 import json
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 from helpers import ROOT, SHORT
 
-from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.config import SIZES
 from modules.errors import UserError
@@ -90,22 +89,9 @@ def test_epochs_give_about_the_required_steps(name, steps):
 
 
 @pytest.fixture
-def ablate_with(monkeypatch, capsys):
+def ablate_with(in_process):
     """ablate_with(flag, ...) -> code, out, err of the script, run in this process."""
-
-    def in_process(*flags):
-        monkeypatch.setattr(sys, "argv", ["ablate.py", *map(str, flags)])
-        code = 0
-        try:
-            run(ablate.main)
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        if isinstance(code, str):  # sys.exit(text) prints it and ends with 1
-            code, err = 1, err + code
-        return SimpleNamespace(code=code, out=out, err=err)
-
-    return in_process
+    return partial(in_process, ablate.main, "ablate.py")
 
 
 def test_an_arm_is_trained_and_tested_once(ablate_with, dataset, tmp_path, monkeypatch):

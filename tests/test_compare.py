@@ -10,13 +10,12 @@ import re
 import subprocess
 import sys
 from base64 import b64decode
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
 from helpers import ROOT
 
-from modules.cli.entry import run
 from modules.report import charts, groups, pages, reading, tables
 from modules.report.significance import welch
 
@@ -53,22 +52,9 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(in_process):
     """call(flag, ...) -> code, out, err of the script, run in this process."""
-
-    def in_process(*flags):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
-        code = 0
-        try:
-            run(compare.main)
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        if isinstance(code, str):  # sys.exit(text) prints it and ends with 1
-            code, err = 1, err + code
-        return SimpleNamespace(code=code, out=out, err=err)
-
-    return in_process
+    return partial(in_process, compare.main, SCRIPT)
 
 
 def test_runs_that_differ_by_seed_and_place_only_are_one_group(runs):

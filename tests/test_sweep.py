@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT, SHORT, load
 
-from modules.cli.entry import run
 from modules.errors import UserError
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -158,12 +157,12 @@ class Forked:
 
 
 @pytest.fixture
-def carry_out(children, monkeypatch, capsys):
+def carry_out(children, monkeypatch, in_process):
     """carry_out(word, ..., stop_at) -> code, out, err, the scripts started: sweep.py, in this
     process. The nth script is stopped by Ctrl-C after its first step.
     """
 
-    def in_process(*words, stop_at=None):
+    def carried_out(*words, stop_at=None):
         started = []
 
         def start(command, log, environment):
@@ -175,18 +174,10 @@ def carry_out(children, monkeypatch, capsys):
 
         monkeypatch.setattr(jobs, "start", start)
         monkeypatch.setattr(jobs, "PAUSE", 0.01)
-        monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, words)])
-        code = 0
-        try:
-            run(sweep.main)
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        if isinstance(code, str):
-            code, err = 1, err + code
-        return SimpleNamespace(code=code, out=out, err=err, started=started)
+        done = in_process(sweep.main, "sweep.py", *words)
+        return SimpleNamespace(**vars(done), started=started)
 
-    return in_process
+    return carried_out
 
 
 def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dataset, tmp_path):

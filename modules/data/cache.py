@@ -189,11 +189,8 @@ class Cache:
         workers: int,
     ):
         self.files, self.shape, self.dtype, self.folder = files, shape, np.dtype(dtype), folder
-        self.name, self.more, self.workers = (
-            name,
-            f"{CACHE_VERSION} {shape} {dtype} {more}",
-            workers,
-        )
+        self.name, self.workers = name, workers
+        self.more = f"{CACHE_VERSION} {shape} {dtype} {more}"
         self.stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_"
         self.home = str(files[0].parent.resolve())
         self.state, self.newest = state_of(files)
@@ -214,7 +211,7 @@ class Cache:
         others = self.manifests()
         for manifest in others.values():
             if manifest["users"].get(self.home) == self.state and manifest["more"] == self.more:
-                self.__dict__["contents"] = manifest["contents"]
+                self.contents = manifest["contents"]
         manifest = others.get(self.target.with_suffix(".json")) if others else None
         if not manifest or not self.is_whole(manifest) or is_stale(manifest["bad"]):
             return False
@@ -247,10 +244,8 @@ class Cache:
             left.unlink(missing_ok=True)  # left by a killed run: locked() excludes others
         temporary = temporary_path(self.folder, self.stem)
         try:
-            size, free = (
-                np.prod(self.shape) * self.dtype.itemsize,
-                shutil.disk_usage(self.folder).free,
-            )
+            size = np.prod(self.shape) * self.dtype.itemsize
+            free = shutil.disk_usage(self.folder).free
             if size > free:  # writing to a memory-mapped file on a full disk raises SIGBUS
                 raise OSError(None, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
             array = np.lib.format.open_memmap(temporary, "w+", self.dtype, self.shape)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
+from ..files import finite, write_atomically
 from ..text import on_plot
-from .clips import finite
 from .figures import plt, save_figure
 
 BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv

@@ -87,7 +87,7 @@ def write(
         "given": lab.given,
         "frame_ms": lab.frame_ms,
         "tracks": {label: pack(clip[:length]) for label, clip in tracks.items()},
-        "psnr": {name: finite(x[lab.given : length].tolist()) for name, x in psnr.items()},
+        "psnr": {name: x[lab.given : length].tolist() for name, x in psnr.items()},
     }
     write_json(path, values)
 
