@@ -36,6 +36,7 @@ from modules.runs.console import Console
 from modules.runs.folder import TEST_FUTURES, clip_file, run_folder
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
+from modules.training.ranks import ranks
 
 FRAMES = 64  # of a clip, for what is measured of z
 
@@ -83,13 +84,23 @@ class Tester:
         return twin
 
     def rollout(
-        self, sample: int = 0, z_source: str | None = None, model: torch.nn.Module | None = None
+        self, sample: int = 0, z_source: str | None = None, twin: bool = False
     ) -> list[torch.Tensor]:
-        """-> one (T, 3, H, W) per test clip, batched; short clips are padded."""
+        """-> one (T, 3, H, W) per test clip, in the first rank; the others serve() it."""
+        return self.roll_out_mine(*ranks.from_first(lambda: (sample, z_source, twin)))
+
+    def serve(self) -> None:
+        """Compute this rank's clips of every rollout that the first rank asks for."""
+        while request := ranks.from_first(lambda: None):
+            self.roll_out_mine(*request)
+
+    def roll_out_mine(self, sample: int, z_source: str | None, twin: bool) -> list[torch.Tensor]:
+        """The test clips of this rank, batched; short clips are padded."""
         predictions = []
-        together = self.settings.batch_size
-        for first in range(0, len(self.given), together):
-            numbers = range(first, min(first + together, len(self.given)))
+        model, together = self.twin if twin else self.model, self.settings.batch_size
+        mine = range(ranks.number, len(self.given), ranks.count)
+        for first in range(0, len(mine), together):
+            numbers = mine[first : first + together]
             longest = max(len(self.conditions[i]) for i in numbers)
             conditions = torch.stack([pad(self.conditions[i], longest) for i in numbers])
             given = torch.stack([self.given[i] for i in numbers])
@@ -100,9 +111,9 @@ class Tester:
 
             source = z_source or self.settings.z_source
             noise = noise_source(source, self.settings.seed, numbers, sample)
-            out = roll_out(model or self.model, given, conditions, noise, progress)
+            out = roll_out(model, given, conditions, noise, progress)
             predictions += [x[: len(self.conditions[i])] for i, x in zip(numbers, out)]
-        return predictions
+        return ranks.in_order(predictions)
 
     # ------------------------------------------------------------ what is written
 
@@ -173,7 +184,7 @@ class Tester:
         twin = None
         if self.twin:
             twin = Futures(self.lab, self.truth, many)
-            twin.add(self.rollout(model=self.twin))
+            twin.add(self.rollout(twin=True))
             of_twin = Latents(self.twin, *clips, self.lab.given)
             scores["twin"] = {"z": of_twin.scores({}), "futures": twin.scores(of_twin.sigma)}
         if settings.plots:
@@ -271,14 +282,26 @@ def unused(settings: Any, typed: set[str]) -> list[str]:
 
 
 def main() -> None:
-    settings, typed = parse("Tester", lab=ckpt.lab_of_file(peek("ckpt_path")))
-    checkpoint = ckpt.load(settings.ckpt_path)
+    with ranks.joined():
+        carry_out()
+
+
+def carry_out() -> None:
+    settings, typed = ranks.from_first(
+        lambda: parse("Tester", lab=ckpt.lab_of_file(peek("ckpt_path")))
+    )
+    checkpoint = ranks.from_first(lambda: ckpt.load(settings.ckpt_path))
     if names := unused(settings, typed):
         print("note: these training flags have no effect at test:", *(f"--{n}" for n in names))
     with Console() as console, torch.inference_mode():
-        tester = Tester(settings, typed, choose_device(settings), checkpoint)
+        device = ranks.together(lambda: choose_device(settings))
+        tester = ranks.together(lambda: Tester(settings, typed, device, checkpoint))
+        if not ranks.first:
+            tester.serve()
+            return
         console.keep(tester.folder)
         tester.test()
+        ranks.from_first(lambda: None)  # no further rollout
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
+import contextlib
 import copy
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +26,24 @@ from tqdm import tqdm
 
 from modules.cli.entry import run
 from modules.cli.parser import parse
-from modules.cli.signals import listener
-from modules.config import OBJECTIVES, PoseTraining, RobotTraining
+from modules.cli.signals import Stopped, listener
+from modules.config import OBJECTIVES, PoseTraining, RobotTraining, Training
+from modules.data.cache import fingerprints
 from modules.distributions import best_variance, gaussian_log_likelihood
 from modules.errors import UserError
-from modules.evaluation import Futures, Latents, sample_futures
-from modules.files import write_json
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, score_clips
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
-from modules.report import charts, distribution, pictures, tables, validation
+from modules.report import charts, pictures, tables, validation
 from modules.report.pages import write_run_page
-from modules.report.progress import Clock, progress_text, validations_left
+from modules.report.progress import Clock, epoch_line, progress_text, validations_left
 from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.environment import other_threads, write_settings
-from modules.runs.folder import VAL_FUTURES, move_aside, occupied, run_folder
+from modules.runs.environment import code, other_threads, write_settings
+from modules.runs.folder import move_aside, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
@@ -57,13 +58,13 @@ from modules.training.optimizer import (
     step_if,
     update_ema_if,
 )
+from modules.training.ranks import Votes, ranks, synchronise_batch_norm
 from modules.training.schedules import kl_annealing
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
 PAGE_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
-SAMPLES = 20  # futures, sampled at the end of training
 AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
@@ -85,11 +86,16 @@ class Trainer(Resumable, StopsWhenStuck):
         self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
+        if self.clips:
+            ranks.check_batches(settings, sum(map(len, self.clips.batches(0))))
         self.model = lab.make_model(train_set).to(device)
+        ranks.share_weights(self.model)
         if settings.cuda_graphs:
             check_graphs(settings, device, self.model, training=True)
         self.optim = make_optimizer(self.model.parameters(), settings)
         self.ema = self.copy_of_model() if settings.ema else None
+        if settings.sync_batchnorm:
+            synchronise_batch_norm(self.model)
         self.to_compile = settings.compile != "off"
         compile_nets(self.model, settings.compile, device)
         self.kl_annealing = kl_annealing(settings)
@@ -103,6 +109,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
         self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
+        self.votes = Votes(device)
         self.device_step = self.step_on_device
         if settings.cuda_graphs:
             self.device_step = Recorded(self.step_on_device)
@@ -118,8 +125,8 @@ class Trainer(Resumable, StopsWhenStuck):
         """Train up to num_epoch. After every epoch the run folder is complete."""
         if self.current_epoch >= self.settings.num_epoch:
             print(f"nothing left to train: --num_epoch {self.settings.num_epoch} is reached")
-        with self.trackers.open(self.settings):
-            with listener.patiently():  # a signal waits for the end of the step: stop_if_asked
+        with self.trackers.open(self.settings) if ranks.first else contextlib.nullcontext():
+            with listener.patiently():  # a signal waits for the end of the step: stop_if
                 while self.current_epoch < self.settings.num_epoch:
                     self.train_one_epoch()
                     self.end_epoch(self.validate() if self.validation_is_due() else {})
@@ -134,7 +141,8 @@ class Trainer(Resumable, StopsWhenStuck):
         bar = tqdm(left, disable=None, leave=False, initial=self.steps_done, total=len(batches))
         start = last = time.perf_counter()
         for frames, conditions in self.clips.fetch(bar):
-            self.total += self.training_one_step(frames, conditions, bool(coins[self.steps_done]))
+            forced, whole = bool(coins[self.steps_done]), len(batches[self.steps_done])
+            self.total += self.training_one_step(frames, conditions, forced, whole)
             self.steps_done += 1
             last, before = time.perf_counter(), last
             if not self.to_compile:
@@ -144,22 +152,22 @@ class Trainer(Resumable, StopsWhenStuck):
                 self.report_compile_time(start)
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 self.save_last()
-            self.stop_if_asked()
+            self.stop_if(listener.asked if ranks.count == 1 else self.votes.count())
         self.total.tolist()  # waits for the device
         self.clock.add("steps", 0, time.perf_counter() - last)
         predicted = sum(clips[:, 1:].numel() for clips in left)
         self.speed = predicted / (time.perf_counter() - start)
 
-    def stop_if_asked(self) -> None:
+    def stop_if(self, asked: Any) -> None:
         """Save and stop if a signal arrived during the last step or frame."""
-        if listener.asked:
+        if asked:
             self.save_last()
             self.write_page(f"stopped: {self.progress_text()}; the same command resumes")
             tqdm.write(
                 f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
                 f"{self.steps_done} steps; the same command resumes there"
             )
-            listener.check()
+            raise Stopped(listener.asked or signal.SIGTERM)
 
     def report_compile_time(self, start: float) -> None:
         """Print what the first step of a compiled run took."""
@@ -182,31 +190,45 @@ class Trainer(Resumable, StopsWhenStuck):
         return np.broadcast_to(draws, steps)
 
     def training_one_step(
-        self, frames: torch.Tensor, conditions: torch.Tensor, adapt_TeacherForcing: bool
+        self,
+        frames: torch.Tensor,
+        conditions: torch.Tensor,
+        adapt_TeacherForcing: bool,
+        whole: int | None = None,
     ) -> torch.Tensor:
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1, 1), on the device.
 
-        The last is 0 if z was a prior sample. A step with a non-finite loss or gradient changes
-        nothing and returns zeros.
+        The clips are this rank's of a batch of `whole` clips. The last result is 0 if z was a prior
+        sample. A step with a non-finite loss or gradient changes nothing and returns zeros.
         """
         self.step += 1
         self.beta.fill_(self.kl_annealing.get_beta())
         # a shorter average in the first steps, so that the initial weights are forgotten
         self.ema_share.fill_(1 - min(self.settings.ema, self.step / (self.step + 10)))
-        result = self.device_step(
-            frames, conditions, forced=adapt_TeacherForcing, prior=self.trains_on_prior()
-        )
+        self.votes.cast(bool(listener.asked))
+        forced, whole = adapt_TeacherForcing, whole or len(frames)
+        prior = self.trains_on_prior()
+        result = self.device_step(frames, conditions, forced=forced, prior=prior, whole=whole)
         self.stop_if_stuck()
         return result
 
     def step_on_device(
-        self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, prior: bool
+        self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, prior: bool, whole: int
     ) -> torch.Tensor:
         """The device's part of a step, without any host-device synchronisation."""
         before = buffer_copies(self.model)
-        loss, mse, kl = self.losses(self.model, frames, conditions, forced, prior)
+        noise = self.model.draw_noise(ranks.whole_like(frames, whole))
+        inputs = frames, conditions, *ranks.mine(whole, *noise)
         self.optim.zero_grad()
-        (loss * self.loss_scale(frames)).backward()
+        sums = 0  # loss, MSE and KL
+        for piece in ranks.pieces(whole, self.settings.global_batch and self.settings.batch_size):
+            frames, conditions, *noise = (x if x is None else x[piece.rows] for x in inputs)
+            losses = self.losses(self.model, frames, conditions, forced, prior, *noise)
+            (losses[0] * (piece.weight * self.loss_scale(frames))).backward()
+            sums = sums + piece.weight * torch.stack(losses).detach()
+        gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
+        ranks.add_up([*gradients, sums, self.votes.mine])
+        loss, mse, kl = sums
         clip = self.settings.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         finite = torch.isfinite(loss + norm)
@@ -237,9 +259,10 @@ class Trainer(Resumable, StopsWhenStuck):
         conditions: torch.Tensor,
         forced: bool,
         prior: bool,
+        *noise: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> loss, MSE and KL, as means over the predicted frames of clips (B, T, 3, H, W)."""
-        pred, mu, logvar = model(frames, conditions, forced, prior=prior)
+        pred, mu, logvar = model(frames, conditions, forced, prior, *noise)
         mse = F.mse_loss(pred, frames[:, 1:])
         kl = cost = mse.new_zeros(())
         if mu is not None:
@@ -288,6 +311,8 @@ class Trainer(Resumable, StopsWhenStuck):
         """Roll every validation clip out from its given frames -> scores over all of them."""
         with self.clock.measure("validations"):
             pred = self.roll_out_validation()
+            if not ranks.first:
+                return {}
             if self.settings.store_visualization:
                 run_folder(self.folder / "visualization")
                 clips = self.first_clip(pred).values()
@@ -300,20 +325,21 @@ class Trainer(Resumable, StopsWhenStuck):
         """--store_visualization: the rollout of an epoch's validation."""
         return self.folder / "visualization" / f"epoch={epoch}.gif"
 
-    def roll_out_validation(self) -> torch.Tensor:
-        given = self.val_frames[:, : self.lab.given]
-        pieces = []
-        for first in range(0, len(given), VAL_BATCH):
-            part = slice(first, first + VAL_BATCH)
-            pieces.append(self.val_one_step(given[part], self.val_conditions[part], first))
-        return torch.cat(pieces)
+    def roll_out_validation(self) -> torch.Tensor | None:
+        """Rollouts of all validation clips, of which every rank computes its own; in the first."""
+        given, total = self.val_frames[:, : self.lab.given], len(self.val_frames)
+        numbers = range(ranks.number, total, ranks.count)
+        parts = [numbers[i : i + VAL_BATCH] for i in range(0, len(numbers), VAL_BATCH)]
+        mine = [self.val_one_step(given[list(p)], self.val_conditions[list(p)], p) for p in parts]
+        clips = ranks.in_order([clip for part in mine for clip in part])
+        return torch.stack(clips) if ranks.first else None
 
     def val_one_step(
-        self, given: torch.Tensor, conditions: torch.Tensor, first: int = 0
+        self, given: torch.Tensor, conditions: torch.Tensor, numbers: Sequence[int] | None = None
     ) -> torch.Tensor:
         """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), on the CPU."""
         progress = self.progress("validating", conditions.shape[1])
-        numbers = range(first, first + len(given))
+        numbers = range(len(given)) if numbers is None else numbers
         noise = noise_source(self.settings.z_source, self.settings.seed, numbers)
         return roll_out(self.ema or self.model, given, conditions, noise, progress)
 
@@ -322,7 +348,7 @@ class Trainer(Resumable, StopsWhenStuck):
 
         def shown(rollout):
             for frame in tqdm(rollout, label, frames, disable=None, leave=False):
-                self.stop_if_asked()
+                self.stop_if(ranks.first and listener.asked)  # the others wait for the next step
                 yield frame
 
         return shown
@@ -357,6 +383,9 @@ class Trainer(Resumable, StopsWhenStuck):
 
     def end_epoch(self, val: dict[str, float | None]) -> None:
         """Save the epoch, then log it: a checkpoint knows every row, and who was sent it."""
+        if not ranks.first:
+            self.step_schedules()
+            return
         row = {"epoch": self.current_epoch} | self.train_row()
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
@@ -384,7 +413,9 @@ class Trainer(Resumable, StopsWhenStuck):
         self.write_metrics()
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
             self.write_page(f"training: {self.progress_text()}")
-        tqdm.write(self.epoch_line(row))
+        going_on = self.current_epoch < self.settings.num_epoch
+        left = self.time_left() if going_on else ""
+        tqdm.write(epoch_line(row, self.settings.num_epoch, self.speed, left))
 
     def write_metrics(self) -> None:
         tables.write_csv(self.folder / "metrics.csv", self.history)
@@ -393,21 +424,6 @@ class Trainer(Resumable, StopsWhenStuck):
         """beta, tfr and lr of the current epoch."""
         lr = schedules.lr_at(self.current_epoch, self.settings)
         return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
-
-    def epoch_line(self, row: dict[str, float | None]) -> str:
-        names = "loss mse kl beta tfr lr".split()
-        values = "  ".join(f"{name} {row[f'train/{name}']:.4g}" for name in names)
-        line = f"epoch {row['epoch']:>3}/{self.settings.num_epoch - 1}  {values}"
-        line += f"  {self.speed:.0f} frames/s"
-        if self.current_epoch < self.settings.num_epoch:
-            line += f", {self.time_left()} left"
-        if row["val/psnr"] is not None:
-            line += (
-                f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, "
-                f"baseline {row['val/psnr_given_frame_repeated']:.2f}, "
-                f"ssim {row['val/ssim']:.3f}"
-            )
-        return line
 
     def show(self, bar: tqdm) -> None:
         """Add schedules and mean loss to the progress bar."""
@@ -433,6 +449,8 @@ class Trainer(Resumable, StopsWhenStuck):
 
     def write_page(self, status: str) -> None:
         """report.html of a run that goes on, with the rollout of the last validation."""
+        if not ranks.first:
+            return
         if self.last_rollout:
             pred, weights = self.last_rollout
             clip = self.val_conditions[0], pred, self.val_frames[0]
@@ -449,23 +467,32 @@ class Trainer(Resumable, StopsWhenStuck):
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
-        self.draw_curves()
-        epochs = self.current_epoch
-        if self.best_score is not None:
-            path = self.folder / "best_score.ckpt"
-            best = ckpt.load(path)
+        model, epochs = self.ema or self.model, self.current_epoch
+        if best := ranks.from_first(self.best_checkpoint):
             epochs = best["last_epoch"]
-            load_weights(self.ema or self.model, best["state_dict"], path)
-        self.report_distribution(posterior=self.has_posterior(epochs - 1))
+            load_weights(model, best["state_dict"], self.folder / "best_score.ckpt")
+        if ranks.first:
+            self.draw_curves()
+            clips, posterior = self.some_of_validation(), self.has_posterior(epochs - 1)
+            validation.report_distribution(
+                self.folder, self.lab, model, clips, self.settings, posterior, self.progress
+            )
         self.report_validation()
+        if not ranks.first:
+            return
         write_run_page(self.folder)
         self.trackers.send(self.history, self.gif_of)
         self.trackers.show_folder(self.folder, self.current_epoch - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
+    def best_checkpoint(self) -> dict | None:
+        return None if self.best_score is None else ckpt.load(self.folder / "best_score.ckpt")
+
     def report_validation(self) -> None:
         """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
+        if not ranks.first:
+            return
         scores = self.score(pred)
         clips = self.val_conditions, pred, self.val_frames
         validation.draw(self.folder, self.lab, *clips, self.settings.plots)
@@ -477,30 +504,6 @@ class Trainer(Resumable, StopsWhenStuck):
             f"{self.lab.baseline}: {scores['psnr_given_frame_repeated']:.2f} dB\n"
             f"drawn: {self.folder / 'val.gif'}{plots}"
         )
-
-    def report_distribution(self, posterior: bool) -> None:
-        """What z contains, how likely validation frames are, and sampled futures of some clips."""
-        model, lab, settings = self.ema or self.model, self.lab, self.settings
-        clips = self.some_of_validation()
-        events = lab.val_events()
-        latents = Latents(model, *clips, lab.given, posterior=posterior)
-        futures = Futures(lab, clips[0].cpu(), {})
-        samples = range(SAMPLES if settings.latent else 1)
-        progress = self.progress("sampling futures", clips[0].shape[1])
-        given = clips[0][:, : lab.given]
-        for future in sample_futures(model, given, clips[1], settings.seed, samples, progress):
-            futures.add(future)
-        scores = {"z": latents.scores(events), "futures": futures.scores(latents.sigma)}
-        write_json(self.folder / "distribution.json", scores)
-        print(distribution.describe(scores))
-        if settings.plots:
-            folder = run_folder(self.folder / "plots")
-            distribution.draw_latents(folder, scores, latents, events)
-            distribution.draw_traversal(folder, scores, model, clips, events)
-            if settings.latent:
-                distribution.draw_futures(folder, scores, futures)
-        if settings.latent:
-            distribution.write_futures(self.folder / VAL_FUTURES, lab, futures)
 
 
 # ---------------------------------------------------------------- entry points
@@ -515,10 +518,11 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
         raise UserError(problem)
     if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
         raise UserError(f"required: {' and '.join(missing)}")
-    with Console() as console:
-        device, folder = choose_device(settings), run_folder(settings.save_root)
-        with occupied(folder):
-            return train_in(folder, with_precision(settings, device), device, typed, console)
+    with Console() as console, contextlib.ExitStack() as stack:
+        device = ranks.together(lambda: choose_device(settings))
+        folder = ranks.from_first(lambda: run_folder(settings.save_root))
+        ranks.from_first(lambda: stack.enter_context(occupied(folder)))
+        return train_in(folder, with_precision(settings, device), device, typed, console)
 
 
 def train_in(
@@ -529,35 +533,37 @@ def train_in(
     console: Console,
 ) -> Trainer:
     """Train in a run folder that no other run uses."""
-    found = run_to_resume(settings.resume, folder)
+    found = ranks.from_first(lambda: run_to_resume(settings.resume, folder))
     if found:
         ckpt.check_run(found[1], found[0])
         typed = settings.changed() if typed is None else typed
         settings = settings_before(settings, typed, found[1]["args"])
     lab = LABS[settings.lab](settings)
-    trainer = Trainer(settings, device, lab.open_train(), lab.open_val())
+    splits = ranks.together(lambda: (lab.open_train(), lab.open_val()))
+    trainer = ranks.together(lambda: Trainer(settings, device, *splits))
+    pictures = {f"{split} pictures": name for split, name in trainer.data.items()}
+    ranks.must_agree(settings=settings, code=code(), torch=torch.__version__, **pictures)
     if found:
         trainer.resume(*found)
         if settings.ckpt_path:
             print("note: --ckpt_path has no effect: the run is resumed")
     elif settings.ckpt_path:
         trainer.start_from(settings.ckpt_path)
-    if not found and (aside := move_aside(folder)):
-        print(f"the previous run in {folder} is now in {aside}")
-    console.keep(folder)
-    if found and (note := other_threads(folder)):
-        print(note)
-    write_settings(folder, settings)
+    ranks.from_first(lambda: take_over(folder, settings, console, bool(found)))
     for warning in schedules.warnings(settings):
         print(warning)
     trainer.training_stage()
     return trainer
 
 
-def fingerprints(**splits: Any) -> dict[str, str]:
-    """What identifies the pictures of each split, where it is known."""
-    known = {name: getattr(split, "fingerprint", None) for name, split in splits.items()}
-    return {name: value for name, value in known.items() if value}
+def take_over(folder: Path, settings: Training, console: Console, resumed: bool) -> None:
+    """Make the folder that of this run."""
+    if not resumed and (aside := move_aside(folder)):
+        print(f"the previous run in {folder} is now in {aside}")
+    console.keep(folder)
+    if resumed and (note := other_threads(folder)):
+        print(note)
+    write_settings(folder, settings)
 
 
 def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
@@ -572,7 +578,14 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
 
 
 def main() -> None:
-    settings, typed = parse("Trainer")
+    with ranks.joined():
+        carry_out()
+
+
+def carry_out() -> None:
+    settings, typed = ranks.from_first(lambda: parse("Trainer"))
+    if settings.preview and not ranks.first:
+        return
     if settings.preview:
         schedules.preview(settings)
         path = run_folder(settings.save_root) / "schedules.png"

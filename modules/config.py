@@ -317,6 +317,15 @@ class Loop(Settings):
     skip_bad_frames: bool = setting(
         False, switch, "leave out clips with an unreadable image, and print how many"
     )
+    global_batch: int = setting(
+        0, natural,
+        "clips per optimizer step over all processes of torchrun, in pieces of --batch_size; "
+        "0: --batch_size for each process",
+        "N",
+    )  # fmt: skip
+    sync_batchnorm: bool = setting(
+        True, switch, "BatchNorm statistics over all processes of torchrun in training"
+    )
     val_every: int = setting(1, count, "validate every so many epochs, and after the last")
     store_visualization: bool = setting(False, switch, "keep a gif of every validation")
     data_on: str = setting(

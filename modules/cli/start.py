@@ -21,6 +21,8 @@ def start() -> None:
     if not (sys.warnoptions or debugged()):
         warnings.simplefilter("ignore")  # of libraries
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+        os.environ["TQDM_DISABLE"] = "1"  # the first process of torchrun shows the progress
     open_closed_streams()
     sys.stdout = Steady(sys.stdout, escapes=False)
     sys.stderr = Steady(sys.stderr, escapes=True)  # progress bars move the cursor

@@ -138,6 +138,12 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return f"{len(arrays[0])} frames, {digest.hexdigest()[:16]}"
 
 
+def fingerprints(**splits: Any) -> dict[str, str]:
+    """What identifies the pictures of each split, where it is known."""
+    known = {name: getattr(split, "fingerprint", None) for name, split in splits.items()}
+    return {name: value for name, value in known.items() if value}
+
+
 def manifest_of(array: np.ndarray) -> dict[str, Any]:
     found = read_manifest(Path(array.filename).with_suffix(".json"))
     if found is None:

@@ -12,6 +12,7 @@ import torch
 
 from ..config import Training
 from ..errors import UserError
+from ..training.ranks import ranks
 from .cache import Rows, to_float
 
 AHEAD = 2  # batches that are read ahead where they come from the disk
@@ -35,30 +36,37 @@ class TrainClips:
     def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:
         """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames."""
         clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
-        return clips.split(self.settings.batch_size)
+        return clips.split(ranks.whole_batch(self.settings))
 
     def fetch(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield frames (B, T, 3, H, W) in 0..1 and conditions of every batch, on the device.
 
-        What is not kept there is read while the batch before it is being trained on.
+        With several ranks, of this rank's rows of the batch. What is not kept on the device is read
+        while the batch before it is being trained on.
         """
         batches = iter(batches)
         if self.resident:
-            yield from (self.to_device(self.gather(clips)) for clips in batches)
+            yield from (self.to_device(self.gather(clips), len(clips)) for clips in batches)
             return
         with ThreadPoolExecutor(1) as reader:
-            ahead = deque(reader.submit(self.gather, x) for x in itertools.islice(batches, AHEAD))
+            ahead = deque(
+                (len(x), reader.submit(self.gather, x)) for x in itertools.islice(batches, AHEAD)
+            )
             while ahead:
-                arrays = ahead.popleft().result()
-                ahead.extend(reader.submit(self.gather, x) for x in itertools.islice(batches, 1))
-                yield self.to_device(arrays)
+                whole, reading = ahead.popleft()
+                arrays = reading.result()
+                for x in itertools.islice(batches, 1):
+                    ahead.append((len(x), reader.submit(self.gather, x)))
+                yield self.to_device(arrays, whole)
 
     def gather(self, clips: torch.Tensor) -> list[torch.Tensor]:
-        arrays = [x[clips] for x in (self.frames, self.conditions)]
+        mine = clips[ranks.rows(len(clips))]
+        arrays = [x[mine] for x in (self.frames, self.conditions)]
         pinned = not self.resident and self.device.type == "cuda"
         return [x.pin_memory() for x in arrays] if pinned else arrays
 
-    def to_device(self, arrays: Iterable) -> tuple[torch.Tensor, ...]:
+    def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
+        """This rank's rows of a batch of `whole` clips."""
         return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
 
 

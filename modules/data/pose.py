@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from ..training.ranks import ranks
 from .cache import cached_images, decode, fingerprint, to_float, unreadable
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
@@ -92,9 +93,9 @@ class DanceClips(TrainClips):
         clips = without_bad_frames(starts[:, None] + np.arange(length), self.dataset.bad)
         return self.jump(clips, usable, rng) if settings.jump_start else clips
 
-    def to_device(self, arrays: Iterable) -> tuple[torch.Tensor, ...]:
-        clips = super().to_device(arrays)
-        return self.warp(*clips) if self.warp else clips
+    def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
+        clips = super().to_device(arrays, whole)
+        return self.warp(*clips, first=ranks.rows(whole).start, whole=whole) if self.warp else clips
 
     def clip_length(self, epoch: int) -> int:
         """--train_vi_len, or less in the first --curriculum epochs."""

@@ -8,6 +8,7 @@ import torch
 
 from ..config import FRAME
 from ..errors import UserError
+from ..training.ranks import ranks
 from .cache import cached, cached_images, fingerprint, to_float, unreadable
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import (
@@ -150,7 +151,8 @@ class RobotClips(TrainClips):
         """-> frame numbers (clips, T)."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
         length = self.dataset.video_len
-        chosen = rng.integers(len(self.dataset), size=settings.epoch_size * settings.batch_size)
+        clips = settings.epoch_size * ranks.whole_batch(settings)
+        chosen = rng.integers(len(self.dataset), size=clips)
         starts = self.dataset.starts[chosen]
         if settings.random_offset:
             starts = starts + rng.integers(self.dataset.lengths[chosen] - length + 1)

@@ -70,13 +70,19 @@ class Warp:
         backgrounds = static_background(dataset, partial), pose_background
         self.share, self.backgrounds = share, [x.to(device) for x in backgrounds]
 
-    def __call__(self, *clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        chosen = (torch.rand(len(clips[0])) < self.share).nonzero()[:, 0]
+    def __call__(
+        self, *clips: torch.Tensor, first: int = 0, whole: int | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """Numbers are drawn for the whole batch, of which these clips are rows from `first` on."""
+        chosen = (torch.rand(whole or len(clips[0])) < self.share).nonzero()[:, 0]
         if not len(chosen):
             return clips
         affine = random_affine(len(chosen))
-        chosen = chosen.to(clips[0].device, non_blocking=True)
-        warped = self.transform([x[chosen] for x in clips], affine)
+        mine = (chosen >= first) & (chosen < first + len(clips[0]))
+        chosen = (chosen[mine] - first).to(clips[0].device, non_blocking=True)
+        warped = [x[chosen] for x in clips]
+        if mine.any():
+            warped = self.transform(warped, Affine(*(x[mine] for x in affine)))
         return tuple(x.index_copy(0, chosen, new) for x, new in zip(clips, warped))
 
     def transform(self, clips: list[torch.Tensor], affine: Affine) -> list[torch.Tensor]:

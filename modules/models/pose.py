@@ -67,16 +67,16 @@ class VAE_Model(nn.Module):
 
     # ------------------------------------------------------------ training
 
-    def forward(self, frames, poses, teacher_forcing, prior=False, noise=None):
+    def forward(self, frames, poses, teacher_forcing, prior=False, noise=None, input_noise=None):
         """frames, poses (B, T, 3, H, W) -> predictions of frames 1..T-1, and mu, logvar of their z.
 
         With `prior`, z comes from the prior instead of the posterior, and mu and logvar are None.
-        `noise` (B, T-1, *z_shape) is standard normal; drawn here where it is not given.
+        `noise` (B, T-1, *z_shape) and `input_noise` are those of draw_noise, if not given.
         """
         prior = prior or not self.settings.latent
         with self.autocast():
             conditions = self.encode_conditions(poses[:, 1:], frames[:, 0])  # (B, T-1, C, h, w)
-            inputs = frames, conditions, *self.draw_noise(frames, noise)
+            inputs = frames, conditions, *self.draw_noise(frames, noise, input_noise)
             if not teacher_forcing:
                 return self.free_running(prior, *inputs)
             if frames.device.type != "cpu":
@@ -104,14 +104,21 @@ class VAE_Model(nn.Module):
         return features
 
     def draw_noise(
-        self, frames: torch.Tensor, z: torch.Tensor | None = None
+        self,
+        frames: torch.Tensor,
+        z: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Standard normal noise for every z, and with --feedback_noise for every previous frame."""
-        b, t, *_ = frames.shape
+        """Standard normal noise for every z, and with --feedback_noise for every previous frame.
+
+        Only the shape and layout of frames (B, T, ...) matter; they may be on the meta device.
+        """
+        (b, t, *_), device = frames.shape, next(self.parameters()).device
         if z is None:
-            z = torch.randn(b, t - 1, *self.z_shape, device=frames.device)
-        noisy = self.training and self.settings.feedback_noise
-        return self.masked(z), torch.randn_like(frames[:, 1:]) if noisy else None
+            z = torch.randn(b, t - 1, *self.z_shape, device=device)
+        if previous is None and self.training and self.settings.feedback_noise:
+            previous = torch.randn_like(frames[:, 1:], device=device)
+        return self.masked(z), previous
 
     def masked(self, noise: torch.Tensor) -> torch.Tensor:
         """The noise of z; zeros in the deterministic twin (--no-latent)."""

@@ -59,12 +59,10 @@ class RecurrentVAE(nn.Module):
         their KL to N(0, I) is the KL from posterior to prior, be it fixed or learned.
 
         With `prior`, z comes from the prior instead of the posterior, and mu and logvar are None.
-        `noise` (B, T-1, z) is standard normal; drawn here where it is not given.
+        `noise` (B, T-1, z) is drawn by draw_noise where it is not given.
         """
-        rows = self.rows(conditions)
-        if noise is None:
-            noise = frames.new_empty(*rows.shape[:2], *self.z_shape).normal_()
-        prior, noise = prior or not self.settings.latent, self.masked(noise)
+        rows, (noise,) = self.rows(conditions), self.draw_noise(frames, noise)
+        prior = prior or not self.settings.latent
         # All true frames are one batch: BatchNorm's statistics are over all of them, not per step.
         features, *skips = self.encode(frames)
         known = rows.shape[1] if teacher_forcing else self.settings.n_past
@@ -105,6 +103,15 @@ class RecurrentVAE(nn.Module):
             return pred.unflatten(0, noise.shape[:2])
 
         return *posterior, predict
+
+    def draw_noise(
+        self, frames: torch.Tensor, z: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor]:
+        """Standard normal noise for every z; frames (B, T, ...) may be on the meta device."""
+        if z is None:
+            (b, t, *_), device = frames.shape, self.condition_mean.device
+            z = torch.empty(b, t - 1, *self.z_shape, device=device).normal_()
+        return (self.masked(z),)
 
     def masked(self, noise: torch.Tensor) -> torch.Tensor:
         """The noise of z; zeros in the deterministic twin (--no-latent)."""

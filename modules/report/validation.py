@@ -1,16 +1,22 @@
-"""What a run folder shows of its validation: a rollout and its PSNR per frame."""
+"""What a run folder shows of its validation: a rollout, its PSNR per frame, and sampled futures."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..runs.folder import VAL_CLIP
-from . import clips
+from ..config import Training
+from ..evaluation import Futures, Latents, sample_futures
+from ..files import write_json
+from ..runs.folder import VAL_CLIP, VAL_FUTURES, run_folder
+from . import clips, distribution
 from .figures import draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
 from .tables import write_csv
+
+SAMPLES = 20  # futures
 
 
 def draw(
@@ -49,3 +55,33 @@ def write_clip(
 ) -> None:
     """The frames of a validation clip, for the player of report.html."""
     clips.write_rollout(folder / VAL_CLIP, f"validation, {weights}", lab, condition, pred, true)
+
+
+def report_distribution(
+    folder: Path,
+    lab: Any,
+    model: torch.nn.Module,
+    clips: Sequence[torch.Tensor],
+    settings: Training,
+    posterior: bool,
+    progress: Callable,
+) -> None:
+    """What z contains, how likely frames are, and sampled futures of clips: frames, conditions."""
+    events = lab.val_events()
+    latents = Latents(model, *clips, lab.given, posterior=posterior)
+    futures = Futures(lab, clips[0].cpu(), {})
+    samples = range(SAMPLES if settings.latent else 1)
+    shown, given = progress("sampling futures", clips[0].shape[1]), clips[0][:, : lab.given]
+    for future in sample_futures(model, given, clips[1], settings.seed, samples, shown):
+        futures.add(future)
+    scores = {"z": latents.scores(events), "futures": futures.scores(latents.sigma)}
+    write_json(folder / "distribution.json", scores)
+    print(distribution.describe(scores))
+    if settings.plots:
+        plots = run_folder(folder / "plots")
+        distribution.draw_latents(plots, scores, latents, events)
+        distribution.draw_traversal(plots, scores, model, clips, events)
+        if settings.latent:
+            distribution.draw_futures(plots, scores, futures)
+    if settings.latent:
+        distribution.write_futures(folder / VAL_FUTURES, lab, futures)

@@ -1,6 +1,7 @@
 """Where a run was made: for args.json."""
 
 import datetime
+import hashlib
 import platform
 import re
 import subprocess
@@ -45,6 +46,13 @@ def other_threads(folder: Path) -> str:
         f"note: the run had {before[1]} threads, it has {now} now: its results are not "
         f"bit-identical to those of an uninterrupted run; OMP_NUM_THREADS={before[1]} keeps them"
     )
+
+
+def code() -> str:
+    """What identifies the source files of this package."""
+    root = Path(__file__).resolve().parents[2]
+    files = [*root.glob("*.py"), *sorted((root / "modules").rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def commit(folder: Path) -> str:

@@ -12,6 +12,7 @@ from ..models.loading import load_weights, same_lab
 from ..training import schedules
 from ..training.device import rng_states, set_rng_states
 from ..training.optimizer import load_optimizer
+from ..training.ranks import ranks
 from ..training.schedules import kl_annealing
 from . import checkpoint as ckpt
 
@@ -40,7 +41,8 @@ class Resumable:
         ckpt.prune(self.folder, self.settings.keep, self.settings.per_save, done)
 
     def save_last(self) -> None:
-        ckpt.save(self.folder / "last.ckpt", self.state())
+        if ranks.first:
+            ckpt.save(self.folder / "last.ckpt", self.state())
 
     def state(self) -> dict:
         """The whole run as plain data. With EMA, `state_dict` is the averaged weights."""
@@ -60,6 +62,8 @@ class Resumable:
             "best_score": self.best_score,
             "history": self.history,
             "data": self.data,
+            "ranks": ranks.count,
+            "global_batch": ranks.whole_batch(self.settings),
         }
         state |= {"trackers": self.trackers.states} if self.trackers.states else {}
         return state | ({"trained_weights": self.model.state_dict()} if self.ema else {})
@@ -73,6 +77,7 @@ class Resumable:
             if path.parent.resolve() == self.folder.resolve():  # elsewhere it is another run
                 states = state.get("trackers", {})
                 self.trackers.states = {flag: dict(one) for flag, one in states.items()}
+        changed += self.take_over_batches(state)
         place = f"epoch {self.current_epoch}"
         place += f", after {self.steps_done} of its steps" if self.steps_done else ""
         print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
@@ -88,7 +93,7 @@ class Resumable:
                 "the next validation sets a new best"
             )
             self.best_score = None
-        if self.history:
+        if self.history and ranks.first:
             self.write_metrics()
 
     def restore(self, state: dict, path: Path) -> None:
@@ -110,6 +115,20 @@ class Resumable:
             counts = torch.tensor(state["skipped"], dtype=torch.float32, device=self.device)
             self.skipped_in_a_row, self.most_in_a_row = counts.unbind()
             set_rng_states(state["rng"], self.device)
+
+    def take_over_batches(self, state: dict) -> list[str]:
+        """-> what is other than before where the run goes on with other ranks."""
+        now = ranks.count, ranks.whole_batch(self.settings)
+        before = state.get("ranks", 1), state.get("global_batch", now[1])
+        if before == now:
+            return []
+        lines = [f"processes {before[0]} -> {now[0]}"]
+        if before[1] != now[1]:
+            lines.append(f"clips of an optimizer step {before[1]} -> {now[1]}")
+            if self.steps_done:
+                lines.append(f"epoch {self.current_epoch} begins again")
+                self.steps_done = 0
+        return lines
 
     def best_is_there(self) -> bool:
         with contextlib.suppress(UserError, KeyError, TypeError):
@@ -158,13 +177,15 @@ def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
     now, stored = settings.as_dict(), BEFORE | stored
     later = {name: settings.default(name) for name in now if name not in stored}
     changed = {k: old for k, old in (stored | later).items() if k in now and now[k] != old}
+    may_change = MAY_CHANGE | ({"batch_size"} if now["global_batch"] else set())
     for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
-        if name not in MAY_CHANGE:
+        if name not in may_change:
             raise UserError(
                 f"{path} was trained with --{name} {old}, but it is {now[name]} now: another "
                 "experiment; use another --save_root, or start a new run with --resume never"
             )
-    return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in PRINTED]
+    printed = PRINTED | {"batch_size"}
+    return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in printed]
 
 
 def same_standardise(settings: Training, checkpoint: dict, path: Path) -> None:

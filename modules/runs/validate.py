@@ -206,6 +206,8 @@ PARTS = {
     "history": history,
     "data": data,
     "trackers": trackers,
+    "ranks": counter("ranks"),
+    "global_batch": counter("global_batch"),
     "trained_weights": weights,
 }
 

@@ -11,6 +11,7 @@ import torch
 
 from ..config import Compute
 from ..errors import UserError
+from .ranks import ranks
 
 S = TypeVar("S", bound=Compute)
 MANY_SHAPES = 256  # of what compiled nets are fed, one compilation per input shape
@@ -29,6 +30,10 @@ def choose_device(settings: Compute) -> torch.device:
     """--device and --gpu -> torch.device, and a printed line. It must exist."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
+    if ranks.count > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"--device {name} is one GPU; with torchrun use --device cuda")
+        name = f"cuda:{ranks.local}"
     if name.startswith("cuda") and not cuda:
         raise UserError(
             f"--device {name}: torch finds no CUDA GPU; use --device cpu or leave it out"
@@ -52,7 +57,8 @@ def choose_device(settings: Compute) -> torch.device:
         if device.type == "cuda"
         else f"{torch.get_num_threads()} threads"
     )
-    print(f"device: {name} ({detail}, {choose_precision(settings.precision, device)})")
+    each = f"; {ranks.count} processes" if ranks.count > 1 else ""
+    print(f"device: {name} ({detail}, {choose_precision(settings.precision, device)}{each})")
     return device
 
 

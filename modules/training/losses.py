@@ -2,6 +2,8 @@
 
 import torch
 
+from .ranks import ranks
+
 MSE_FLOOR = 1e-5  # no gain beyond 50 dB
 
 
@@ -23,8 +25,14 @@ def kl_per_dimension(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 
 
 def kl_above(free_bits: float, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """The KL above `free_bits` nats per dimension: the first nats are free."""
-    return kl_per_dimension(mu, logvar).clamp_min(free_bits).sum()
+    """The KL above `free_bits` nats per dimension: the first nats are free.
+
+    Its mean over the clips of all ranks decides.
+    """
+    kl = kl_per_dimension(mu, logvar)
+    if not ranks.shares_batches:
+        return kl.clamp_min(free_bits).sum()
+    return torch.where(ranks.mean_of_piece(kl) < free_bits, free_bits, kl).sum()
 
 
 def calibrated_loss(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,332 @@
+"""Data-parallel training: the processes of torchrun, each of which is a rank.
+
+    torchrun --nproc_per_node=8 Trainer.py ...
+
+Every rank holds the whole model, trains on its own rows of every batch, and adds its gradient to
+those of the others: one all-reduce a step. Not DDP: which nets take part changes from step to step
+(posterior or prior), for which DDP searches the graph in every step, and its weights by rank are
+equal, while the last batch of an epoch need not divide. Without torchrun there is one rank and
+nothing here communicates.
+"""
+
+import contextlib
+import datetime
+import itertools
+import os
+import platform
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ..cli.signals import Stopped
+from ..errors import UserError
+
+T = TypeVar("T")
+MINUTES = 30  # that a rank waits for another one
+BEHIND = 2  # steps that a GPU may lag when the host reads what ranks have agreed on
+CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in what torch says of a lost rank
+
+
+class Piece(NamedTuple):
+    """Rows of a batch that a rank trains on at once."""
+
+    rows: slice  # of the rank's own rows
+    weight: float  # their share of the whole batch; 0: a stand-in, where the rank has no row
+    share: float  # their share of what all ranks train on at once
+
+
+class Ranks:
+    """All ranks, as seen by this one. Every method must be called by all of them."""
+
+    def __init__(self):
+        self.number, self.count, self.local, self.store = 0, 1, 0, None
+        self.piece = None  # that is being trained on
+
+    @property
+    def shares_batches(self) -> bool:
+        """Whether this rank is training on a part of a batch now."""
+        return self.piece is not None and self.count > 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank prints and writes."""
+        return self.number == 0
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Within, the ranks of torchrun know each other."""
+        if not dist.is_torchelastic_launched():
+            yield
+            return
+        self.local = int(os.environ["LOCAL_RANK"])
+        if os.environ["RANK"] != "0":
+            sys.stdout = open(os.devnull, "w")
+        store, self.number, self.count = next(dist.rendezvous("env://"))
+        self.store = dist.PrefixStore("package", store)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            timeout=datetime.timedelta(minutes=MINUTES),
+            store=store,
+            rank=self.number,
+            world_size=self.count,
+        )
+        with self.one_of_them_says_why():
+            yield
+        dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def one_of_them_says_why(self) -> Iterator[None]:
+        """All ranks end if one does; only the first of them prints the reason."""
+        try:
+            yield
+        except SystemExit:
+            raise
+        except BaseException as error:
+            first = self.first_to_end()
+            if cut_off(error):
+                error = UserError(
+                    "a process of this job has ended, so all end; the same command resumes from "
+                    "the last checkpoint"
+                )
+            if first or not isinstance(error, (UserError, Stopped)):
+                raise error from None
+            sys.exit(128 + error.number if isinstance(error, Stopped) else 1)
+
+    # ------------------------------------------------------------ agreement
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What the function returns in the first rank; only there it is called."""
+        if self.count == 1:
+            return function()
+        outcome = [attempt(function) if self.first else None]
+        dist.broadcast_object_list(outcome, src=0)
+        return result_of(*outcome[0])
+
+    def together(self, function: Callable[[], T]) -> T:
+        """What the function returns here, unless it fails in any rank: then its error, in all."""
+        if self.count == 1:
+            return function()
+        result, error = attempt(function)
+        errors = [e for e in self.all_of(error) if e]
+        return result_of(result, errors[0] if errors else None)
+
+    def all_of(self, value: T) -> list[T]:
+        """The values of all ranks."""
+        if self.count == 1:
+            return [value]
+        values = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def in_order(self, mine: Sequence[T]) -> list[T]:
+        """Items number, number + count, ... of each rank -> all of them, in the first rank."""
+        if self.count == 1:
+            return [*mine]
+        parts = [None] * self.count if self.first else None
+        dist.gather_object([*mine], parts, dst=0)
+        rounds = itertools.zip_longest(*parts or ())
+        return [item for items in rounds for item in items if item is not None]
+
+    def must_agree(self, **facts: Any) -> None:
+        """Refuse ranks that have other facts than the first one, such as other training data."""
+        here = {"host": platform.node()} | {name: str(value) for name, value in facts.items()}
+        first, *others = self.all_of(here)
+        for number, other in enumerate(others, start=1):
+            for name in facts:
+                if other[name] != first[name]:
+                    raise UserError(
+                        f"rank {number} on {other['host']} has other {name.replace('_', ' ')} than "
+                        f"rank 0 on {first['host']}: {other[name]}, not {first[name]}"
+                    )
+
+    def first_to_end(self) -> bool:
+        """Whether no other rank has ended with an error before this one."""
+        try:
+            return self.store.add("ended", 1) == 1
+        except RuntimeError:  # the process that kept count is gone, too
+            return self.first
+
+    # ------------------------------------------------------------ a training step
+
+    def whole_batch(self, settings: Any) -> int:
+        """The clips of a batch, over all ranks."""
+        return settings.global_batch or settings.batch_size * self.count
+
+    def check_batches(self, settings: Any, clips: int) -> None:
+        """Refuse what leaves a rank without clips; `clips` are those of an epoch."""
+        if settings.global_batch % self.count:
+            raise UserError(
+                f"--global_batch {settings.global_batch} does not divide among {self.count} "
+                f"processes; use a multiple of {self.count}"
+            )
+        if clips < self.count:
+            raise UserError(
+                f"an epoch has {clips} clips, too few for {self.count} processes: start "
+                "fewer processes, or use more or shorter clips"
+            )
+
+    def rows(self, whole: int) -> slice:
+        """This rank's rows of a batch of so many clips; the first row stands in where it has none.
+
+        Ranks differ by one row at most.
+        """
+        each, more = divmod(whole, self.count)
+        start = self.number * each + min(self.number, more)
+        stop = start + each + (self.number < more)
+        return slice(start, stop) if stop > start else slice(0, 1)
+
+    def mine(self, whole: int, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """This rank's rows of tensors (B, ...) or Nones, of a whole batch."""
+        return [x if x is None else x[self.rows(whole)] for x in tensors]
+
+    def whole_like(self, mine: torch.Tensor, whole: int) -> torch.Tensor:
+        """The shape and layout of a whole batch, of which mine (B, ...) are this rank's rows."""
+        if len(mine) == whole:
+            return mine
+        strides = mine[0].numel(), *mine.stride()[1:]  # that of a single row may be any number
+        return torch.empty_strided((whole, *mine.shape[1:]), strides, device="meta")
+
+    def pieces(self, whole: int, most: int) -> Iterator[Piece]:
+        """This rank's rows in pieces of at most `most` (0: all), as many in every rank."""
+        sizes = [whole // self.count + (n < whole % self.count) for n in range(self.count)]
+        pieces = -(-sizes[0] // (most or sizes[0]))
+        for i in range(pieces):
+            starts, stops = zip(*((i * n // pieces, (i + 1) * n // pieces) for n in sizes))
+            at_once = sum(stops) - sum(starts)
+            start, stop = starts[self.number], stops[self.number]
+            mine = stop - start
+            rows = slice(start, stop) if mine else slice(0, 1)
+            self.piece = Piece(rows, mine / whole, mine / at_once)
+            yield self.piece
+        self.piece = None
+
+    def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace tensors by their sums over all ranks, in one message."""
+        if self.count == 1:
+            return
+        tensors = list(tensors)
+        flat = torch.cat([x.reshape(-1) for x in tensors])
+        dist.all_reduce(flat)
+        for x, total in zip(tensors, flat.split([x.numel() for x in tensors])):
+            x.copy_(total.view(x.shape))
+
+    def mean_of_piece(self, mine: torch.Tensor) -> torch.Tensor:
+        """The mean over the clips of all ranks, of a mean over this rank's; without gradient."""
+        mean = mine.detach() * self.piece.share
+        dist.all_reduce(mean)
+        return mean
+
+    def share_weights(self, model: torch.nn.Module) -> None:
+        """Give all ranks the weights of the first one."""
+        if self.count > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+
+ranks = Ranks()
+
+
+class Votes:
+    """Whether any rank has been asked to stop: known to all ranks after the same step.
+
+    On a GPU it is read some steps later, so that the host does not wait for the device.
+    """
+
+    def __init__(self, device: torch.device):
+        self.mine, self.on_gpu = torch.zeros(1, device=device), device.type == "cuda"
+        self.sums = deque()
+
+    def cast(self, asked: bool) -> torch.Tensor:
+        """-> what is to be added up in this step."""
+        return self.mine.fill_(asked)
+
+    def count(self) -> bool:
+        """Whether the ranks are to stop now. The votes of the last step have been added up."""
+        if not self.on_gpu:
+            return bool(self.mine)
+        done = torch.cuda.Event()
+        self.sums.append((torch.empty(1, pin_memory=True).copy_(self.mine, True), done))
+        done.record()
+        if len(self.sums) <= BEHIND:
+            return False
+        total, done = self.sums.popleft()
+        done.synchronize()
+        return bool(total)
+
+
+def attempt(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """The function's result, or the error that it ends the script with."""
+    try:
+        return function(), None
+    except (UserError, SystemExit) as error:
+        return None, error
+
+
+def result_of(result: T, error: BaseException | None) -> T:
+    if error:
+        raise error
+    return result
+
+
+def cut_off(error: BaseException) -> bool:
+    """Whether the error says that another rank is gone."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in CUT_OFF)
+
+
+# ---------------------------------------------------------------- BatchNorm
+
+
+def synchronise_batch_norm(model: torch.nn.Module) -> None:
+    """Give BatchNorm the statistics of all ranks while they train on a batch together.
+
+    torch's SyncBatchNorm does that on GPUs alone.
+    """
+    for layer in model.modules() if ranks.count > 1 else ():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.forward = SyncedBatchNorm(layer)
+
+
+class SyncedBatchNorm:
+    """The forward pass of one BatchNorm layer."""
+
+    def __init__(self, layer: torch.nn.Module):
+        self.layer = layer
+
+    @torch._dynamo.disable
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
+        if not (layer.training and ranks.shares_batches):
+            return type(layer).forward(layer, x)
+        values, dims = x.float(), [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        real = float(ranks.piece.weight > 0)  # a stand-in does not count
+        size = x.numel() // x.shape[1]
+        n = sum_over_ranks(values.new_full((1,), real * size))
+        mean = sum_over_ranks(values.sum(dims) * real) / n
+        centred = values - mean.view(shape)
+        variance = sum_over_ranks(centred.pow(2).sum(dims) * real) / n
+        with torch.no_grad():
+            layer.num_batches_tracked.add_(1)
+            layer.running_mean.lerp_(mean, layer.momentum)
+            layer.running_var.lerp_(variance * n / (n - 1), layer.momentum)
+        scale = layer.weight * torch.rsqrt(variance + layer.eps)
+        return (centred * scale.view(shape) + layer.bias.view(shape)).to(x.dtype)
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The gradient of a sum over all ranks is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    backward = forward
+
+
+sum_over_ranks = SumOverRanks.apply
