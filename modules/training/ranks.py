@@ -66,7 +66,9 @@ class Ranks:
         if os.environ["RANK"] != "0":
             sys.stdout = open(os.devnull, "w")
         store, self.number, self.count = next(dist.rendezvous("env://"))
-        self.store = dist.PrefixStore("package", store)
+        # after a restart the store of torchrun may still hold the addresses of the processes before
+        store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        self.store = dist.PrefixStore("ends", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             timeout=datetime.timedelta(minutes=MINUTES),

@@ -1,0 +1,102 @@
+"""Twenty training steps of many settings, by one process or by the ranks of torchrun.
+
+torchrun --nproc_per_node N rank_cases.py POSE_DATA ROBOT_DATA OUT [FLAGS]
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from helpers import ROBOT_SIZES, SHORT, settings_of, write_clip
+from PIL import Image
+
+from modules.labs import LABS
+from modules.training.ranks import ranks
+from Trainer import Trainer
+
+WHOLE, STEPS = 4, 20  # clips of a batch: the last of an epoch is smaller, and does not divide
+POSE = " ".join(SHORT) + " --shuffle --random_offset --tfr_coin batch --optim SGD --lr 0.01 "
+ARM = f"{ROBOT_SIZES} --epoch_size 3 --optim SGD --lr 0.0002 "
+CASES = {
+    "pose, teacher forcing": ("pose", POSE + "--tfr 1 --ema 0.9"),
+    "pose, free-running": ("pose", POSE + "--tfr 0 --feedback_noise 0.1 --learned_prior"),
+    "pose, posterior of the previous frame": (
+        "pose",
+        POSE + "--tfr 0.5 --posterior previous --jump_start 0.5 --warp 0.5 --feedback_noise 0.1",
+    ),
+    "pose, best recipe": (
+        "pose",
+        POSE + "--nets unet --scene --first_frame --loss calibrated --loss_reduction mean "
+        "--posterior_share 0.5 --free_bits 0.5 --warp 0.5 --jump_start 0.5 --tfr 0 "
+        "--kl_anneal_type None --kl_anneal_stop 0.01",
+    ),
+    "pose, Adam": ("pose", POSE.replace("SGD --lr 0.01", "Adam --lr 0.001") + "--tfr 0 --recompute"),
+    "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise"),
+    "robot, free-running": (
+        "robot",
+        ARM + "--tfr 0 --learned_prior --nets dcgan --loss calibrated",
+    ),
+}
+
+
+def noise_picture(record, clip, t):
+    """Clips that resemble each other would leave BatchNorm little but rounding errors."""
+    rng = np.random.default_rng([record, clip, t])
+    blocks = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(blocks.repeat(8, axis=0).repeat(8, axis=1))
+
+
+def make_noise_data(root):
+    for i, split in enumerate(("train", "validate")):
+        for clip in range(4):
+            write_clip(root, split, 0, 10 * i + clip, draw=noise_picture)
+    return root
+
+
+def record(lab, flags, data, more=""):
+    """-> losses of every step, the last gradients and the last weights."""
+    size = (
+        f"--batch_size 2 --global_batch {WHOLE}"
+        if ranks.count > 2
+        else f"--batch_size {WHOLE // ranks.count}"
+    )
+    words = f"--DR {data} --save_root unused --precision float32 {size} {flags} {more}"
+    settings = settings_of(words, lab=lab)
+    lab = LABS[settings.lab](settings)
+    trainer = Trainer(settings, torch.device("cpu"), lab.open_train(), lab.open_val())
+    losses = []
+    while len(losses) < STEPS:
+        trainer.start_epoch()
+        batches = trainer.clips.batches(trainer.current_epoch)
+        coins = trainer.coins(len(batches))
+        for batch, forced, clips in zip(batches, coins, trainer.clips.fetch(batches)):
+            losses.append(trainer.training_one_step(*clips, bool(forced), len(batch))[:3])
+            trainer.steps_done += 1
+        trainer.step_schedules()
+    gradients = {n: x.grad for n, x in trainer.model.named_parameters() if x.grad is not None}
+    weights = trainer.model.state_dict()
+    averages = trainer.ema.state_dict() if trainer.ema else {}
+    return {
+        "losses": {"": torch.stack(losses)},
+        "gradients": gradients,
+        "weights": weights,
+        "averages": averages,
+        "random numbers": {"": torch.rand(3)},
+    }
+
+
+def main():
+    torch.set_num_threads(1)
+    *data, out = sys.argv[1:4]
+    data = dict(zip(("pose", "robot"), data))
+    with ranks.joined():
+        found = {
+            name: record(lab, flags, data[lab], " ".join(sys.argv[4:]))
+            for name, (lab, flags) in CASES.items()
+        }
+        torch.save(found, Path(out) / f"rank{ranks.number}.pt")
+
+
+if __name__ == "__main__":
+    main()
