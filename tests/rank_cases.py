@@ -31,7 +31,10 @@ CASES = {
         "--posterior_share 0.5 --free_bits 0.5 --warp 0.5 --jump_start 0.5 --tfr 0 "
         "--kl_anneal_type None --kl_anneal_stop 0.01",
     ),
-    "pose, Adam": ("pose", POSE.replace("SGD --lr 0.01", "Adam --lr 0.001") + "--tfr 0 --recompute"),
+    "pose, Adam": (
+        "pose",
+        POSE.replace("SGD --lr 0.01", "Adam --lr 0.001") + "--tfr 0 --recompute",
+    ),
     "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise"),
     "robot, free-running": (
         "robot",

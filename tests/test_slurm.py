@@ -1,0 +1,85 @@
+"""The job scripts, on a Slurm cluster of one node that is started here."""
+
+import time
+
+import pytest
+import slurm
+from helpers import ROOT, SHORT, assert_same_run, make_dataset, read_csv
+
+pytestmark = pytest.mark.skipif(bool(slurm.lacking()), reason=str(slurm.lacking()))
+FLAGS = [*SHORT, *"--num_epoch 4 --no-plots --save_every_steps 1 --train_vi_len 2".split()]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with slurm.Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        cluster.environment |= {"OMP_NUM_THREADS": "1", "SBATCH_TIMELIMIT": "10"}
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "data", train=29)
+
+
+def preempt(cluster):
+    """A job of the partition that goes first takes the whole node for a moment."""
+    cluster.ask(
+        "sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=true"
+    )
+
+
+def wait_until(true, seconds=240):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def wait_for_jobs(cluster):
+    """Until there are none. Requeued jobs need not wait two minutes for it."""
+
+    def none_left():
+        for line in cluster.ask("squeue", "-h", "-r", "-o", "%i %r").splitlines():
+            job, reason = line.split(None, 1)
+            if reason == "BeginTime":
+                cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        return not cluster.ask("squeue", "-h")
+
+    wait_until(none_left)
+
+
+def test_an_array_of_six_runs_of_which_one_is_preempted(cluster, data, tmp_path):
+    lines = ["# name and flags", "", *(f"run{i}  --seed {i}  # a comment" for i in range(6))]
+    (tmp_path / "settings.txt").write_text("\n".join(lines))
+    runs = tmp_path / "runs"
+    cluster.environment |= {"SBATCH_GPUS": "0", "SBATCH_OUTPUT": f"{tmp_path}/%x-%A_%a.out"}
+    words = ["bash", "scripts/slurm_sweep.sbatch", tmp_path / "settings.txt", runs, *FLAGS]
+    cluster.environment["DR"] = str(data)
+    cluster.ask(*words, cwd=ROOT)
+    wait_until(lambda: (runs / "run1/last.ckpt").exists())
+    preempt(cluster)
+    wait_for_jobs(cluster)
+    logs = "".join(path.read_text() for path in tmp_path.glob("*.out"))
+    assert "is queued again" in logs
+    assert "resuming" in logs
+    for i in range(6):
+        assert len(read_csv(runs / f"run{i}/metrics.csv")) == 4, logs
+        assert (runs / f"run{i}/scores.json").exists(), logs
+    assert "run5" in (runs / "compare/report.html").read_text()
+
+
+def test_a_preempted_job_of_torchrun_ends_like_one_that_was_not(cluster, data, tmp_path):
+    cluster.environment |= {"SBATCH_GPUS_PER_NODE": "0", "SBATCH_OUTPUT": f"{tmp_path}/%x-%j.out"}
+    cluster.environment |= {"PROCESSES": "2", "PORT": str(slurm.free_ports(1)[0])}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    for folder in (whole, run):
+        words = ["--DR", data, *FLAGS, "--save_root", folder]
+        cluster.ask("sbatch", "scripts/slurm_train.sbatch", *words, cwd=ROOT)
+        if folder == run:
+            wait_until(lambda: (run / "last.ckpt").exists())
+            preempt(cluster)
+        wait_for_jobs(cluster)
+    assert_same_run(whole, run)
+    logs = "".join(path.read_text() for path in tmp_path.glob("*.out"))
+    assert logs.count("is queued again") == logs.count("resuming") == 1
