@@ -11,6 +11,7 @@ first line is plain `python` without torchrun.
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -30,9 +31,10 @@ from modules.training.device import choose_precision
 from modules.training.ranks import ranks
 
 LENGTH = 16  # frames of a clip
-# Of the model: bytes per second and seconds of latency between GPUs of one node, between nodes
-# (NVLink of an H100, half of its 900 GB/s; one 400 Gb/s port per GPU).
-NODE, PORT, LATENCY, IN_A_NODE = 450e9, 50e9, 10e-6, 8
+# Assumed by --model: bytes per second between GPUs of a node (NVLink of an H100, one direction) and
+# of a GPU's network port (400 Gb/s), seconds of latency, bytes of random numbers per second. Every
+# rank draws the noise of the whole batch.
+NODE, PORT, LATENCY, DRAWN, IN_A_NODE = 450e9, 50e9, 10e-6, 1e12, 8
 
 
 def parse_arguments():
@@ -106,27 +108,34 @@ def model(opts):
     """Strong and weak scaling, if computing and sending do not overlap: nothing is measured."""
     trainer = make_trainer(opts, "float32", torch.device("cpu"))
     sent = 4 * sum(weight.numel() for weight in trainer.model.parameters())
-    print(f"a model, not a measurement: {sent / 1e6:.1f} MB of gradient a step,")
-    print(f"{opts.step} s a step of one GPU, {IN_A_NODE} GPUs a node")
+    noise = 4 * opts.global_batch * (LENGTH - 1) * math.prod(trainer.model.z_shape)
     print(
-        f"{'GPUs':>6} {'same batch':>11} {'batch per GPU the same':>23}   speed-up (share of ideal)"
+        f"a model, not a measurement: {sent / 1e6:.1f} MB of gradient a step, {noise / 1e6:.0f} MB "
+        f"of noise; {opts.step} s for {opts.global_batch} clips on one GPU, {IN_A_NODE} GPUs a node"
+    )
+    print(
+        f"{'GPUs':>6} {f'{opts.global_batch} clips in all':>18} {f'{opts.global_batch} a GPU':>18}"
     )
     for count in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
         wait = all_reduce_seconds(sent, count)
         strong = opts.step / (opts.step / count + wait)
-        weak = count * opts.step / (opts.step + wait)
-        print(
-            f"{count:>6} {strong:>11.1f} ({strong / count:>4.0%}) "
-            f"{weak:>16.1f} ({weak / count:>4.0%})"
-        )
+        weak = count * opts.step / (opts.step + wait + (count - 1) * noise / DRAWN)
+        shown = [f"{speed:>11.1f} ({speed / count:>4.0%})" for speed in (strong, weak)]
+        if count > opts.global_batch:
+            shown[0] = f"{'-':>18}"  # a GPU without a clip
+        print(f"{count:>6} {' '.join(shown)}")
 
 
 def all_reduce_seconds(sent, count):
-    """A ring within each node, then one between them."""
-    inside = min(count, IN_A_NODE)
-    nodes = -(-count // IN_A_NODE)
-    ring = lambda n, speed: 2 * (n - 1) / n * sent / speed + 2 * (n - 1) * LATENCY  # noqa: E731
-    return ring(inside, NODE) + ring(nodes, PORT * inside)
+    """Within each node a ring, then a ring or a tree between nodes, whichever is faster."""
+    inside, nodes = min(count, IN_A_NODE), -(-count // IN_A_NODE)
+    tree = 2 * math.ceil(math.log2(nodes)) * LATENCY + 2 * sent / (PORT * inside)
+    return ring(inside, sent / NODE) + min(ring(nodes, sent / (PORT * inside)), tree)
+
+
+def ring(count, seconds):
+    """`seconds` is the time to send everything once."""
+    return 2 * (count - 1) / count * seconds + 2 * (count - 1) * LATENCY
 
 
 def main():

@@ -1,6 +1,6 @@
 """Twenty training steps of many settings, by one process or by the ranks of torchrun.
 
-torchrun --nproc_per_node N rank_cases.py POSE_DATA ROBOT_DATA OUT [FLAGS]
+torchrun --nproc_per_node N rank_cases.py POSE_DATA ROBOT_DATA OUT CASES...
 """
 
 import sys
@@ -18,6 +18,11 @@ from Trainer import Trainer
 WHOLE, STEPS = 4, 20  # clips of a batch: the last of an epoch is smaller, and does not divide
 POSE = " ".join(SHORT) + " --shuffle --random_offset --tfr_coin batch --optim SGD --lr 0.01 "
 ARM = f"{ROBOT_SIZES} --epoch_size 3 --optim SGD --lr 0.0002 "
+BEST = (
+    POSE + "--nets unet --scene --first_frame --loss calibrated --loss_reduction mean "
+    "--posterior_share 0.5 --warp 0.5 --jump_start 0.5 --tfr 0 "
+    "--kl_anneal_type None --kl_anneal_stop 0.01"
+)
 CASES = {
     "pose, teacher forcing": ("pose", POSE + "--tfr 1 --ema 0.9"),
     "pose, free-running": ("pose", POSE + "--tfr 0 --feedback_noise 0.1 --learned_prior"),
@@ -25,16 +30,12 @@ CASES = {
         "pose",
         POSE + "--tfr 0.5 --posterior previous --jump_start 0.5 --warp 0.5 --feedback_noise 0.1",
     ),
-    "pose, best recipe": (
-        "pose",
-        POSE + "--nets unet --scene --first_frame --loss calibrated --loss_reduction mean "
-        "--posterior_share 0.5 --free_bits 0.5 --warp 0.5 --jump_start 0.5 --tfr 0 "
-        "--kl_anneal_type None --kl_anneal_stop 0.01",
-    ),
+    "pose, best recipe": ("pose", f"{BEST} --free_bits 0.5"),
     "pose, Adam": (
         "pose",
         POSE.replace("SGD --lr 0.01", "Adam --lr 0.001") + "--tfr 0 --recompute",
     ),
+    "pose, a step that is not finite": ("pose", POSE + "--tfr 0"),
     "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise"),
     "robot, free-running": (
         "robot",
@@ -57,14 +58,14 @@ def make_noise_data(root):
     return root
 
 
-def record(lab, flags, data, more=""):
+def record(name, data):
+    return train_steps(*CASES[name], data, spoiled="not finite" in name)
+
+
+def train_steps(lab, flags, data, most=WHOLE, spoiled=False):
     """-> losses of every step, the last gradients and the last weights."""
-    size = (
-        f"--batch_size 2 --global_batch {WHOLE}"
-        if ranks.count > 2
-        else f"--batch_size {WHOLE // ranks.count}"
-    )
-    words = f"--DR {data} --save_root unused --precision float32 {size} {flags} {more}"
+    size = f"--batch_size {most} --global_batch {WHOLE}"
+    words = f"--DR {data} --save_root unused --precision float32 {size} {flags}"
     settings = settings_of(words, lab=lab)
     lab = LABS[settings.lab](settings)
     trainer = Trainer(settings, torch.device("cpu"), lab.open_train(), lab.open_val())
@@ -74,6 +75,8 @@ def record(lab, flags, data, more=""):
         batches = trainer.clips.batches(trainer.current_epoch)
         coins = trainer.coins(len(batches))
         for batch, forced, clips in zip(batches, coins, trainer.clips.fetch(batches)):
+            if spoiled and len(losses) == STEPS // 2:
+                spoil_last_clip(clips[0], len(batch))
             losses.append(trainer.training_one_step(*clips, bool(forced), len(batch))[:3])
             trainer.steps_done += 1
         trainer.step_schedules()
@@ -89,15 +92,19 @@ def record(lab, flags, data, more=""):
     }
 
 
+def spoil_last_clip(frames, whole):
+    """NaN in the last clip of a whole batch, which only one rank has."""
+    rows = ranks.rows(whole)
+    if rows.stop == whole:
+        frames[-1] = torch.nan
+
+
 def main():
     torch.set_num_threads(1)
-    *data, out = sys.argv[1:4]
-    data = dict(zip(("pose", "robot"), data))
+    pose, robot, out, *names = sys.argv[1:]
+    data = {"pose": pose, "robot": robot}
     with ranks.joined():
-        found = {
-            name: record(lab, flags, data[lab], " ".join(sys.argv[4:]))
-            for name, (lab, flags) in CASES.items()
-        }
+        found = {name: record(name, data[CASES[name][0]]) for name in names}
         torch.save(found, Path(out) / f"rank{ranks.number}.pt")
 
 

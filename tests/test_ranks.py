@@ -10,10 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ROOT, SHORT, assert_same_run, load, make_dataset
-from rank_cases import CASES, make_noise_data, record
+from helpers import ROOT, SHORT, assert_same_run, load, make_dataset, settings_of
+from rank_cases import BEST, CASES, make_noise_data, record, train_steps
+
+from modules.errors import UserError
+from modules.training.ranks import Ranks
+from Trainer import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are found in /proc")
+FEW = ["pose, posterior of the previous frame", "pose, best recipe", "robot, free-running"]
+# The cases by number of processes. All of them agree with four, too: NAMES = {4: [*CASES]}.
+NAMES = {2: [*CASES], 4: FEW}
 TRAIN = "--num_epoch 6 --train_vi_len 2 --shuffle --ema 0.9 --no-plots --save_every_steps 1"
 MINUTE = 60
 
@@ -45,13 +52,14 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(data):
     torch.set_num_threads(1)
-    return {name: record(lab, flags, data[lab]) for name, (lab, flags) in CASES.items()}
+    return {name: record(name, data[lab]) for name, (lab, _) in CASES.items()}
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=NAMES)
 def together(request, data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("together")
-    done = ended(torchrun(request.param, "tests/rank_cases.py", *data.values(), out))
+    """The cases by so many processes: a list of what each one has recorded."""
+    out, names = tmp_path_factory.mktemp("together"), NAMES[request.param]
+    done = ended(torchrun(request.param, "tests/rank_cases.py", *data.values(), out, *names))
     assert done.code == 0, done.err
     return [torch.load(out / f"rank{i}.pt") for i in range(request.param)]
 
@@ -64,19 +72,27 @@ LIMITS = {("pose, Adam", "weights"): 1e-5, ("robot, teacher forcing", "gradients
 LIMITS |= {("robot, free-running", "gradients"): 1e-4}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_ranks_train_like_one_process(case, alone, together):
+def test_ranks_train_like_one_process(alone, together):
     """Losses, gradients, weights, averaged weights and the random numbers that come next."""
-    for part, expected in alone[case].items():
-        assert expected.keys() == together[0][case][part].keys()
-        for name, value in expected.items():
-            if name not in FREE.get(case, ()):
-                distance = (together[0][case][part][name] - value).abs() / value.abs().clamp_min(1)
-                assert distance.max() <= LIMITS.get((case, part), 1e-6), f"{part} {name}"
+    for case, parts in together[0].items():
+        for part, expected in alone[case].items():
+            assert expected.keys() == parts[part].keys()
+            for name in expected.keys() - set(FREE.get(case, ())):
+                distance = (parts[part][name] - expected[name]).abs()
+                distance = (distance / expected[name].abs().clamp_min(1)).max()
+                assert distance <= LIMITS.get((case, part), 1e-6), f"{case}: {part} {name}"
+
+
+def test_pieces_of_a_batch_train_like_all_of_it(data):
+    """Without BatchNorm and free bits, which see one piece at a time."""
+    whole, pieces = (train_steps("pose", BEST, data["pose"], most) for most in (4, 2))
+    for part in ("losses", "gradients", "weights"):
+        for name, expected in whole[part].items():
+            torch.testing.assert_close(pieces[part][name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_all_ranks_hold_the_same_weights(together):
-    for case in CASES:
+    for case in together[0]:
         for part in ("weights", "averages", "random numbers"):
             for name, value in together[0][case][part].items():
                 assert all(torch.equal(value, other[case][part][name]) for other in together)
@@ -115,7 +131,9 @@ def wait_for_steps(run, count, process):
         time.sleep(0.05)
 
 
-def test_a_run_that_is_stopped_and_killed_ends_like_the_uninterrupted_one(data, tmp_path):
+def test_a_run_that_is_stopped_and_killed_ends_like_the_uninterrupted_one(
+    data, tmp_path, fault, capsys
+):
     flags = ["--DR", data["pose"], *SHORT, *TRAIN.split(), "--batch_size", 2]
     whole, run = tmp_path / "whole", tmp_path / "run"
     done = ended(torchrun(2, "Trainer.py", *flags, "--save_root", whole))
@@ -150,36 +168,37 @@ def test_a_run_that_is_stopped_and_killed_ends_like_the_uninterrupted_one(data, 
     assert done.code == 0, done.err
     assert "resuming" in done.out
     assert_same_run(whole, run)
-
-
-def test_another_number_of_processes_goes_on(data, tmp_path):
-    flags = ["--DR", data["pose"], *SHORT, *TRAIN.split(), "--save_root", tmp_path / "run"]
-    assert ended(torchrun(2, "Trainer.py", *flags, "--num_epoch", 1, "--batch_size", 2)).code == 0
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "Trainer.py",
-            *map(str, flags),
-            "--num_epoch",
-            "2",
-            "--batch_size",
-            "2",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+    fault(
+        "SIGTERM to torchrun, SIGUSR1 to one process", "all saved after the same step, identical", 2
     )
-    assert "processes 2 -> 1" in done.stdout
-    assert "clips of an optimizer step 4 -> 2" in done.stdout
+    fault("SIGKILL of a process of torchrun", "all end, one line; resumed, identical", 1)
+    fault("SIGKILL of a process, `torchrun --max-restarts`", "resumed by torchrun, identical", 1)
+    train(settings_of([*flags, "--save_root", run, "--num_epoch", 7]))  # by one process
+    out = capsys.readouterr().out
+    assert "processes 2 -> 1" in out
+    assert "clips of an optimizer step 4 -> 2" in out
 
 
 # ---------------------------------------------------------------- mistakes
 
 
+def test_a_batch_that_does_not_divide_is_refused():
+    ranks = Ranks()
+    ranks.count = 2
+    with pytest.raises(UserError, match="--global_batch 5 does not divide among 2 processes"):
+        ranks.check_batches(settings_of("--global_batch 5"), 100)
+
+
+def test_ranks_with_other_code_or_data_are_refused(monkeypatch):
+    ranks = Ranks()
+    monkeypatch.setattr(ranks, "all_of", lambda here: [here, here | {"host": "b", "code": "ff"}])
+    with pytest.raises(UserError, match="rank 1 on b has other code than rank 0 on .*: ff, not aa"):
+        ranks.must_agree(code="aa", train_pictures="cc")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--global_batch 5", "--global_batch 5 does not divide among 2 processes"),
         ("--train_vi_len 20", "an epoch has 1 clips, too few for 2 processes"),
         ("--nonsense", "unrecognized arguments: --nonsense"),
     ],
