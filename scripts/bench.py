@@ -3,7 +3,7 @@
 
     python scripts/bench.py                      speed of this machine's CPU or GPU; bench.json
     python scripts/bench.py --batches 2 8 32 --rounds 5
-    python scripts/bench.py --memory             peak memory against clip length, batch and size
+    python scripts/bench.py --memory             peak memory and time against the size of a batch
     python scripts/bench.py --profile            where the time of a training step goes
 
 Both sides run alternately, each in its own process, so that other load slows down both; the table
@@ -38,7 +38,7 @@ def parse_arguments():
     add("--length", type=int, default=16, help="frames per training clip")
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 images of the timed epoch")
-    add("--memory", action="store_true", help="measure peak memory instead of time")
+    add("--memory", action="store_true", help="measure peak memory of a step")
     add("--profile", action="store_true", help="profile a training step instead")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in its own process
     add("--compile", choices=("off", "default"), default="off", help="Trainer.py's --compile")
@@ -56,7 +56,8 @@ def main():
     opts = parse_arguments()
     torch.backends.cuda.matmul.allow_tf32 = True  # convolutions use it by default: a fair peak
     if opts.one:
-        print(memory.memory_of_one(opts, json.loads(opts.one), torch.device(opts.device)))
+        measured = memory.memory_of_one(opts, json.loads(opts.one), torch.device(opts.device))
+        print(json.dumps(measured))
         return
     if opts.memory:
         measure = memory.memory_table

@@ -1,8 +1,9 @@
-"""--memory: peak memory of a training step, each row in a process of its own."""
+"""--memory: peak memory and time of a training step, each row in a process of its own."""
 
 import json
 import subprocess
 import sys
+import time
 
 import torch
 
@@ -12,21 +13,23 @@ from . import SCRIPTS
 from .workloads import describe, make_trainer
 
 ROWS = [  # clip length, batch, height
-    (8, 2, 32), (16, 2, 32), (32, 2, 32), (16, 4, 32), (16, 2, 64),
+    (8, 2, 32), (16, 2, 32), (32, 2, 32), (64, 2, 32), (16, 4, 32), (16, 2, 64), (8, 1, 128),
 ]  # fmt: skip
 
 
 def memory_of_one(opts, row, device):
-    """GiB that two training steps need in addition to what is allocated before them."""
+    """GiB that training steps need in addition to what is allocated before them; seconds of one."""
     length, batch, height, recompute = row
     precision = choose_precision("auto", device)
     flags = ["--frame_H", str(height), "--frame_W", str(2 * height)] + ["--recompute"] * recompute
     trainer = make_trainer(opts, precision, device, *flags)
     clips = [torch.rand(batch, length, 3, height, 2 * height, device=device) for _ in range(2)]
-    before = peak_bytes(device)
-    for _ in range(2):
-        trainer.training_one_step(*clips, False)
-    return (peak_bytes(device) - before) / 2**30
+    before, spent = peak_bytes(device), []
+    for _ in range(3):
+        start = time.perf_counter()
+        trainer.training_one_step(*clips, False).tolist()  # waits for the device
+        spent.append(time.perf_counter() - start)
+    return (peak_bytes(device) - before) / 2**30, min(spent)
 
 
 def peak_bytes(device):
@@ -38,15 +41,16 @@ def peak_bytes(device):
 
 
 def memory_table(opts, numbers):
-    print(f"{describe(torch.device(opts.device))}, free running, peak GiB of a training step")
-    print(f"{'clip':>6} {'batch':>6} {'size':>9} {'plain':>8} {'--recompute':>12}")
+    print(f"{describe(torch.device(opts.device))}, free running, a training step: GiB and seconds")
+    print(f"{'clip':>6} {'batch':>6} {'size':>9} {'plain':>16} {'--recompute':>16}")
     numbers["memory"] = []
     for length, batch, height in ROWS:
-        peak = [in_a_process(opts, [length, batch, height, again]) for again in (False, True)]
-        size = f"{height}x{2 * height}"
-        print(f"{length:>6} {batch:>6} {size:>9} {peak[0]:>8.2f} {peak[1]:>12.2f}", flush=True)
-        measured = {"length": length, "batch": batch, "height": height, "peak": peak}
-        numbers["memory"].append(measured)
+        both = [in_a_process(opts, [length, batch, height, again]) for again in (False, True)]
+        shown = " ".join(f"{peak:>8.2f} {seconds:>7.2f}" for peak, seconds in both)
+        print(f"{length:>6} {batch:>6} {f'{height}x{2 * height}':>9} {shown}", flush=True)
+        peak, seconds = zip(*both)
+        measured = {"length": length, "batch": batch, "height": height}
+        numbers["memory"].append(measured | {"peak": peak, "seconds": seconds})
 
 
 def in_a_process(opts, row):
@@ -55,4 +59,4 @@ def in_a_process(opts, row):
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"the row {row} ended with {done.returncode}")
-    return float(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
