@@ -26,8 +26,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import UNFINISHED, fcntl, temporary_path, write_atomically
+from ..errors import UserError, is_short_of_memory
+from ..files import UNFINISHED, fcntl, take_lock, temporary_path, write_atomically
 
 CACHE_VERSION = 2  # 1 knew files by size and mtime, and read 16-bit greyscale as white
 CHUNK = 2**22
@@ -45,6 +45,8 @@ def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
         with Image.open(path) as image:
             return resize(image, size)
     except UNREADABLE as error:
+        if is_short_of_memory(error):  # the image may be whole
+            raise MemoryError(str(error)) from None
         raise UserError(
             f"{path} cannot be read as an image ({error}); replace it, or leave its clip out "
             "with Trainer.py --skip_bad_frames"
@@ -93,14 +95,10 @@ def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
 def locked(path: Path, what: str) -> Iterator[None]:
     """One process at a time. This saves work; safety comes from the rename at the end."""
     with open(path, "w") as file:
-        if fcntl:  # without it two runs may both decode; the second replaces the first's cache
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another run is decoding {what} into {path.parent}: waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks
-                pass
+        # without locks two runs may both decode; the second replaces the first's cache
+        if take_lock(file.fileno()) is False:
+            print(f"another run is decoding {what} into {path.parent}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)  # free as soon as that process has ended
         yield
 
 
@@ -166,6 +164,8 @@ def cached(
                     cache.build(fill)
         return np.load(cache.target, mmap_mode="c")  # "c": torch warns about read-only arrays
     except OSError as error:
+        if is_short_of_memory(error):
+            raise
         raise UserError(
             f"cannot write the image cache to {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"

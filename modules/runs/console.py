@@ -33,7 +33,13 @@ class Console:
 
     def keep(self, folder: Path) -> None:
         """Go on in this folder's console.txt."""
-        self.file: TextIO = open(folder / CONSOLE, "a", 1, "utf-8", "backslashreplace")
+        path = folder / CONSOLE
+        try:
+            if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+                raise OSError(None, "it is not a file")
+            self.file: TextIO = open(path, "a", 1, "utf-8", "backslashreplace")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
         self.file.write("".join(self.early))
 
     def write(self, text: str) -> int:

@@ -37,7 +37,9 @@ def write_settings(folder: Path, settings: Training) -> None:
 def other_threads(folder: Path) -> str:
     """A note for a run that is resumed on another number of threads; empty where it is not."""
     args = folder / "args.json"
-    before = re.search(r'(\d+) threads"', args.read_text(errors="replace") if args.exists() else "")
+    before = re.search(
+        r'(\d+) threads"', args.read_text(errors="replace") if args.is_file() else ""
+    )
     now = str(torch.get_num_threads())
     if not before or before[1] == now:
         return ""
