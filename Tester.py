@@ -36,7 +36,7 @@ from modules.report.reading import write_test
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.folder import TEST_FUTURES, clip_file, run_folder, testing, trained
+from modules.runs.folder import TEST_FUTURES, clip_file, folder_for_test, run_folder, trained
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
 
@@ -236,7 +236,7 @@ class Tester:
     def test(self) -> None:
         """Write the files of the test, then replace those of the test before by them."""
         before = trained(self.folder)
-        with testing(self.folder) as self.place:
+        with folder_for_test(self.folder) as self.place:
             written = self.write_files(self.rollout())
             about = {"checkpoint": self.settings.ckpt_path, "trained": before}
             with listener.patiently():

@@ -4,8 +4,8 @@ import re
 
 # A GPU, a CPU, numpy and the system each report it in their own way.
 MEMORY = re.compile(
-    "MemoryError|DefaultCPUAllocator|out of memory|can(no|')t allocate memory|ALLOC_FAILED"
-    "|bad_alloc|could not create a memory object|failed to map segment",
+    "MemoryError|DefaultCPUAllocator|out of memory|ALLOC_FAILED|can(no|')t allocate memory"
+    "(?! in static TLS)|bad_alloc|could not create a memory object|failed to map segment",
     re.IGNORECASE,
 )
 THREADS = re.compile(

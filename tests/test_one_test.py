@@ -11,7 +11,7 @@ from modules.errors import UserError
 from modules.report.groups import find_runs
 from modules.report.pages import write_run_page
 from modules.report.reading import files_of_test, read_run, write_test
-from modules.runs.folder import TESTED, testing, trained
+from modules.runs.folder import TESTED, folder_for_test, trained
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 SCORE = 87.25  # dB
@@ -182,7 +182,7 @@ def test_a_reader_names_a_test_that_was_stopped(run, in_process, tmp_path):
 
 
 def test_one_test_at_a_time_writes_into_a_folder(call, run, words, fault):
-    with testing(run):
+    with folder_for_test(run):
         done = call("Tester", *words)
         assert_ended(done, 1)
         assert "another test is writing into" in done.err and done.err.count("\n") == 0
@@ -193,5 +193,5 @@ def test_one_test_at_a_time_writes_into_a_folder(call, run, words, fault):
 def test_all_that_a_tester_writes_is_on_the_list(run):
     assert {"test.json", "scores.json"} <= {*TESTED}
     assert trained(run) and trained(run / "plots") == ""
-    with pytest.raises(UserError, match="cannot be written to"), testing(run / "last.ckpt"):
+    with pytest.raises(UserError, match="cannot be written to"), folder_for_test(run / "last.ckpt"):
         pass

@@ -259,7 +259,8 @@ def test_a_run_that_was_tested_before_its_end_or_before_its_last_weights_goes_on
     longer = job("--num_epoch", 2, "--device", "cpu").commands()
     assert [command[0] for command in longer] == ["Trainer.py", "Tester.py"]
     assert longer[1][-2:] == ["--device", "cpu"]
-    os.utime(job().folder / "last.ckpt", (2**32, 2**32))
+    with open(job().folder / "metrics.csv", "a") as file:
+        file.write("1\n")
     assert [command[0] for command in job().commands()] == ["Trainer.py", "Tester.py"]
 
 

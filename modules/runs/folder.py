@@ -94,7 +94,7 @@ def occupied(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def testing(folder: Path) -> Iterator[Path]:
+def folder_for_test(folder: Path) -> Iterator[Path]:
     """A folder within this one for the files of a test; what a killed test left is removed."""
     place = run_folder(folder / f".test{UNFINISHED}")
     with locked_folder(place) as free:
