@@ -82,6 +82,7 @@ class Trainer(Resumable, StopsWhenStuck):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
         self.lab = lab = LABS[settings.lab](settings)
+        self.events = lab.val_events() if settings.DR else {}  # now: an error must not come last
         self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
@@ -482,7 +483,7 @@ class Trainer(Resumable, StopsWhenStuck):
         """What z contains, how likely validation frames are, and sampled futures of some clips."""
         model, lab, settings = self.ema or self.model, self.lab, self.settings
         clips = self.some_of_validation()
-        events = lab.val_events()
+        events = self.events
         latents = Latents(model, *clips, lab.given, posterior=posterior)
         futures = Futures(lab, clips[0].cpu(), {})
         samples = range(SAMPLES if settings.latent else 1)

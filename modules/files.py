@@ -57,6 +57,12 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def refuse_unless_plain(path: Path) -> None:
+    """An error where there is a folder, a pipe or a device: to open a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(None, "it is not a file", str(path))
+
+
 def temporary_path(folder: Path, prefix: str) -> Path:
     """A new name in the folder. Unlike tempfile's, a file opened there follows the umask."""
     return folder / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"

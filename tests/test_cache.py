@@ -1,5 +1,6 @@
 """The cache of decoded pictures: it is what decoding anew would give, or it is made again."""
 
+import errno
 import json
 import os
 import shutil
@@ -382,12 +383,16 @@ def test_a_run_that_waits_for_a_killed_one_goes_on(dataset, capsys, fault):
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_memory_that_is_short_leaves_out_no_picture(dataset, monkeypatch, skip):
+@pytest.mark.parametrize(
+    "error",
+    [OSError("out of memory error when reading image file"), OSError(errno.EMFILE, "Too many")],
+)
+def test_memory_or_handles_that_are_short_leave_out_no_picture(dataset, monkeypatch, skip, error):
     def short(*_):
-        raise OSError("out of memory error when reading image file")
+        raise error
 
     monkeypatch.setattr(cache, "resize", short)
-    with pytest.raises(MemoryError):
+    with pytest.raises((MemoryError, OSError)):
         open_dance(dataset, skip_bad=skip)
     assert not [*dataset.rglob("*.npy")]
 

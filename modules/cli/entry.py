@@ -11,7 +11,8 @@ from .signals import Stopped, listener
 from .start import debugged
 
 # Errors of a disk, of permissions or of a closed pipe; any other OSError is a bug: a traceback.
-KNOWN_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO EMFILE ENAMETOOLONG ESTALE EPIPE"
+KNOWN_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO EMFILE ENFILE ENAMETOOLONG ELOOP EPIPE"
+KNOWN_NAMES += " ESTALE ENOTCONN ETIMEDOUT ENXIO"
 KNOWN = {getattr(errno, name) for name in KNOWN_NAMES.split() if hasattr(errno, name)}
 
 

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 from ..errors import shortage
 from ..text import one_line, without_escapes
 
-GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe has ended, the terminal was closed
+# The reader of a pipe has ended, the terminal was closed, the disk of a log is full.
+GONE = (errno.EPIPE, errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def start() -> None:

@@ -24,6 +24,8 @@ def find_file(root: str | Path, name: str) -> Path | None:
         found = [folder / name for folder in folders if (folder / name).exists()]
         if len(found) > 1:
             raise UserError(f"--DR {root} contains {found[0]} and {found[1]}; name one data set")
+        if found and not found[0].is_file():
+            raise UserError(f"{found[0]} is not a file")
         if found:
             return found[0]
     return None

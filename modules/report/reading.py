@@ -85,11 +85,15 @@ def write_test(folder: Path, place: Path, about: Mapping[str, Any]) -> None:
     new = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()}
     old = listed(read_test(folder))
     write_json(folder / TEST, {**about, "complete": False, "files": sorted(old | new)})
-    for name in old - new:
-        (folder / name).unlink(missing_ok=True)
-    for name in new:
-        (folder / name).parent.mkdir(exist_ok=True)
-        os.replace(place / name, folder / name)
+    for name in sorted(old | new):
+        try:
+            if name in new:
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(place / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder / name} cannot be replaced: {error.strerror}") from None
     write_json(folder / TEST, {**about, "complete": True, "files": sorted(new)})
 
 

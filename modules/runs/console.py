@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from ..cli.signals import Stopped
 from ..errors import UserError
+from ..files import refuse_unless_plain
 from .folder import CONSOLE
 
 
@@ -35,8 +36,7 @@ class Console:
         """Go on in this folder's console.txt."""
         path = folder / CONSOLE
         try:
-            if path.exists() and not path.is_file():  # to open a pipe would wait for ever
-                raise OSError(None, "it is not a file")
+            refuse_unless_plain(path)
             self.file: TextIO = open(path, "a", 1, "utf-8", "backslashreplace")
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None

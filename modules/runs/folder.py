@@ -79,9 +79,8 @@ def run_folder(path: str | Path, flag: str = "--save_root") -> Path:
 
 def trained(folder: Path) -> str:
     """What a run has done: a hash of its metrics.csv; a text without contents for no run."""
-    with contextlib.suppress(FileNotFoundError):
-        return hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest()
-    return ""
+    path = folder / "metrics.csv"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 @contextlib.contextmanager
@@ -96,13 +95,17 @@ def occupied(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def folder_for_test(folder: Path) -> Iterator[Path]:
     """A folder within this one for the files of a test; what a killed test left is removed."""
-    place = run_folder(folder / f".test{UNFINISHED}")
+    place = folder / f".test{UNFINISHED}"
+    if place.is_symlink():  # what it points to is not ours
+        place.unlink()
+    run_folder(place)
     with locked_folder(place) as free:
         refuse_unless(free, "test is writing into", folder)
         remove_unfinished(folder, TESTED)
         try:
             for left in place.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                is_folder = left.is_dir() and not left.is_symlink()
+                shutil.rmtree(left) if is_folder else left.unlink()
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
