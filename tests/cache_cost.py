@@ -28,7 +28,7 @@ def pictures(folder, count):
     rng = np.random.default_rng(0)
     for i in range(count):
         image = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-        Image.fromarray(image).save(folder / f"frame{i:06d}.png", compress_level=1)
+        Image.fromarray(image).save(folder / f"frame{i:06d}.png", compress_level=0)
     return sorted(folder.glob("*.png"))
 
 

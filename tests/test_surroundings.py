@@ -157,7 +157,8 @@ def draw_slowly(tmp_path):
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
             "import os, signal, make_toy_data as toy\n"
-            f"mode, sys.argv = {mode!r}, ['toy', 'out', '--height', '32', '--workers', '2']\n"
+            f"mode, sys.argv = {mode!r}, 'toy out --height 32 --workers 2'.split()\n"
+            "sys.argv += ['--train_frames', '90']\n"
             "toy.CLIP, main = 8, os.getpid()\n"
             "draw = toy.draw_chunk\n"
             "def draw_chunk(chunk):\n"
