@@ -19,15 +19,15 @@ from PIL import Image
 
 from modules.data import cache
 
-SIDE = 260  # noise of 260 x 260 pixels is a file of 203 kB
+SIDE = 260  # pixels; as noise a file of 203 kB
 DROP = Path("/proc/sys/vm/drop_caches")
 
 
-def pictures(folder, count):
+def pictures(folder, count, side):
     """Noise, another in every file."""
     rng = np.random.default_rng(0)
     for i in range(count):
-        image = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(image).save(folder / f"frame{i:06d}.png", compress_level=0)
     return sorted(folder.glob("*.png"))
 
@@ -64,14 +64,15 @@ def pair(files, place, cold):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--folder", help="where there is space for them; default: the system's")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        files, place = pictures(Path(folder), args.files), Path(folder) / "cache"
+        files, place = pictures(Path(folder), args.files, args.side), Path(folder) / "cache"
         print(f"{args.files} files of {files[0].stat().st_size} bytes", flush=True)
         time.sleep(cache.CLOCK / 1e9 + 0.1)
-        for cold in [False] + [True] * os.access(DROP, os.W_OK):
+        for cold in [True] * os.access(DROP, os.W_OK) + [False]:
             for _ in range(args.pairs):
                 pair(files, place, cold)
 
