@@ -5,7 +5,8 @@ import re
 # A GPU, a CPU, numpy and the system each report it in their own way.
 MEMORY = re.compile(
     "MemoryError|DefaultCPUAllocator|out of memory|ALLOC_FAILED|can(no|')t allocate memory"
-    "(?! in static TLS)|bad_alloc|could not create a memory object|failed to map segment",
+    "(?! in static TLS)|bad_alloc|failed to map segment"
+    "|could not (create|execute) a (memory|primitive)(?! desc)",  # of oneDNN
     re.IGNORECASE,
 )
 THREADS = re.compile(

@@ -34,10 +34,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError on a full disk
+    except (OSError, RuntimeError) as error:
         if is_short_of_memory(error):
             raise
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        cause = error.__context__ or error  # torch.save raises a RuntimeError on a full disk
+        reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be written: {reason}") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 """
 
 import argparse
+import contextlib
 import glob
 import itertools
 import os
@@ -59,7 +60,7 @@ from modules.files import UNFINISHED, locked_folder
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
 AHEAD = 2  # jobs per worker that are handed out
-PAUSE = 0.2  # seconds; a signal waits so long
+PAUSE, END = 0.2, 10  # seconds: a signal waits so long; so long a killed worker may take to end
 RECORD = 256  # robot clips in a record folder, as in the real set
 FUTURE = 31  # frames of a take's futures: the given one and one second
 SCENE, TRAIN, VAL, TEST, FUTURES, LAMPS = range(6)  # random streams of one seed
@@ -319,9 +320,13 @@ def draw_robot(args, root):
 
 # ---------------------------------------------------------------- both
 def begin_worker():
-    """Only the main process handles signals; a worker ends when the main process has."""
+    """Only the main process handles signals; a worker ends when the main process has.
+
+    Its errors are told by the main process, or by its end.
+    """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    sys.stderr = open(os.devnull, "w")
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -333,12 +338,16 @@ def end_with_parent():
 def draw_all(draw, jobs, total, workers):
     """Run draw(job) in parallel; it returns its number of frames, `total` altogether."""
     jobs, pool = iter(jobs), ProcessPoolExecutor(workers, initializer=begin_worker)
+    before, failed = threading.excepthook, []  # without its own threads the pool waits for ever
+    threading.excepthook = lambda error: failed.append(error.exc_value)
     try:
         with tqdm(total=total, unit="frame", disable=None) as bar:
             waiting = hand_out(pool, draw, jobs, AHEAD * workers)
             while waiting:
                 listener.check()
                 done, waiting = wait(waiting, PAUSE, FIRST_COMPLETED)
+                for error in failed:
+                    raise error
                 for result in done:
                     bar.update(result.result())
                 waiting |= hand_out(pool, draw, jobs, len(done))
@@ -349,8 +358,10 @@ def draw_all(draw, jobs, total, workers):
             "a worker process was killed, nothing was written; is memory short? Try fewer --workers"
         ) from None
     finally:
+        threading.excepthook = before
         end_workers()
-        pool.shutdown(cancel_futures=True)
+        with contextlib.suppress(RuntimeError):  # its thread was not started
+            pool.shutdown(wait=not failed, cancel_futures=True)
 
 
 def hand_out(pool, draw, jobs, number):
@@ -359,8 +370,11 @@ def hand_out(pool, draw, jobs, number):
 
 def end_workers():
     """At once: one that waits for a killed one's lock would wait for ever."""
-    for worker in active_children():
+    workers = active_children()
+    for worker in workers:
         worker.kill()
+    for worker in workers:
+        worker.join(END)
 
 
 def write_safely(args):

@@ -91,6 +91,7 @@ MEMORY = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("MPS backend out of memory"),
     RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a primitive"),
     OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
     ImportError("libx.so: failed to map segment from shared object"),
 ]

@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from multiprocessing import active_children
 
 import pytest
 from helpers import ROOT, SHORT, files_below
+
+sys.path.insert(0, str(ROOT / "scripts"))
 
 from modules.cli.signals import STOPPING, Listener
 from modules.cli.start import Steady
@@ -230,3 +234,23 @@ def test_a_storm_of_signals_ends_the_synthetic_data_and_hangs_nothing(tmp_path, 
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 1, done.stderr
     assert names_in(tmp_path) in ([], ["out"]) or done.returncode < 0
     fault("storms of SIGINT, SIGTERM, and SIGKILL of workers, on `make_toy_data.py`", "ended")
+
+
+@pytest.mark.parametrize("possible", [0, 1])
+def test_threads_that_cannot_be_started_end_the_synthetic_data(monkeypatch, possible, fault):
+    """Those of the pool of workers: it would wait for ever."""
+    import make_toy_data
+
+    start, started = threading.Thread.start, []
+
+    def start_some(thread):
+        if len(started) == possible:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        make_toy_data.draw_all(abs, [1, 2], 3, 1)
+    assert not active_children()
+    fault("no thread for the workers of `make_toy_data.py`", "one line")
