@@ -358,10 +358,10 @@ def draw_all(draw, jobs, total, workers):
             "a worker process was killed, nothing was written; is memory short? Try fewer --workers"
         ) from None
     finally:
-        threading.excepthook = before
         end_workers()
         with contextlib.suppress(RuntimeError):  # its thread was not started
             pool.shutdown(wait=not failed, cancel_futures=True)
+        threading.excepthook = before
 
 
 def hand_out(pool, draw, jobs, number):
