@@ -294,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "--batch_size or --n_samples")
+    run(main, "reduce --batch_size or --n_samples")

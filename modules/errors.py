@@ -12,7 +12,7 @@ MEMORY = re.compile(
 THREADS = re.compile(
     "can't start new thread|resource temporarily unavailable|thread creation failed", re.IGNORECASE
 )
-REDUCE = "--batch_size, the clip length, the frame size or the nets, or add --recompute"
+REMEDY = "reduce --batch_size, the clip length, the frame size or the nets, or add --recompute"
 
 
 class UserError(Exception):
@@ -27,7 +27,7 @@ def is_short_of_memory(error: BaseException) -> bool:
     return reports(MEMORY, error)
 
 
-def shortage(error: BaseException, reduce: str = REDUCE) -> str | None:
+def shortage(error: BaseException, remedy: str = REMEDY) -> str | None:
     """What to do, in a line, if memory or threads are short; None for any other error."""
     if reports(THREADS, error):
         return (
@@ -36,7 +36,7 @@ def shortage(error: BaseException, reduce: str = REDUCE) -> str | None:
         )
     if reports(MEMORY, error):
         reason = str(error).strip().partition("\n")[0][:200]
-        return f"not enough memory: reduce {reduce}{reason and f' ({reason})'}"
+        return f"not enough memory: {remedy}{reason and f' ({reason})'}"
     return None
 
 

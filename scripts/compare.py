@@ -127,4 +127,4 @@ def write_page(
 
 
 if __name__ == "__main__":
-    run(main, "the number of runs")
+    run(main, "compare fewer runs")

@@ -420,4 +420,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "--workers or --height")
+    run(main, "reduce --workers or --height")

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from ..errors import REDUCE, UserError, shortage
+from ..errors import REMEDY, UserError, shortage
 from ..text import one_line
 from .signals import Stopped, listener
 from .start import debugged
@@ -16,13 +16,13 @@ KNOWN_NAMES += " ESTALE ENOTCONN ETIMEDOUT ENXIO"
 KNOWN = {getattr(errno, name) for name in KNOWN_NAMES.split() if hasattr(errno, name)}
 
 
-def run(main: Callable[[], None], reduce: str = REDUCE) -> None:
-    """Call main(). --debug shows the traceback of any error. `reduce`: where memory is short."""
+def run(main: Callable[[], None], remedy: str = REMEDY) -> None:
+    """Call main(). --debug shows the traceback of any error. `remedy`: where memory is short."""
     try:
         with listener:
             main()
     except Exception as error:
-        message = explain(error, reduce)
+        message = explain(error, remedy)
         if message is None or debugged():
             raise
         sys.exit(f"error: {message}")
@@ -32,11 +32,11 @@ def run(main: Callable[[], None], reduce: str = REDUCE) -> None:
         sys.exit(128 + number)
 
 
-def explain(error: Exception, reduce: str) -> str | None:
+def explain(error: Exception, remedy: str) -> str | None:
     """What the user can do about an error, in a line; None: it is a bug."""
     if isinstance(error, UserError):
         return "\n".join(map(one_line, error.lines))
-    if message := shortage(error, reduce):
+    if message := shortage(error, remedy):
         return one_line(message)
     if isinstance(error, OSError) and error.errno in KNOWN:
         place = f"{error.filename}: " if error.filename else ""

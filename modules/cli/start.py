@@ -36,7 +36,7 @@ def explain_shortage(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """A line instead of a traceback where an import gets no memory or no thread."""
-    message = None if debugged() else shortage(error)
+    message = None if debugged() else shortage(error, "end other programs, or raise ulimit -v")
     if message:
         print(f"error: {one_line(message)}", file=sys.stderr)
     else:
