@@ -3,6 +3,7 @@
 python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best_score.ckpt
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
+from modules.cli.signals import listener
 from modules.config import STORED, TESTS, Compute, Run
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
@@ -30,10 +32,11 @@ from modules.models.loading import adopt_settings, has_posterior, load_model, lo
 from modules.models.rollout import noise_source, roll_out
 from modules.report import clips, distribution, figures, pictures, tables
 from modules.report.pages import CLIPS, FUTURES, LATENTS, write_run_page
+from modules.report.reading import write_test
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.folder import TEST_FUTURES, clip_file, run_folder
+from modules.runs.folder import TEST_FUTURES, clip_file, folder_for_test, run_folder, trained
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
 from modules.training.ranks import ranks
@@ -121,19 +124,19 @@ class Tester:
         """pred_seq{i}.gif and strip{i}.png; --mp4: a video; --make_gif: the gifs of seq{i}/."""
         rows = self.lab.rows(self.conditions[i], pred, self.truth and self.truth[i])
         if i < CLIPS:
-            path, truth = self.folder / clip_file(i), self.truth and self.truth[i]
+            path, truth = self.place / clip_file(i), self.truth and self.truth[i]
             args = self.conditions[i], pred, truth
             clips.write_rollout(path, f"test clip {i}", self.lab, *args)
         clip = self.lab.gif(rows)
-        self.write_gif(self.folder / f"pred_seq{i}.gif", clip)
+        self.write_gif(self.place / f"pred_seq{i}.gif", clip)
         if self.settings.mp4:
-            pictures.write_mp4(self.folder / f"pred_seq{i}.mp4", clip, self.lab.frame_ms)
+            pictures.write_mp4(self.place / f"pred_seq{i}.mp4", clip, self.lab.frame_ms)
         if self.settings.plots:
             times = self.lab.strip_times(len(clip))
-            pictures.draw_strip(self.folder / f"strip{i}.png", rows, times)
+            pictures.draw_strip(self.place / f"strip{i}.png", rows, times)
         for name, clip in self.lab.more_gifs(i, rows).items():
-            run_folder((self.folder / name).parent)
-            self.write_gif(self.folder / name, clip)
+            run_folder((self.place / name).parent)
+            self.write_gif(self.place / name, clip)
 
     def write_gif(self, path: Path, clip: np.ndarray) -> None:
         pictures.write_gif(path, clip, self.lab.frame_ms)
@@ -148,7 +151,7 @@ class Tester:
             for i, row in enumerate(tqdm(rows, "submission.csv", disable=None, leave=False)):
                 file.write(f"{i},{','.join([digits[v] for v in row])}\n".encode())
 
-        write_atomically(self.folder / "submission.csv", write)
+        write_atomically(self.place / "submission.csv", write)
 
     def write_scores(self, predictions: list[torch.Tensor]) -> None:
         """scores.json, psnr_per_frame.png and a printed table, if there are true frames."""
@@ -160,7 +163,7 @@ class Tester:
         scores = {"clips": clips, "mean": score_clips(clips)}
         scores |= self.lab.summarise(clips, scores["mean"])
         scores |= self.score_distribution(predictions)
-        write_json(self.folder / "scores.json", scores)
+        write_json(self.place / "scores.json", scores)
         if self.settings.plots:
             self.draw_psnr(predictions)
         tables.print_scores(scores, self.lab.baseline)
@@ -180,7 +183,7 @@ class Tester:
             many = self.read_true_futures()
             futures = self.sample_futures(predictions, many)
             scores["futures"] = futures.scores(latents.sigma)
-            distribution.write_futures(self.folder / TEST_FUTURES, self.lab, futures)
+            distribution.write_futures(self.place / TEST_FUTURES, self.lab, futures)
         twin = None
         if self.twin:
             twin = Futures(self.lab, self.truth, many)
@@ -188,10 +191,10 @@ class Tester:
             of_twin = Latents(self.twin, *clips, self.lab.given)
             scores["twin"] = {"z": of_twin.scores({}), "futures": twin.scores(of_twin.sigma)}
         if settings.plots:
-            distribution.draw_latents(self.folder, scores, latents, events)
-            distribution.draw_traversal(self.folder, scores, self.model, clips, events)
+            distribution.draw_latents(self.place, scores, latents, events)
+            distribution.draw_traversal(self.place, scores, self.model, clips, events)
             if futures:
-                distribution.draw_futures(self.folder, scores, futures, twin)
+                distribution.draw_futures(self.place, scores, futures, twin)
         return scores
 
     def sample_futures(
@@ -220,11 +223,11 @@ class Tester:
         else:
             plot = {f"{name} {i}": x for name, many in curves.items() for i, x in enumerate(many)}
         plot = {name: values[given:].tolist() for name, values in plot.items()}
-        figures.draw_psnr_per_frame(self.folder / "psnr_per_frame.png", plot, given)
+        figures.draw_psnr_per_frame(self.place / "psnr_per_frame.png", plot, given)
 
     def check_submission(self, clips: list[np.ndarray]) -> None:
         """Read submission.csv back and compare it with the frames."""
-        with open(self.folder / "submission.csv", "rb") as file:
+        with open(self.place / "submission.csv", "rb") as file:
             next(file)
             for frame in np.concatenate(clips):
                 values = np.array(next(file).split(b",")[1:], dtype=np.uint8)
@@ -233,7 +236,7 @@ class Tester:
 
     def check_gif(self, i: int, length: int) -> None:
         """Read a gif back, and its video: they must play their full time."""
-        path = self.folder / f"pred_seq{i}.gif"
+        path = self.place / f"pred_seq{i}.gif"
         frames = {path: pictures.gif_time(path) // self.lab.frame_ms}
         if self.settings.mp4:
             frames[path.with_suffix(".mp4")] = pictures.mp4_length(path.with_suffix(".mp4"))
@@ -242,7 +245,20 @@ class Tester:
                 raise UserError(f"{path} plays {found} frame times instead of {length}")
 
     def test(self) -> None:
-        predictions = self.rollout()
+        """Write the files of the test, then replace those of the test before by them."""
+        before = trained(self.folder)
+        with folder_for_test(self.folder) as self.place:
+            written = self.write_files(self.rollout())
+            about = {"checkpoint": self.settings.ckpt_path, "trained": before}
+            with listener.patiently():
+                write_test(self.folder, self.place, about)
+            write_run_page(self.folder, place=self.place)
+            os.replace(self.place / "report.html", self.folder / "report.html")
+        print(f"{len(self.given)} clips rolled out; written to {self.folder}:")
+        print(f"  {', '.join([*written, 'report.html'])}")
+
+    def write_files(self, predictions: list[torch.Tensor]) -> list[str]:
+        """-> what was written, as it is printed."""
         for i, pred in enumerate(tqdm(predictions, "gifs, strips", disable=None, leave=False)):
             self.write_clip(i, pred)
             if not self.settings.no_sanity:
@@ -259,11 +275,7 @@ class Tester:
         written += ["submission.csv"] * self.lab.submits
         written += ["seq*/*.gif"] * getattr(self.settings, "make_gif", False)
         written += ["scores.json"] + ["psnr_per_frame.png"] * plots if self.truth else []
-        written += [name for name in FUTURES + LATENTS if (self.folder / name).exists()] * plots
-        written += ["report.html"]
-        write_run_page(self.folder)
-        print(f"{len(predictions)} clips rolled out; written to {self.folder}:")
-        print(f"  {', '.join(written)}")
+        return written + [n for n in FUTURES + LATENTS if (self.place / n).exists()] * plots
 
 
 def pad(conditions: torch.Tensor, length: int) -> torch.Tensor:
@@ -305,4 +317,4 @@ def carry_out() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "reduce --batch_size or --n_samples")

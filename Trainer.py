@@ -27,7 +27,7 @@ from tqdm import tqdm
 from modules.cli.entry import run
 from modules.cli.parser import parse
 from modules.cli.signals import Stopped, listener
-from modules.config import OBJECTIVES, PoseTraining, RobotTraining, Training
+from modules.config import OBJECTIVES, PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
 from modules.distributions import best_variance, gaussian_log_likelihood
 from modules.errors import UserError
@@ -42,8 +42,8 @@ from modules.report.progress import Clock, epoch_line, progress_text, validation
 from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.environment import code, other_threads, write_settings
-from modules.runs.folder import move_aside, occupied, run_folder
+from modules.runs.environment import code, take_over
+from modules.runs.folder import occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
@@ -83,6 +83,7 @@ class Trainer(Resumable, StopsWhenStuck):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
         self.lab = lab = LABS[settings.lab](settings)
+        self.events = lab.val_events() if settings.DR else {}  # now: an error must not come last
         self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
@@ -474,9 +475,8 @@ class Trainer(Resumable, StopsWhenStuck):
         if ranks.first:
             self.draw_curves()
             clips, posterior = self.some_of_validation(), self.has_posterior(epochs - 1)
-            validation.report_distribution(
-                self.folder, self.lab, model, clips, self.settings, posterior, self.progress
-            )
+            more = self.settings, posterior, self.events, self.progress
+            validation.report_distribution(self.folder, self.lab, model, clips, *more)
         self.report_validation()
         if not ranks.first:
             return
@@ -554,16 +554,6 @@ def train_in(
         print(warning)
     trainer.training_stage()
     return trainer
-
-
-def take_over(folder: Path, settings: Training, console: Console, resumed: bool) -> None:
-    """Make the folder that of this run."""
-    if not resumed and (aside := move_aside(folder)):
-        print(f"the previous run in {folder} is now in {aside}")
-    console.keep(folder)
-    if resumed and (note := other_threads(folder)):
-        print(note)
-    write_settings(folder, settings)
 
 
 def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:

@@ -1,14 +1,15 @@
 """Files that are complete or absent: written to a temporary file, synced, then renamed."""
 
+import contextlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError
+from .errors import UserError, is_short_of_memory
 
 try:
     import fcntl
@@ -33,10 +34,12 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    except RuntimeError as error:  # torch.save raises it on a full disk
-        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    except (OSError, RuntimeError) as error:
+        if is_short_of_memory(error):
+            raise
+        cause = error.__context__ or error  # torch.save raises a RuntimeError on a full disk
+        reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be written: {reason}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,6 +58,12 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def refuse_unless_plain(path: Path) -> None:
+    """An error where there is a folder, a pipe or a device: to open a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(None, "it is not a file", str(path))
+
+
 def temporary_path(folder: Path, prefix: str) -> Path:
     """A new name in the folder. Unlike tempfile's, a file opened there follows the umask."""
     return folder / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
@@ -67,4 +76,31 @@ def sync_folder(folder: Path) -> None:
         try:
             os.fsync(handle)
         finally:
+            os.close(handle)
+
+
+def take_lock(handle: int) -> bool | None:
+    """Lock an open file or folder: -> whether it was free; None where there are no locks.
+
+    It is free again when the process has ended, however that was.
+    """
+    if not fcntl:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[bool | None]:
+    """Hold the folder's lock: see take_lock."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl else -1
+    try:
+        yield take_lock(handle)
+    finally:
+        if fcntl:
             os.close(handle)

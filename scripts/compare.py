@@ -33,7 +33,7 @@ from modules.report.groups import (
     panels,
     score_table,
 )
-from modules.report.reading import Run, tested_since
+from modules.report.reading import Run
 from modules.runs.folder import VAL_CLIP, clip_file, page_folder
 
 PLAYED = [VAL_CLIP, *map(clip_file, range(pages.CLIPS))]
@@ -46,7 +46,7 @@ def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
         same = {}
         for name, one in zip(styles, runs):
             path = one.folder / file
-            if not (path.exists() if file == VAL_CLIP else tested_since(path)):
+            if not (path.is_file() if file == VAL_CLIP else file in one.tested):
                 continue
             clip = clips.read(path)
             if page.room_for(clip["tracks"].values()):
@@ -67,7 +67,7 @@ def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
 def strips(runs: list[Run]) -> Iterator[str]:
     """The film strip of every run, as parts of the page."""
     for name, one in zip(labels(runs), runs):
-        if (strip := one.folder / "val_strip.png").exists():
+        if (strip := one.folder / "val_strip.png").is_file():
             yield pages.picture(strip, f"{name}: validation rollout of the best weights")
 
 
@@ -79,6 +79,11 @@ def unfinished(runs: list[Run]) -> str:
         if not one.finished
     ]
     return f"unfinished: {', '.join(found)}" if found else ""
+
+
+def notes(runs: list[Run]) -> list[str]:
+    """The runs with a test that is not shown, and why."""
+    return [f"{name}: {one.note}" for name, one in zip(labels(runs), runs) if one.note]
 
 
 def main() -> None:
@@ -102,7 +107,8 @@ def main() -> None:
     write_page(out / "report.html", runs, merged(grid), drawn, (head, rows, note))
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
-    print(*filter(None, [note]), sep="\n", end="\n" * bool(note))
+    for line in filter(None, [note, *notes(runs)]):
+        print(line)
     print(f"{out / 'report.html'} and {len(files)} plots, as PNG and PDF")
 
 
@@ -112,7 +118,7 @@ def write_page(
     page = pages.Page(f"{len(runs)} run{'s' * (len(runs) > 1)}", unfinished(runs))
     add_rollouts(page, runs)
     head, rows, note = scores
-    page.add("Scores", pages.table(rows, head), pages.note(note))
+    page.add("Scores", pages.table(rows, head), *map(pages.note, [note, *notes(runs)]))
     keys, values = differences(groups)
     page.add("Settings that differ", pages.table(values, ["run", *keys]) if keys else "")
     pages.add_charts(page, drawn)
@@ -121,4 +127,4 @@ def write_page(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "compare fewer runs")

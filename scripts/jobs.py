@@ -26,7 +26,7 @@ from modules.errors import UserError
 from modules.fields import settings_from
 from modules.labs import LABS
 from modules.report.pages import PLACE
-from modules.report.reading import read_json, read_run, tested_since
+from modules.report.reading import files_of_test, read_json, read_run
 
 PAUSE = 0.2  # seconds between two looks at the running jobs
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -73,7 +73,7 @@ class Job:
         no scores.
         """
         scored = not LABS[self.settings.lab].submits or truth_folder(self.settings.DR)
-        tested = tested_since(self.folder / ("scores.json" if scored else "submission.csv"))
+        tested = ("scores.json" if scored else "submission.csv") in files_of_test(self.folder)[0]
         has_epochs = (self.folder / "metrics.csv").exists()
         return tested and not (has_epochs and self.epochs_done() < self.settings.num_epoch)
 

@@ -20,16 +20,17 @@ has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 import argparse
 import contextlib
 import glob
+import itertools
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from multiprocessing import parent_process
+from multiprocessing import active_children, parent_process
 from pathlib import Path
 
 if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
@@ -49,11 +50,17 @@ from toy.files import write_events, write_futures
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from modules.cli.signals import STOPPING, Stopped, listener
-from modules.files import UNFINISHED, fcntl
+from modules.cli.entry import run
+from modules.cli.parser import argparse_type
+from modules.cli.signals import STOPPING, listener
+from modules.errors import UserError, shortage
+from modules.fields import Number
+from modules.files import UNFINISHED, locked_folder
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
+AHEAD = 2  # jobs per worker that are handed out
+PAUSE, END = 0.2, 10  # seconds: a signal waits so long; so long a killed worker may take to end
 RECORD = 256  # robot clips in a record folder, as in the real set
 FUTURE = 31  # frames of a take's futures: the given one and one second
 SCENE, TRAIN, VAL, TEST, FUTURES, LAMPS = range(6)  # random streams of one seed
@@ -78,13 +85,7 @@ FLAGS = {
 
 def whole_number(low, high):
     """An argparse type: a whole number in low..high."""
-
-    def parse(text):
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"must be a whole number {low}..{high}, got {text!r}")
-        return int(text)
-
-    return parse
+    return argparse_type(Number(int, low, high))
 
 
 def parse_arguments(argv=None):
@@ -319,9 +320,13 @@ def draw_robot(args, root):
 
 # ---------------------------------------------------------------- both
 def begin_worker():
-    """Only the main process handles signals; a worker ends when the main process has."""
+    """Only the main process handles signals; a worker ends when the main process has.
+
+    Its errors are told by the main process, or by its end.
+    """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    sys.stderr = open(os.devnull, "w")
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -332,14 +337,44 @@ def end_with_parent():
 
 def draw_all(draw, jobs, total, workers):
     """Run draw(job) in parallel; it returns its number of frames, `total` altogether."""
-    pool = ProcessPoolExecutor(workers, initializer=begin_worker)
+    jobs, pool = iter(jobs), ProcessPoolExecutor(workers, initializer=begin_worker)
+    before, failed = threading.excepthook, []  # without its own threads the pool waits for ever
+    threading.excepthook = lambda error: failed.append(error.exc_value)
     try:
-        numbers = pool.map(draw, jobs)
         with tqdm(total=total, unit="frame", disable=None) as bar:
-            for drawn in numbers:
-                bar.update(drawn)
+            waiting = hand_out(pool, draw, jobs, AHEAD * workers)
+            while waiting:
+                listener.check()
+                done, waiting = wait(waiting, PAUSE, FIRST_COMPLETED)
+                for error in failed:
+                    raise error
+                for result in done:
+                    bar.update(result.result())
+                waiting |= hand_out(pool, draw, jobs, len(done))
+    except BrokenProcessPool:
+        time.sleep(PAUSE)  # a signal to all of the processes has killed the worker first
+        listener.check()
+        raise UserError(
+            "a worker process was killed, nothing was written; is memory short? Try fewer --workers"
+        ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        end_workers()
+        with contextlib.suppress(RuntimeError):  # its thread was not started
+            pool.shutdown(wait=not failed, cancel_futures=True)
+        threading.excepthook = before
+
+
+def hand_out(pool, draw, jobs, number):
+    return {pool.submit(draw, job) for job in itertools.islice(jobs, number)}
+
+
+def end_workers():
+    """At once: one that waits for a killed one's lock would wait for ever."""
+    workers = active_children()
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(END)
 
 
 def write_safely(args):
@@ -349,40 +384,21 @@ def write_safely(args):
     partial = out.with_name(f"{out.name}{UNFINISHED}-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        with owned(partial):
+        with locked_folder(partial):
             contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
+            listener.check()
             partial.rename(out)
+            listener.asked = None  # too late: all is written
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return contents
-
-
-@contextlib.contextmanager
-def owned(folder):
-    """Hold the folder's lock, which is free once its process has ended: -> whether it was."""
-    if not fcntl:
-        yield False
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield take(handle)
-    finally:
-        os.close(handle)
-
-
-def take(handle):
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another has it, or the file system has no locks
-        return False
-    return True
 
 
 def remove_unfinished(out):
     """Remove what killed processes left of the same OUT."""
     for left in out.parent.glob(f"{glob.escape(out.name)}{UNFINISHED}-*"):
         if left.name.rpartition("-")[2].isdecimal() and left.is_dir():
-            with owned(left) as free:
+            with locked_folder(left) as free:
                 if free:
                     shutil.rmtree(left, ignore_errors=True)
 
@@ -390,25 +406,18 @@ def remove_unfinished(out):
 def main():
     args, start = parse_arguments(), time.perf_counter()
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
-        sys.exit(fail(2, f"{args.out} exists and is not an empty folder"))
+        print(f"error: {args.out} exists and is not an empty folder", file=sys.stderr)
+        sys.exit(2)
     try:
-        with listener:
+        with listener.patiently(all_wait=True):  # no signal interrupts the pool, or its end
             contents = write_safely(args)
-    except BrokenProcessPool:
-        sys.exit(fail(1, "a worker process was killed, nothing was written; is memory short?"))
     except OSError as error:
-        sys.exit(fail(1, f"cannot write {args.out}: {error}"))
-    except Stopped as stop:
-        sys.exit(fail(128 + stop.number, "interrupted, nothing was written"))
+        if shortage(error):
+            raise
+        raise UserError(f"cannot write {args.out}: {error}") from None
     more = f" and {args.futures} futures of each test clip" if args.futures else ""
     print(f"{contents}{more} written to {args.out} in {time.perf_counter() - start:.0f} s")
 
 
-def fail(code, message):
-    """Print the error in one line; return the exit code."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    return code
-
-
 if __name__ == "__main__":
-    main()
+    run(main, "reduce --workers or --height")

@@ -1,8 +1,12 @@
 """The cache of decoded pictures: it is what decoding anew would give, or it is made again."""
 
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import time
 
 import numpy as np
@@ -357,6 +361,40 @@ def test_a_cache_that_is_truncated_while_training_is_an_error_and_no_signal(
     else:
         assert done.code == 0, done.err
     fault("an image cache truncated while training", "exit code 1, or trained from memory")
+
+
+def test_a_run_that_waits_for_a_killed_one_goes_on(dataset, capsys, fault):
+    """Its lock is free as soon as that process has ended."""
+    place = dataset / ".cache"
+    place.mkdir()
+    (place / "train-frames_12x16_lock").touch()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys, time; file = open(sys.argv[1]);"
+         "fcntl.flock(file, fcntl.LOCK_EX); print(); sys.stdout.flush(); time.sleep(99)",
+         place / "train-frames_12x16_lock"], stdout=subprocess.PIPE,
+    )  # fmt: skip
+    holder.stdout.readline()
+    killer = threading.Timer(0.3, holder.kill)
+    killer.start()
+    open_dance(dataset)
+    assert not killer.is_alive() and holder.wait() == -9
+    assert capsys.readouterr().out.count("another run is decoding train-frames") == 1
+    fault("a run killed while another waits for its decoding", "the other decodes")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [OSError("out of memory error when reading image file"), OSError(errno.EMFILE, "Too many")],
+)
+def test_memory_or_handles_that_are_short_leave_out_no_picture(dataset, monkeypatch, skip, error):
+    def short(*_):
+        raise error
+
+    monkeypatch.setattr(cache, "resize", short)
+    with pytest.raises((MemoryError, OSError)):
+        open_dance(dataset, skip_bad=skip)
+    assert not [*dataset.rglob("*.npy")]
 
 
 # ---------------------------------------------------------------- what a run knows of its data

@@ -56,7 +56,7 @@ def test_the_lab_is_the_checkpoints(make_test):
     files = {f"{name}{i}" for i in range(2) for name in ("pred_seq", "strip")}
     files = {f"{name}.gif" if "seq" in name else f"{name}.png" for name in files}
     found = {p.name for p in done.folder.iterdir()}
-    files |= {"test_clip0.json", "test_clip1.json"}
+    files |= {"test.json", "test_clip0.json", "test_clip1.json"}
     files |= {f"{name}.png" for name in ("kl_per_dimension", "kl_over_time", "traversal")}
     assert found == files | {"scores.json", "psnr_per_frame.png", "report.html", "console.txt"}
     assert all(is_picture(p) for p in done.folder.glob("*.png"))

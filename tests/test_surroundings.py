@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from multiprocessing import active_children
 
 import pytest
 from helpers import ROOT, SHORT, files_below
+
+sys.path.insert(0, str(ROOT / "scripts"))
 
 from modules.cli.signals import STOPPING, Listener
 from modules.cli.start import Steady
@@ -157,7 +161,8 @@ def draw_slowly(tmp_path):
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
             "import os, signal, make_toy_data as toy\n"
-            f"mode, sys.argv = {mode!r}, ['toy', 'out', '--height', '32', '--workers', '2']\n"
+            f"mode, sys.argv = {mode!r}, 'toy out --height 32 --workers 2'.split()\n"
+            "sys.argv += ['--train_frames', '90']\n"
             "toy.CLIP, main = 8, os.getpid()\n"
             "draw = toy.draw_chunk\n"
             "def draw_chunk(chunk):\n"
@@ -166,7 +171,7 @@ def draw_slowly(tmp_path):
             "    if first and mode: os.kill(main, getattr(signal, mode))\n"
             "    return draw(chunk)\n"
             "toy.draw_chunk = draw_chunk\n"
-            "toy.main()\n"
+            "toy.run(toy.main)\n"
         )
         words = [sys.executable, "-c", code]
         more = {"cwd": tmp_path, "preexec_fn": hear_interrupts, "timeout": 100}
@@ -195,3 +200,57 @@ def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path,
         assert names_in(tmp_path) == ["out.partial-mine"]
         assert len(done.stderr.strip().splitlines()) == 1
         fault("`make_toy_data.py` stopped, or a worker of it killed", "nothing left behind")
+
+
+STORM = """
+import os, random, signal, sys, threading, time
+import make_toy_data as toy
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a script of its own does
+toy.CLIP, rng = 8, random.Random(int(sys.argv[1]))
+def storm():
+    time.sleep(rng.uniform(0, 0.4))
+    for _ in range(40):
+        children = [*toy.active_children()]
+        victims = [(os.getpid(), signal.SIGINT), (os.getpid(), signal.SIGTERM)]
+        victims += [(child.pid, signal.SIGKILL) for child in children[:1]]
+        try:
+            os.kill(*rng.choice(victims))
+        except ProcessLookupError:
+            pass
+        time.sleep(rng.uniform(0, 0.02))
+threading.Thread(target=storm, daemon=True).start()
+sys.argv = ["toy", "out", "--height", "32", "--workers", "2", "--train_frames", "600"]
+toy.run(toy.main)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm_of_signals_ends_the_synthetic_data_and_hangs_nothing(tmp_path, seed, fault):
+    env = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
+    more = {"cwd": tmp_path, "preexec_fn": hear_interrupts, "timeout": 60, "env": env}
+    words = [sys.executable, "-c", STORM, str(seed)]
+    done = subprocess.run(words, capture_output=True, text=True, **more)
+    assert done.returncode in (0, 1, 130, 143, -2, -15), done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 1, done.stderr
+    assert names_in(tmp_path) in ([], ["out"]) or done.returncode < 0
+    fault("storms of SIGINT, SIGTERM, and SIGKILL of workers, on `make_toy_data.py`", "ended")
+
+
+@pytest.mark.parametrize("possible", [0, 1])
+def test_threads_that_cannot_be_started_end_the_synthetic_data(monkeypatch, possible, fault):
+    """Those of the pool of workers: it would wait for ever."""
+    import make_toy_data
+
+    start, started = threading.Thread.start, []
+
+    def start_some(thread):
+        if len(started) == possible:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        make_toy_data.draw_all(abs, [1, 2], 3, 1)
+    assert not active_children()
+    fault("no thread for the workers of `make_toy_data.py`", "one line")

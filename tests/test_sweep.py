@@ -14,6 +14,8 @@ import pytest
 from helpers import ROOT, SHORT, load
 
 from modules.errors import UserError
+from modules.report.reading import write_test
+from modules.runs.folder import trained
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import jobs
@@ -260,6 +262,14 @@ def test_a_run_that_was_tested_before_its_end_or_before_its_last_weights_goes_on
     assert [command[0] for command in longer] == ["Trainer.py", "Tester.py"]
     assert longer[1][-2:] == ["--device", "cpu"]
     os.utime(job().folder / "last.ckpt", (2**32, 2**32))
+    assert [command[0] for command in job().commands()] == ["Trainer.py", "Tester.py"]
+    place = job().folder / "place"
+    place.mkdir()
+    (place / "scores.json").touch()
+    write_test(job().folder, place, {"trained": trained(job().folder)})
+    assert job().commands() == []
+    with open(job().folder / "metrics.csv", "a") as file:
+        file.write("1\n")
     assert [command[0] for command in job().commands()] == ["Trainer.py", "Tester.py"]
 
 

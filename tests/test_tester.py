@@ -424,7 +424,7 @@ def test_a_file_damaged_after_writing_is_noticed_without_no_sanity(
 
     def damage(self, clips):
         write(self, clips)
-        path = self.folder / "submission.csv"
+        path = self.place / "submission.csv"
         path.write_bytes(path.read_bytes()[:-3] + b"9\n")
 
     monkeypatch.setattr(Tester.Tester, "write_submission", damage)

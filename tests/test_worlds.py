@@ -139,7 +139,8 @@ def test_worker_processes_draw_the_same(make, monkeypatch, tmp_path):
         ("--lab robot --world lamps", "--world lamps belongs to --lab pose"),
         ("--futures 3", "not to --world dancer"),
         ("--lab robot --futures 3", "not to --world arm"),
-        ("--world lamps --futures 0", "must be a whole number 1"),
+        ("--world lamps --futures 0", "must be at least 1 and at most 1000"),
+        (f"--seed {'9' * 5000}", "must be an integer"),
         ("--world moon", "invalid choice"),
     ],
 )

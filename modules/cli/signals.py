@@ -22,36 +22,41 @@ class Listener:
     """Turns signals into Stopped: at once, or while `patient` when check() is called."""
 
     def __init__(self):
-        self.patient, self.asked = False, None
+        self.patient, self.all_wait, self.asked = False, False, None
 
     def __enter__(self) -> "Listener":
-        self.patient, self.asked = False, None
+        self.patient = self.all_wait = True  # until all of them are heard
+        self.asked, self.before = None, {}
         if threading.current_thread() is threading.main_thread():
-            heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
-            self.before = {number: signal.signal(number, self.hear) for number in heard}
-        else:
-            self.before = {}
+            for number in STOPPING:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                    self.before[number] = signal.signal(number, self.hear)
+        self.patient = self.all_wait = False
+        if number := self.asked:
+            self.__exit__()
+            raise Stopped(number)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.patient, self.asked = False, None
+        self.patient = self.all_wait = True  # a signal that comes now must not stop this
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        self.patient, self.all_wait, self.asked = False, False, None
 
     def hear(self, number: int, _: object) -> None:
-        at_once = not self.patient or self.asked  # a second signal does not wait
+        at_once = not self.patient or (self.asked and not self.all_wait)
         self.asked = number
         if at_once:
             raise Stopped(number)
 
     @contextlib.contextmanager
-    def patiently(self) -> Iterator[None]:
-        """Within, the first signal waits for check()."""
-        self.patient = True
+    def patiently(self, all_wait: bool = False) -> Iterator[None]:
+        """Within, the first signal waits for check(); a second one only if `all_wait`."""
+        self.patient, self.all_wait = True, all_wait
         try:
             yield
         finally:
-            self.patient = False
+            self.patient = self.all_wait = False
         self.check()
 
     def check(self) -> None:

@@ -5,18 +5,23 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
+from types import TracebackType
 from typing import Any, TextIO
 
-from ..text import without_escapes
+from ..errors import shortage
+from ..text import one_line, without_escapes
 
-GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe has ended, the terminal was closed
+# The reader of a pipe has ended, the terminal was closed, the disk of a log is full.
+GONE = (errno.EPIPE, errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def start() -> None:
     """Call it before torch is imported, in a process that is the script's own."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C within an import: no traceback
+    sys.excepthook = explain_shortage
     os.environ["MPLBACKEND"] = "Agg"  # a notebook sets one that need not be installed here
     if not (sys.warnoptions or debugged()):
         warnings.simplefilter("ignore")  # of libraries
@@ -26,6 +31,39 @@ def start() -> None:
     open_closed_streams()
     sys.stdout = Steady(sys.stdout, escapes=False)
     sys.stderr = Steady(sys.stderr, escapes=True)  # progress bars move the cursor
+    try_threads()
+
+
+def explain_shortage(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A line instead of a traceback where an import gets no memory or no thread."""
+    message = None if debugged() else shortage(error, "end other programs, or raise ulimit -v")
+    if message:
+        print(f"error: {one_line(message)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def try_threads() -> None:
+    """Start as many threads as the libraries will: these end the process if they get none."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    number = int(wanted) if wanted.isdecimal() and len(wanted) < 4 else processors()
+    end, started = threading.Event(), []
+    try:
+        for _ in range(number):
+            thread = threading.Thread(target=end.wait)
+            thread.start()
+            started.append(thread)
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+
+
+def processors() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def debugged() -> bool:

@@ -26,12 +26,20 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import UNFINISHED, fcntl, temporary_path, write_atomically
+from ..errors import UserError, is_short_of_memory
+from ..files import (
+    UNFINISHED,
+    fcntl,
+    refuse_unless_plain,
+    take_lock,
+    temporary_path,
+    write_atomically,
+)
 
 CACHE_VERSION = 2  # 1 knew files by size and mtime, and read 16-bit greyscale as white
 CHUNK = 2**22
 CLOCK = 2 * 10**9  # ns; a file changed so shortly before it was hashed may have changed again
+TOO_MANY_OPEN = errno.EMFILE, errno.ENFILE
 UNREADABLE = (
     UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
 )  # fmt: skip
@@ -40,13 +48,17 @@ UNREADABLE = (
 def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
     """An image file -> uint8 (H, W, 3), resized."""
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
-            raise OSError("it is not a file")
+        refuse_unless_plain(path)
         with Image.open(path) as image:
             return resize(image, size)
     except UNREADABLE as error:
+        if is_short_of_memory(error):  # the image may be whole
+            raise MemoryError(str(error)) from None
+        if getattr(error, "errno", None) in TOO_MANY_OPEN:
+            raise
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path} cannot be read as an image ({error}); replace it, or leave its clip out "
+            f"{path} cannot be read as an image ({reason}); replace it, or leave its clip out "
             "with Trainer.py --skip_bad_frames"
         ) from None
 
@@ -92,15 +104,12 @@ def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """One process at a time. This saves work; safety comes from the rename at the end."""
+    refuse_unless_plain(path)
     with open(path, "w") as file:
-        if fcntl:  # without it two runs may both decode; the second replaces the first's cache
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another run is decoding {what} into {path.parent}: waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks
-                pass
+        # without locks two runs may both decode; the second replaces the first's cache
+        if take_lock(file.fileno()) is False:
+            print(f"another run is decoding {what} into {path.parent}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)  # free as soon as that process has ended
         yield
 
 
@@ -172,6 +181,8 @@ def cached(
                     cache.build(fill)
         return np.load(cache.target, mmap_mode="c")  # "c": torch warns about read-only arrays
     except OSError as error:
+        if is_short_of_memory(error) or error.errno in TOO_MANY_OPEN:
+            raise
         raise UserError(
             f"cannot write the image cache to {cache_dir} ({error.strerror or error}); "
             "name another folder with --cache_dir"
@@ -233,6 +244,7 @@ class Cache:
     def is_whole(self, manifest: dict[str, Any]) -> bool:
         """Whether the array is as it was written: checksum, size and kind."""
         try:
+            refuse_unless_plain(self.target)
             if checksum(self.target) != manifest["checksum"]:
                 return False
             array = np.load(self.target, mmap_mode="r")
@@ -346,6 +358,7 @@ def checksum(path: Path) -> str:
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest, or None if it is not as it was written."""
     try:
+        refuse_unless_plain(path)
         sealed = json.loads(path.read_bytes())
         text = json.dumps(sealed["manifest"], sort_keys=True)
         seal = hashlib.sha256(text.encode()).hexdigest()

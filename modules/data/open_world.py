@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, is_short_of_memory
 from .cache import resize
 from .folders import levels
 
@@ -24,6 +24,8 @@ def find_file(root: str | Path, name: str) -> Path | None:
         found = [folder / name for folder in folders if (folder / name).exists()]
         if len(found) > 1:
             raise UserError(f"--DR {root} contains {found[0]} and {found[1]}; name one data set")
+        if found and not found[0].is_file():
+            raise UserError(f"{found[0]} is not a file")
         if found:
             return found[0]
     return None
@@ -85,6 +87,8 @@ def load_frames(path: Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             frames = archive["frames"]
     except Exception as error:  # a damaged file can make numpy raise anything
+        if is_short_of_memory(error):
+            raise
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as an npz with the array frames ({text})") from None
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:

@@ -19,7 +19,7 @@ from ..config import BASELINES, BEFORE, MAY_CHANGE, OBJECTIVES, TRAINING
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from . import charts, clips, tables
-from .reading import Run, read_json, read_run, tested_since
+from .reading import Run, read_json, read_run
 
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
@@ -281,33 +281,35 @@ def command(run: Run) -> str:
     return " ".join(["python Trainer.py", *(flag(*setting) for setting in typed.items())])
 
 
-def write_run_page(folder: Path, status: str = "") -> None:
+def write_run_page(folder: Path, status: str = "", place: Path | None = None) -> None:
     """report.html: what Trainer and Tester wrote into the folder.
 
-    `status` is what a run that is not finished is doing.
+    `status` is what a run that is not finished is doing. The page is written into `place`, by
+    default the same folder.
     """
     run = read_run(folder)
     if not status:
         status = "" if run.finished else f"unfinished: {run.progress} epochs"
     page = Page(f"Run {folder.name}", status)
-    add_rollouts(page, folder)
-    page.add("Scores", table([row_of([run])[1:]], HEAD[1:]), test_scores(run))
+    add_rollouts(page, run)
+    row = table([row_of([run])[1:]], HEAD[1:])
+    page.add("Scores", row, test_scores(run), note(run.note))
     again = command(run)
     page.add("Command", f"<pre class=command><code>{html.escape(again)}</code></pre>" * bool(again))
     add_curves(page, run)
     page.add("Predicted distribution", distribution_table(folder))
-    shown = [folder / name for name in SHOWN if (folder / name).exists()]
-    shown += [folder / name for name in SHOWN_OF_TEST if tested_since(folder / name)]
+    shown = [folder / name for name in SHOWN if (folder / name).is_file()]
+    shown += [folder / name for name in SHOWN_OF_TEST if name in run.tested]
     page.add("Figures", pictures(map(picture, shown)))
-    page.write(folder / "report.html")
+    page.write((place or folder) / "report.html")
 
 
-def add_rollouts(page: Page, folder: Path) -> None:
-    names = [name for name in PLAYED if (folder / name).exists()]
-    names += [name for name in PLAYED_OF_TEST if tested_since(folder / name)]
+def add_rollouts(page: Page, run: Run) -> None:
+    names = [name for name in PLAYED if (run.folder / name).is_file()]
+    names += [name for name in PLAYED_OF_TEST if name in run.tested]
     left = 0
     for name in names:
-        clip = clips.read(folder / name)
+        clip = clips.read(run.folder / name)
         if page.room_for(clip["tracks"].values()):
             add_clip(page, {clip["title"]: clip})
         else:

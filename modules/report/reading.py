@@ -3,11 +3,15 @@
 import csv
 import json
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_json
+from ..runs.folder import TEST, TESTED, files_of_run, is_one_of, trained
 
 LARGEST = 1e15  # of a score
 
@@ -22,6 +26,8 @@ class Run:
     frames: list  # rows of val_frames.csv
     scores: dict  # Tester's means over the clips, if it has run since
     clips: list  # Tester's scores of every clip
+    tested: set[str]  # the files of one test of the run's last weights
+    note: str = ""  # why there are none of a test that was done
 
     @property
     def finished(self) -> bool:
@@ -38,10 +44,10 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     epochs, frames = read_csv(folder / "metrics.csv"), read_csv(folder / "val_frames.csv")
-    scores = folder / "scores.json"
-    scores = read_json(scores) if tested_since(scores) else {}
-    settings = read_json(folder / "args.json")
-    run = Run(folder, settings, epochs, frames, scores.get("mean", {}), scores.get("clips", []))
+    tested, note = files_of_test(folder)
+    scores = read_json(folder / "scores.json") if "scores.json" in tested else {}
+    settings, of_clips = read_json(folder / "args.json"), scores.get("clips", [])
+    run = Run(folder, settings, epochs, frames, scores.get("mean", {}), of_clips, tested, note)
     check(run)
     return run
 
@@ -68,16 +74,70 @@ def is_score(value: Any) -> bool:
     return value is None or isinstance(value, (dict, list))
 
 
-def tested_since(path: Path) -> bool:
-    """Whether Tester wrote the file after the run's last weights."""
+# ---------------------------------------------------------------- the files of one test
+
+
+def write_test(folder: Path, place: Path, about: Mapping[str, Any]) -> None:
+    """Move the files of a test into the folder, where they replace those of the test before.
+
+    test.json lists them. As long as they are moved it says that they are not complete.
+    """
+    new = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()}
+    old = listed(read_test(folder))
+    write_json(folder / TEST, {**about, "complete": False, "files": sorted(old | new)})
+    for name in sorted(old | new):
+        try:
+            if name in new:
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(place / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder / name} cannot be replaced: {error.strerror}") from None
+    write_json(folder / TEST, {**about, "complete": True, "files": sorted(new)})
+
+
+def read_test(folder: Path) -> dict:
+    """test.json; nothing, if it is damaged."""
+    try:
+        return read_json(folder / TEST)
+    except UserError:
+        return {}
+
+
+def listed(test: Mapping[str, Any]) -> set[str]:
+    """The files that test.json lists, of those that Tester writes."""
+    files = test.get("files")
+    names = files if isinstance(files, list) else []
+    return {name for name in names if isinstance(name, str) and is_one_of(name, TESTED)} - {TEST}
+
+
+def files_of_test(folder: Path) -> tuple[set[str], str]:
+    """-> the files of one test of the last weights; why there are none of a test that was done."""
+    if not (folder / TEST).exists():  # none, or one of version 0.2.0
+        found = [p for p in files_of_run(folder, TESTED) if p.is_file() and is_newer(p)]
+        return {p.relative_to(folder).as_posix() for p in found}, ""
+    test = read_test(folder)
+    if test.get("complete") is not True:
+        return set(), "A test was stopped while it moved its files; run Tester.py again."
+    if test.get("trained") != trained(folder):
+        return set(), "The run was trained on after its test; run Tester.py again."
+    return {name for name in listed(test) if (folder / name).is_file()}, ""
+
+
+def is_newer(path: Path) -> bool:
+    """Whether the file was written after the run's last weights."""
     last = path.parent / "last.ckpt"
-    return path.exists() and (not last.exists() or path.stat().st_mtime >= last.stat().st_mtime)
+    return not last.exists() or path.stat().st_mtime >= last.stat().st_mtime
+
+
+# ---------------------------------------------------------------- files
 
 
 def read_json(path: Path) -> dict:
     """-> the contents of the file; nothing, if there is none."""
     try:
-        values = loads(path.read_text("utf-8-sig")) if path.exists() else {}
+        values = loads(path.read_text("utf-8-sig")) if path.is_file() else {}
     except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict):
@@ -92,7 +152,7 @@ def loads(text: str) -> Any:
 
 def read_csv(path: Path) -> list[dict]:
     """-> a dict of numbers a row, None where there is none or it is not finite; [] for no file."""
-    if not path.exists():
+    if not path.is_file():
         return []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

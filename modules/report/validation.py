@@ -64,10 +64,10 @@ def report_distribution(
     clips: Sequence[torch.Tensor],
     settings: Training,
     posterior: bool,
+    events: dict[int, list[int]],
     progress: Callable,
 ) -> None:
     """What z contains, how likely frames are, and sampled futures of clips: frames, conditions."""
-    events = lab.val_events()
     latents = Latents(model, *clips, lab.given, posterior=posterior)
     futures = Futures(lab, clips[0].cpu(), {})
     samples = range(SAMPLES if settings.latent else 1)

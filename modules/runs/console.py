@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from ..cli.signals import Stopped
 from ..errors import UserError
+from ..files import refuse_unless_plain
 from .folder import CONSOLE
 
 
@@ -33,7 +34,12 @@ class Console:
 
     def keep(self, folder: Path) -> None:
         """Go on in this folder's console.txt."""
-        self.file: TextIO = open(folder / CONSOLE, "a", 1, "utf-8", "backslashreplace")
+        path = folder / CONSOLE
+        try:
+            refuse_unless_plain(path)
+            self.file: TextIO = open(path, "a", 1, "utf-8", "backslashreplace")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
         self.file.write("".join(self.early))
 
     def write(self, text: str) -> int:

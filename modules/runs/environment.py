@@ -12,6 +12,8 @@ import torch
 
 from ..config import Training
 from ..files import write_json
+from .console import Console
+from .folder import move_aside
 
 
 def environment() -> dict[str, str]:
@@ -38,7 +40,9 @@ def write_settings(folder: Path, settings: Training) -> None:
 def other_threads(folder: Path) -> str:
     """A note for a run that is resumed on another number of threads; empty where it is not."""
     args = folder / "args.json"
-    before = re.search(r'(\d+) threads"', args.read_text(errors="replace") if args.exists() else "")
+    before = re.search(
+        r'(\d+) threads"', args.read_text(errors="replace") if args.is_file() else ""
+    )
     now = str(torch.get_num_threads())
     if not before or before[1] == now:
         return ""
@@ -46,6 +50,16 @@ def other_threads(folder: Path) -> str:
         f"note: the run had {before[1]} threads, it has {now} now: its results are not "
         f"bit-identical to those of an uninterrupted run; OMP_NUM_THREADS={before[1]} keeps them"
     )
+
+
+def take_over(folder: Path, settings: Training, console: Console, resumed: bool) -> None:
+    """Make the folder that of this run."""
+    if not resumed and (aside := move_aside(folder)):
+        print(f"the previous run in {folder} is now in {aside}")
+    console.keep(folder)
+    if resumed and (note := other_threads(folder)):
+        print(note)
+    write_settings(folder, settings)
 
 
 def code() -> str:

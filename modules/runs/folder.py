@@ -1,19 +1,20 @@
 """The run folder: one training process at a time, and what a run writes into it."""
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
-from ..files import UNFINISHED, fcntl
+from ..files import UNFINISHED, locked_folder
 
-PICTURES = ["plots", "visualization"]
 FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
 LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
-CONSOLE = "console.txt"
+CONSOLE, TEST = "console.txt", "test.json"
 VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test_futures.json"
 
 # Everything that a run writes, by its path in the run folder; # is a number, * any text. No other
@@ -29,7 +30,7 @@ WRITTEN += ["events.out.tfevents.*", "wandb/*run*", "wandb/debug*.log"]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png", "strip#.png"]
 TESTED += ["pred_seq#.gif", "pred_seq#.mp4"]
 TESTED += [f"seq#/{name}.gif" for name in ("pose", "pred_seq", "ground_truth")]
-TESTED += [*FUTURES, *LATENTS, "test_clip#.json", TEST_FUTURES]
+TESTED += [*FUTURES, *LATENTS, "test_clip#.json", TEST_FUTURES, TEST]
 
 
 def is_one_of(name: str, patterns: Iterable[str]) -> bool:
@@ -64,6 +65,8 @@ def clip_file(i: int) -> str:
 def run_folder(path: str | Path, flag: str = "--save_root") -> Path:
     """Create the folder of a run or a page; an error says why it cannot be written to."""
     folder = Path(path)
+    if not os.fspath(path):
+        raise UserError(f"{flag} is empty")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -74,40 +77,56 @@ def run_folder(path: str | Path, flag: str = "--save_root") -> Path:
     return folder
 
 
+def trained(folder: Path) -> str:
+    """What a run has done: a hash of its metrics.csv; a text without contents for no run."""
+    path = folder / "metrics.csv"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 @contextlib.contextmanager
 def occupied(folder: Path) -> Iterator[None]:
     """Keep other runs out of the folder, and delete unfinished files of killed ones."""
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl:
-            lock(handle, folder)
-        for left in unfinished(folder):
-            left.unlink(missing_ok=True)
+    with locked_folder(folder) as free:
+        refuse_unless(free, "run is training in", folder)
+        remove_unfinished(folder, WRITTEN)
         yield
-    finally:
-        if fcntl:
-            os.close(handle)
 
 
-def unfinished(folder: Path) -> Iterator[Path]:
-    """Temporary files of a run in this folder: not of runs in folders below, nor of a Tester."""
-    for place in ("", *PICTURES):
-        for path in (folder / place).glob(f".*{UNFINISHED}"):
-            match = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{16}}{re.escape(UNFINISHED)}", path.name)
-            if match and is_one_of((Path(place) / match[1]).as_posix(), WRITTEN):
-                yield path
+@contextlib.contextmanager
+def folder_for_test(folder: Path) -> Iterator[Path]:
+    """A folder within this one for the files of a test; what a killed test left is removed."""
+    place = folder / f".test{UNFINISHED}"
+    if place.is_symlink():  # what it points to is not ours
+        place.unlink()
+    run_folder(place)
+    with locked_folder(place) as free:
+        refuse_unless(free, "test is writing into", folder)
+        remove_unfinished(folder, TESTED)
+        try:
+            for left in place.iterdir():
+                is_folder = left.is_dir() and not left.is_symlink()
+                shutil.rmtree(left) if is_folder else left.unlink()
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def refuse_unless(free: bool | None, what: str, folder: Path) -> None:
+    if free is False:
         raise UserError(
-            f"another run is training in --save_root {folder}; wait until it ends, stop it, or "
-            "use another folder"
-        ) from None
-    except OSError:  # a file system without locks
-        return
+            f"another {what} --save_root {folder}; wait until it ends, stop it, or use another "
+            "folder"
+        )
+
+
+def remove_unfinished(folder: Path, patterns: Iterable[str]) -> None:
+    """Remove the temporary files of these patterns: not those of runs in folders below."""
+    for place in {PurePosixPath(x).parent for x in patterns}:
+        for path in folder.glob(str(place / f".*{UNFINISHED}").replace("#", "[0-9]*")):
+            match = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{16}}{re.escape(UNFINISHED)}", path.name)
+            name = path.relative_to(folder).parent / match[1] if match else Path()
+            if is_one_of(name.as_posix(), patterns):
+                path.unlink(missing_ok=True)
 
 
 def move_aside(folder: Path) -> Path | None:
