@@ -271,8 +271,11 @@ def unused(settings: Any, typed: set[str]) -> list[str]:
 
 
 def main() -> None:
-    settings, typed = parse("Tester", lab=ckpt.lab_of_file(peek("ckpt_path")))
-    checkpoint = ckpt.load(settings.ckpt_path)
+    path = peek("ckpt_path")
+    checkpoint = ckpt.load_if_readable(path)  # its lab decides which flags there are
+    settings, typed = parse("Tester", lab=checkpoint and ckpt.lab_of(checkpoint))
+    if not checkpoint or path != settings.ckpt_path:
+        checkpoint = ckpt.load(settings.ckpt_path)
     if names := unused(settings, typed):
         print("note: these training flags have no effect at test:", *(f"--{n}" for n in names))
     with Console() as console, torch.inference_mode():

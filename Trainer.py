@@ -565,9 +565,10 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
     device = choose_device(settings)
     run_folder(settings.save_root)
     settings = with_precision(settings, device)
-    settings = adopt_settings(settings, typed, ckpt.load(settings.ckpt_path))
+    checkpoint = ckpt.load(settings.ckpt_path)
+    settings = adopt_settings(settings, typed, checkpoint)
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
-    trainer.start_from(settings.ckpt_path)
+    trainer.start_from(settings.ckpt_path, checkpoint)
     trainer.report_validation()
 
 

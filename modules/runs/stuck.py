@@ -37,8 +37,7 @@ class StopsWhenStuck:
 
     def newest_that_trains(self) -> Path | None:
         """The newest checkpoint here whose loss and gradient are finite on a validation clip."""
-        for *_, path in sorted(ckpt.readable(files_of_run(self.folder, CHECKPOINTS)), reverse=True):
-            state = ckpt.load(path)
+        for path, state in ckpt.readable(files_of_run(self.folder, CHECKPOINTS)):
             load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
             if self.trains():
                 return path
