@@ -68,6 +68,7 @@ class Tester:
         source = "this package" if ckpt.is_ours(checkpoint) else "published code"
         print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
+        self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")
 
@@ -102,6 +103,10 @@ class Tester:
             noise = noise_source(source, self.settings.seed, numbers, sample)
             out = roll_out(model or self.model, given, conditions, noise, progress)
             predictions += [x[: len(self.conditions[i])] for i, x in zip(numbers, out)]
+        for i, pred in enumerate(predictions):
+            finite = pred.flatten(1).isfinite().all(1)
+            if not finite.all():
+                self.diverged.setdefault(i, int(finite.int().argmin()))
         return predictions
 
     # ------------------------------------------------------------ what is written
@@ -242,6 +247,13 @@ class Tester:
             if not self.settings.no_sanity:
                 self.check_submission(clips)
         self.write_scores(predictions)
+        if self.diverged:
+            i, first = min(self.diverged.items())
+            print(
+                f"warning: the predictions of {len(self.diverged)} of {len(predictions)} clips are "
+                f"not finite, in clip {i} from frame {first} on: the rollout diverges; such values are "
+                "drawn black or white, and scores of these clips are null"
+            )
         plots = self.settings.plots
         written = ["pred_seq*.gif"] + ["pred_seq*.mp4"] * self.settings.mp4
         written += ["strip*.png"] * plots

@@ -129,6 +129,8 @@ def read_record(file: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytearray:
 def read_legacy(file: File) -> tuple[Any, Callable[[Storage], bytearray]]:
     """The format before torch 1.6: five pickles, then the storages in the order of the fifth."""
     file.seek(0)
+    if file.peek(1)[:1] != pickle.PROTO:
+        raise ValueError("it is neither a zip file nor a pickle")
     if Unpickler(file).load() != LEGACY_MAGIC:
         raise ValueError("its first number is another one")
     _, info = Unpickler(file).load(), Unpickler(file).load()
@@ -198,7 +200,7 @@ def operation(code: int) -> Callable[[Unpickler], None]:
     def run(self: Unpickler) -> None:
         self.left -= 1
         if not known or self.left < 0 or len(self.metastack) > MOST_MARKS:
-            raise ValueError("its pickle is none of a checkpoint, or too large")
+            raise ValueError("its pickle is not that of a checkpoint, or too large")
         getattr(self, name)()
 
     return run
