@@ -251,8 +251,8 @@ class Tester:
             i, first = min(self.diverged.items())
             print(
                 f"warning: the predictions of {len(self.diverged)} of {len(predictions)} clips are "
-                f"not finite, in clip {i} from frame {first} on: the rollout diverges; such values are "
-                "drawn black or white, and scores of these clips are null"
+                f"not finite, in clip {i} from frame {first} on: the rollout diverges; it is drawn "
+                "black or white, and its scores are null"
             )
         plots = self.settings.plots
         written = ["pred_seq*.gif"] + ["pred_seq*.mp4"] * self.settings.mp4
