@@ -22,7 +22,9 @@ class StopsWhenStuck:
         if self.step % most:
             return
         if self.most_in_a_row >= most:
-            advice = "No checkpoint here gives a finite gradient. Start again with"
+            advice = (
+                "No checkpoint here gives a finite gradient. Start a new run: --resume never with"
+            )
             if good := self.newest_that_trains():
                 advice = (
                     f"{good} gives a finite gradient. Continue from it in another run: "
@@ -30,7 +32,7 @@ class StopsWhenStuck:
                 )
             raise UserError(
                 f"{most} consecutive steps had a non-finite loss or gradient; none of them "
-                f"changed the weights. {advice} a lower --lr or --grad_clip, or a "
+                f"changed the weights. {advice} a lower --lr, a --grad_clip of at most 1, or a "
                 "--kl_anneal_start above 0"
             )
         self.most_in_a_row.zero_()
@@ -44,12 +46,14 @@ class StopsWhenStuck:
         return None
 
     def trains(self) -> bool:
-        """Whether a training step on a validation clip has a finite loss and gradient."""
+        """Whether loss and gradient are finite on a validation clip, with true and own frames."""
         self.model.train()
         self.model.zero_grad()
         clip = (x[:1, :JUDGED] for x in self.some_of_validation())
-        clips = (torch.cat([x, x]) for x in clip)  # BatchNorm needs two
-        loss, *_ = self.losses(self.model, *clips, self.tfr > 0, prior=False)
+        clips = [torch.cat([x, x]) for x in clip]  # BatchNorm needs two
+        loss = sum(
+            self.losses(self.model, *clips, forced, prior=False)[0] for forced in (True, False)
+        )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)
         return bool(torch.isfinite(loss + norm))
