@@ -53,9 +53,8 @@ def contents(file: Reader) -> dict:
     if isinstance(content, dict) and "version" in content and "args" in content:
         version = content["version"]
         if type(version) is not int or not 1 <= version <= VERSION:
-            raise UserError(
-                f"has version {str(version)[:20]!r}, which this package does not know; update it"
-            )
+            shown = repr(version)[:20] if isinstance(version, (str, int, float)) else "of no number"
+            raise UserError(f"has a version {shown}, which this package does not know; update it")
         content = {name: content[name] for name in validate.PARTS if name in content}
         return validate.parts({name: file.plain(x, name) for name, x in content.items()})
     if isinstance(content, dict) and "frame_transformation.0.conv1.weight" in content:
