@@ -368,7 +368,7 @@ class Trainer(Resumable, StopsWhenStuck):
     def train_row(self) -> dict[str, float]:
         """The epoch's training: means over its steps, its schedules and its speed."""
         done = self.total[3]
-        loss, mse = (self.total[:2] / done.clamp_min(1)).tolist()
+        loss, mse = (self.total[:2] / done).tolist()  # not numbers if no step was finite
         kl = (self.total[2] / self.total[4].clamp_min(1)).item()
         skipped = self.steps_done - int(done)
         if skipped:
