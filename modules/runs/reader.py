@@ -24,8 +24,9 @@ from ..text import visible
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # files of torch before 1.6 are no zip files
 MAX_DEPTH, MAX_DIMS, CHUNK = 6, 8, 2**20
 LONGEST_TEXT, LARGEST_INT = 10_000, 2**63
-# All that is read besides tensors takes less than 1 GB; 100,000 epochs take less than this.
-MOST_BYTES, MOST_VALUES, MOST_MARKS, TENSOR = 2**25, 4_000_000, 100, 40  # values that one costs
+# Besides tensors a file takes less than 1 GB of memory. The index of 100,000 epochs is below this.
+MOST_BYTES, MOST_VALUES, MOST_MARKS = 2**25, 4_000_000, 100  # of an index
+TENSOR = 40  # a tensor takes as much memory as so many values
 DTYPES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
