@@ -72,6 +72,7 @@ class Tester:
         source = "this package" if ckpt.is_ours(checkpoint) else "published code"
         print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
+        self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")
 
@@ -116,7 +117,12 @@ class Tester:
             noise = noise_source(source, self.settings.seed, numbers, sample)
             out = roll_out(model, given, conditions, noise, progress)
             predictions += [x[: len(self.conditions[i])] for i, x in zip(numbers, out)]
-        return ranks.in_order(predictions)
+        predictions = ranks.in_order(predictions)
+        for i, pred in enumerate(predictions):
+            finite = pred.flatten(1).isfinite().all(1)
+            if not finite.all():
+                self.diverged.setdefault(i, int(finite.int().argmin()))
+        return predictions
 
     # ------------------------------------------------------------ what is written
 
@@ -269,6 +275,13 @@ class Tester:
             if not self.settings.no_sanity:
                 self.check_submission(clips)
         self.write_scores(predictions)
+        if self.diverged:
+            i, first = min(self.diverged.items())
+            print(
+                f"warning: the predictions of {len(self.diverged)} of {len(predictions)} clips are "
+                f"not finite, in clip {i} from frame {first} on: the rollout diverges; it is drawn "
+                "black or white, and its scores are null"
+            )
         plots = self.settings.plots
         written = ["pred_seq*.gif"] + ["pred_seq*.mp4"] * self.settings.mp4
         written += ["strip*.png"] * plots
@@ -298,11 +311,18 @@ def main() -> None:
         carry_out()
 
 
+def read_flags() -> tuple[Any, set[str], dict]:
+    """-> settings, the flags that were typed, the checkpoint."""
+    path = peek("ckpt_path")
+    checkpoint = ckpt.load_if_readable(path)  # its lab decides which flags there are
+    settings, typed = parse("Tester", lab=checkpoint and ckpt.lab_of(checkpoint))
+    if not checkpoint or path != settings.ckpt_path:
+        checkpoint = ckpt.load(settings.ckpt_path)
+    return settings, typed, checkpoint
+
+
 def carry_out() -> None:
-    settings, typed = ranks.from_first(
-        lambda: parse("Tester", lab=ckpt.lab_of_file(peek("ckpt_path")))
-    )
-    checkpoint = ranks.from_first(lambda: ckpt.load(settings.ckpt_path))
+    settings, typed, checkpoint = ranks.from_first(read_flags)
     if names := unused(settings, typed):
         print("note: these training flags have no effect at test:", *(f"--{n}" for n in names))
     with Console() as console, torch.inference_mode():

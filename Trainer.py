@@ -398,7 +398,7 @@ class Trainer(Resumable, StopsWhenStuck):
     def train_row(self) -> dict[str, float]:
         """The epoch's training: means over its steps, its schedules and its speed."""
         done = self.total[3]
-        loss, mse = (self.total[:2] / done.clamp_min(1)).tolist()
+        loss, mse = (self.total[:2] / done).tolist()  # not numbers if no step was finite
         kl = (self.total[2] / self.total[4].clamp_min(1)).item()
         skipped = self.steps_done - int(done)
         if skipped:
@@ -561,9 +561,10 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
     device = choose_device(settings)
     run_folder(settings.save_root)
     settings = with_precision(settings, device)
-    settings = adopt_settings(settings, typed, ckpt.load(settings.ckpt_path))
+    checkpoint = ckpt.load(settings.ckpt_path)
+    settings = adopt_settings(settings, typed, checkpoint)
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
-    trainer.start_from(settings.ckpt_path)
+    trainer.start_from(settings.ckpt_path, checkpoint)
     trainer.report_validation()
 
 

@@ -9,8 +9,13 @@ ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all controls but tab an
 
 
 def one_line(text: object) -> str:
-    """The text in one line, without anything that a terminal would obey: shown as \\n, \\x1b."""
-    return shorten(CONTROL.sub(escaped, str(text)))
+    """The text in one line that is not too long, for a terminal."""
+    return shorten(visible(str(text)))
+
+
+def visible(text: str) -> str:
+    """The text without anything that a terminal would obey: shown as \\n, \\x1b."""
+    return CONTROL.sub(escaped, text)
 
 
 def without_escapes(text: str) -> str:

@@ -13,17 +13,15 @@ import contextlib
 import copy
 import io
 import json
-import pickle
 import random
 import shutil
-import struct
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import torch
 from helpers import ROBOT, SHORT, make_dataset, make_robot_data
+from hostile_files import inside, raw_file, raw_pickle, some_path
 
 from modules.cli.entry import run as run_script
 from modules.errors import UserError
@@ -63,6 +61,10 @@ def dense_tensors():
     return [torch.zeros(()), torch.zeros(0), torch.ones(2), nan, torch.ones(3, dtype=torch.int64)]
 
 
+def random_bytes(count):
+    return torch.frombuffer(bytearray(random.randbytes(count)), dtype=torch.uint8)
+
+
 TENSORS = {  # how a tensor is replaced
     "expanded": lambda x: torch.ones(1).expand(x.shape),
     "huge": lambda x: torch.ones(1).expand(10**6, 10**6),
@@ -88,6 +90,9 @@ TENSORS = {  # how a tensor is replaced
     "flat": lambda x: x.reshape(-1),
     "shorter": lambda x: x.reshape(-1)[:-1],
     "more dimensions": lambda x: x[(None,) * 12],
+    "random bytes": lambda x: (
+        random_bytes(x.numel() * x.element_size()).view(x.dtype).view(x.shape)
+    ),
     "another": lambda x: random.choice(dense_tensors()),
 }
 
@@ -101,30 +106,6 @@ def replaced(tensor, way):
 
 
 # ---------------------------------------------------------------- parts of the content
-
-
-def paths_of(value, path=(), depth=5):
-    """The paths of all values in nested dicts and lists."""
-    items = value.items() if isinstance(value, dict) else ()
-    for key, part in enumerate(value) if isinstance(value, list) else items:
-        yield (*path, key)
-        if depth > 1:
-            yield from paths_of(part, (*path, key), depth - 1)
-
-
-def some_path(state, rng):
-    """Each part of a checkpoint is as likely as any other, however many values it has."""
-    part = rng.choice(sorted(state))
-    below = [path for path in paths_of(state) if path[0] == part]
-    if part == "optimizer" and rng.random() < 0.7:
-        below = [path for path in below if len(path) == 4]
-    return rng.choice(below)
-
-
-def inside(state, path):
-    for key in path[:-1]:
-        state = state[key]
-    return state
 
 
 def replace_value(state, rng):
@@ -196,181 +177,22 @@ def other_history(state, rng):
 
 
 def other_version(state, rng):
-    state["version"] = rng.choice([*NUMBERS, "2", 99, [2]])
-    return f"version {state['version']!r}"[:60]
+    state["version"] = rng.choice([*NUMBERS, "2", 99, [2], ENDLESS])
+    return "another version"
+
+
+def published(state, rng):
+    """The weights as published code saves them."""
+    weights, nets = state["state_dict"], {}
+    for name, tensor in weights.items():
+        net, _, rest = name.partition(".")
+        nets.setdefault(net, {})[rest] = tensor
+    odd = {"\x1b[31m": 1, "a\nb": [], "lr": 0.1, "last_epoch": 3}
+    return rng.choice([{"state_dict": weights} | odd, dict(weights), nets, nets | odd])
 
 
 CONTENT = [replace_value, replace_moments, replace_setting, replace_setting, replace_number,
            change_keys, other_history, other_version]  # fmt: skip
-
-
-# ---------------------------------------------------------------- the pickle and the file
-
-
-class Raw:
-    """Operations of a pickle, written as they are."""
-
-    def __init__(self, code):
-        self.code = code
-
-
-class Pickler(pickle._Pickler):
-    """In Python, to write Raw operations."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_raw(self, value):
-        self.write(value.code)
-
-    dispatch[Raw] = save_raw
-
-
-def short(text):
-    data = text.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def integer(number):
-    data = pickle.encode_long(number)
-    return b"\x8a" + bytes([len(data)]) + data
-
-
-def lying_tensor(storage=10, offset=0, size=(10,), stride=(1,), key="0", kind="FloatStorage"):
-    numbers = [b"(" + b"".join(map(integer, values)) + b"t" for values in (size, stride)]
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n((" + short("storage") + f"ctorch\n{kind}\n".encode()
-        + short(key) + short("cpu") + integer(storage) + b"tQ" + integer(offset) + numbers[0]
-        + numbers[1] + b"\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
-
-
-def bomb(call):
-    return b"c" + call.encode() + integer(4 * 10**9) + b"\x85R"
-
-
-BIG = 4 * 10**9
-OPERATIONS = {
-    "storage larger than its record": lambda: lying_tensor(BIG, 0, (BIG,)),
-    "tensor larger than its storage": lambda: lying_tensor(10, 0, (BIG,)),
-    "offset beyond the storage": lambda: lying_tensor(10, BIG),
-    "negative offset": lambda: lying_tensor(10, -(10**6)),
-    "negative stride": lambda: lying_tensor(10, 9, (10,), (-1,)),
-    "sizes that overflow": lambda: lying_tensor(10, 0, (2**62, 2**62), (1, 1)),
-    "more strides": lambda: lying_tensor(10, 0, (2,), (1, 1)),
-    "another storage": lambda: lying_tensor(10, 0, (10,), (1,), "no such"),
-    "a storage above": lambda: lying_tensor(10, 0, (10,), (1,), "../data.pkl"),
-    "another kind": lambda: lying_tensor(10, 0, (10,), (1,), "0", "ComplexDoubleStorage"),
-    "gigabytes of zeros": lambda: bomb("__builtin__\nbytearray\n"),
-    "a tensor of gigabytes": lambda: bomb("torch\nTensor\n"),
-    "a storage of gigabytes": lambda: bomb("torch\nFloatStorage\n"),
-    "code": lambda: b"cposix\nsystem\n" + short("touch hit") + b"\x85R",
-    "code by another name": lambda: b"cbuiltins\neval\n" + short("1") + b"\x85R",
-    "a large memo": lambda: b"Nr\xff\xff\xff\xfe",
-    "a deep key": lambda: b"})" + b"\x85" * 200_000 + b"Ns",
-    "a deep value": lambda: b")" + b"\x85" * 200_000,
-    "a list in itself": lambda: b"]q\x01h\x01a",
-    "a long number": lambda: b"\x8b" + struct.pack("<i", 10**5) + b"\x7f" * 10**5,
-    "a number as text": lambda: b"I" + b"9" * 10**5 + b"\n",
-    "attributes": lambda: b"ccollections\nOrderedDict\n)R}" + short("items") + b"K\x01sb",
-    "attributes of a class": lambda: b"ccollections\nOrderedDict\n}" + short("a") + b"K\x01sb",
-    "an empty stack": lambda: b"0" * 50,
-    "an unknown operation": lambda: b"\xff",
-    "no mark": lambda: b"u",
-    "stop": lambda: b".",
-}
-
-
-def write(path, state, rng, operations=None):
-    """A checkpoint file as torch writes it, with some operations in the place of a value."""
-    if operations is None:
-        torch.save(state, path)
-        return
-    target = some_path(state, rng)
-    file = io.BytesIO()
-    torch.save(state, file)
-    storages, numbers = {}, {}
-
-    class Stored(Pickler):
-        def persistent_id(self, value):
-            if isinstance(value, torch.storage.TypedStorage):
-                key = numbers.setdefault(value.data_ptr(), str(len(numbers)))
-                storages[key] = value
-                return ("storage", type_of(value), key, "cpu", value.size())
-            return None
-
-    holder = inside(state, target)
-    holder[target[-1]] = Raw(operations)
-    index = io.BytesIO()
-    Stored(index, 2).dump(state)
-    with zipfile.ZipFile(path, "w") as out:
-        out.writestr("x/data.pkl", index.getvalue())
-        for key, storage in storages.items():
-            out.writestr(
-                f"x/data/{key}",
-                torch.tensor([], dtype=torch.uint8).set_(storage.untyped()).numpy().tobytes(),
-            )
-        out.writestr("x/version", "3\n")
-
-
-def type_of(storage):
-    return getattr(torch, storage.pickle_storage_type())
-
-
-def raw_pickle(path, state, rng):
-    name = rng.choice(sorted(OPERATIONS))
-    write(path, state, rng, OPERATIONS[name]())
-    return name
-
-
-def records_of(path):
-    with zipfile.ZipFile(path) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def rewrite(path, records, how=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", how) as file:
-        for name, data in records:
-            file.writestr(name, data)
-
-
-def raw_file(path, state, rng):
-    torch.save(state, path)
-    records = list(records_of(path).items())
-    index = next(name for name, _ in records if name.endswith("data.pkl"))
-    zeros = [(name, bytes(3 * 10**8)) for name, _ in records if "/data/" in name][:9]
-    ways = {
-        "compressed": lambda: rewrite(path, records, zipfile.ZIP_DEFLATED),
-        "gigabytes, compressed": lambda: rewrite(path, records + zeros[:1], zipfile.ZIP_DEFLATED),
-        "two of a name": lambda: rewrite(path, records + records[:3]),
-        "two indices": lambda: rewrite(path, [*records, ("y/data.pkl", b"N.")]),
-        "no index": lambda: rewrite(path, [r for r in records if r[0] != index]),
-        "records that are shorter": lambda: rewrite(path, [(n, d[:-4] or d) for n, d in records]),
-        "another byte order": lambda: rewrite(
-            path, [(n, b"big" if n.endswith("byteorder") else d) for n, d in records]
-        ),
-        "legacy": lambda: torch.save(state, path, _use_new_zipfile_serialization=False),
-        "a flipped bit": lambda: flip(path, rng, 1),
-        "many flipped bits": lambda: flip(path, rng, 300),
-        "cut": lambda: path.write_bytes(path.read_bytes()[: rng.randrange(5000)]),
-        "legacy, flipped": lambda: (
-            torch.save(state, path, _use_new_zipfile_serialization=False), flip(path, rng, 3),
-        ),
-        "legacy, cut": lambda: (
-            torch.save(state, path, _use_new_zipfile_serialization=False),
-            path.write_bytes(path.read_bytes()[: -rng.randrange(1, 3000)]),
-        ),
-    }  # fmt: skip
-    way = rng.choice(sorted(ways))
-    with contextlib.suppress(UserWarning):
-        ways[way]()
-    return way
-
-
-def flip(path, rng, times):
-    data = bytearray(path.read_bytes())
-    for _ in range(times):
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
 
 
 def make(number, states, path):
@@ -378,9 +200,9 @@ def make(number, states, path):
     rng = random.Random(number)
     lab = rng.choice(sorted(states))
     state = copy.deepcopy(states[lab])
-    if rng.random() < 0.1:  # as published code saves it
-        state = {"state_dict": state["state_dict"], "lr": 0.1, "last_epoch": 3}
-        how = [replace_value]
+    state["trackers"] = {"wandb_project": {"sent": 1, "id": "a1b2"}, "tensorboard": {"sent": 0}}
+    if rng.random() < 0.1:
+        state, how = published(state, rng), [replace_value]
     else:
         how = rng.sample(CONTENT, rng.choice([1, 1, 2]))
     kind = rng.random()
@@ -389,6 +211,8 @@ def make(number, states, path):
     if kind < 0.3:
         return lab, raw_file(path, state, rng)
     done = []
+    if rng.random() < 0.03:  # the checkpoint of another lab
+        lab = next(name for name in states if name != lab)
     for change in how:
         with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
             done.append(change(state, rng))
@@ -461,7 +285,9 @@ def attempt(number, lab, path, folder):
             assert len(errors) == 1 and "Traceback" not in text, text[-800:]
             assert_one_line(errors[0], run / "last.ckpt" if number % 2 else path)
         elif not number % 2:
-            json.loads((run / "scores.json").read_text(), parse_constant=refuse_constant)
+            text_of = (run / "scores.json").read_text()
+            mean = json.loads(text_of, parse_constant=refuse_constant)["mean"]
+            assert mean["psnr"] is not None or "not finite" in text, "NaN without a word"
         else:
             state = torch.load(run / "last.ckpt", weights_only=True)
             assert all(w.isfinite().all() for w in state["state_dict"].values())

@@ -1,6 +1,7 @@
 """Steps whose loss or gradient is not finite, and settings that produced them elsewhere."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -107,10 +108,15 @@ def test_only_a_checkpoint_that_trains_is_called_good(one_trainer, fault, lab):
     trainer.step = 9
     trainer.save_last()
     trainer.most_in_a_row.fill_(1)
-    with pytest.raises(UserError, match="epoch=0.ckpt gives a finite gradient"):
+    with pytest.raises(UserError, match="epoch=0.ckpt gives a finite gradient") as error:
         trainer.stop_if_stuck()
-    (trainer.folder / "epoch=0.ckpt").unlink()
-    with pytest.raises(UserError, match="No checkpoint here gives a finite gradient"):
+    _, path, *lr = re.search(r"(--ckpt_path) (\S+) (--lr) (\S+)", str(error.value)).groups()
+    follower = one_trainer(lab, *lr)
+    follower.start_from(path)
+    frames, conditions = next(follower.clips.fetch(follower.clips.batches(0)))
+    assert follower.training_one_step(frames, conditions, True)[3] == 1  # a finite step
+    Path(path).unlink()
+    with pytest.raises(UserError, match=rf"No checkpoint here .* --resume never --lr {lr[1]}"):
         trainer.stop_if_stuck()
     fault("weights that diverged, saved in `last.ckpt`", "an older checkpoint is named, or none")
 

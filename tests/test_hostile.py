@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import json
 
 import hostile
+import hostile_files
 import pytest
 import torch
 from helpers import differences, load
@@ -12,7 +14,7 @@ from modules.config import MAY_CHANGE, SIZES, TRAINING
 from modules.errors import UserError
 from modules.models import load_model, loading
 from modules.runs import checkpoint as ckpt
-from modules.runs import validate
+from modules.runs import reader, validate
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -33,16 +35,56 @@ def test_a_few_hostile_files_of_every_kind(base, fault):
     )
 
 
-@pytest.mark.parametrize("name", hostile.OPERATIONS)
+@pytest.mark.parametrize("name", hostile_files.OPERATIONS)
 def test_a_pickle_of_hostile_operations_is_refused(tmp_path, name):
     state = {"version": 2, "args": {"lab": "pose"}, "state_dict": {"a": torch.ones(10)}}
     state |= {"history": [], "optimizer": {}}
     path = tmp_path / "x.ckpt"
     with pytest.raises(UserError) as error:
         for number in range(4):  # the place is drawn at random: the weights are read in any case
-            hostile.write(path, copy.deepcopy(state), NoDraw(number), hostile.OPERATIONS[name]())
+            hostile_files.write(
+                path, copy.deepcopy(state), NoDraw(number), hostile_files.OPERATIONS[name]()
+            )
             ckpt.load(path)
     hostile.assert_one_line(str(error.value), path)
+
+
+LITTLE = {"version": 2, "args": {"lab": "pose"}, "state_dict": {"a": torch.ones(10)}}
+REPEATED = {  # little in the file, much in memory: 1000 times
+    "lists": b"](" + b"]" * 1000 + b"e",
+    "dicts": b"](" + b"}" * 1000 + b"e",
+    "marks": b"(" * 1000,
+    "a dict": b"](}K\x01K\x01sq\xff" + b"h\xff" * 1000 + b"e",
+    "a tensor": b"](" + hostile_files.lying_tensor(key="z") + b"q\xff" + b"h\xff" * 1000 + b"e",
+    "a long text": b"X\xe8\x03\0\0" + b"a" * 1000,
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_what_would_take_much_memory_is_refused(tmp_path, monkeypatch, fault, name):
+    """With limits so small that a thousand values are beyond them."""
+    limits = {"MOST_VALUES": 500, "MOST_BYTES": 900, "LONGEST_TEXT": 900, "TENSOR": 40}
+    if name == "a tensor":  # may be named by the index, but not built so often
+        limits |= {"MOST_VALUES": 20_000, "MOST_BYTES": 20_000}
+    path = tmp_path / "x.ckpt"
+    for code, refused in ((b"N", False), (REPEATED[name], True)):
+        hostile_files.write(path, copy.deepcopy(LITTLE), NoDraw(1), code)
+        with monkeypatch.context() as patch:
+            for limit, value in limits.items():
+                patch.setattr(reader, limit, value)
+            with pytest.raises(UserError) as error:
+                ckpt.load(path)
+        assert ("nested" in str(error.value) or "large" in str(error.value)) == refused, error
+    fault("an index that is small in the file and large in memory", "refused")
+
+
+def test_a_large_file_that_is_no_checkpoint_is_not_read(tmp_path):
+    for start in (b"", b"PK\x03\x04", b"\x80\x02X\0\0\0\xff"):
+        with open(tmp_path / "x.ckpt", "wb") as file:
+            file.write(start)
+            file.truncate(2**36)  # takes no space on the disk
+        with pytest.raises(UserError, match="not a checkpoint"):
+            ckpt.load(tmp_path / "x.ckpt")
 
 
 class NoDraw:
@@ -167,6 +209,41 @@ def test_weights_that_are_not_finite_are_named_and_not_tested(call, base, tmp_pa
     flags = ["--DR", folder / "pose/data", "--save_root", tmp_path / "test", "--ckpt_path", path]
     done = call("Tester", *flags, "--device", "cpu")
     assert done.code == 1 and name in done.err and "finite" in done.err
+
+
+@pytest.mark.parametrize("lab", TRAINING)
+def test_predictions_that_are_not_finite_are_one_line_and_the_scores_are_json(
+    call, base, tmp_path, lab, fault
+):
+    folder, states = base
+    state = copy.deepcopy(states[lab])
+    for weight in state["state_dict"].values():
+        if weight.is_floating_point():
+            weight.mul_(1e30)
+    torch.save(state, tmp_path / "x.ckpt")
+    flags = ["--DR", folder / lab / "data", "--ckpt_path", tmp_path / "x.ckpt", "--device", "cpu"]
+    done = call("Tester", *flags, "--save_root", tmp_path / "test")
+    assert done.code == 0, done.err
+    assert len([line for line in done.out.splitlines() if "not finite" in line]) == 1
+    text = (tmp_path / "test/scores.json").read_text()
+    scores = json.loads(text, parse_constant=hostile.refuse_constant)
+    assert scores["mean"]["psnr"] is None
+    fault("weights whose predictions are not finite", "tested; one line, scores are null")
+
+
+def test_a_checkpoint_is_read_once_at_test_and_one_of_many_when_the_last_is_lost(
+    call, base, tmp_path, monkeypatch
+):
+    folder, states = base
+    read, validated = [], validate.parts
+    monkeypatch.setattr(validate, "parts", lambda x: read.append(0) or validated(x))
+    flags = ["--DR", folder / "pose/data", "--ckpt_path", folder / "pose/run/last.ckpt"]
+    assert call("Tester", *flags, "--save_root", tmp_path / "test", "--device", "cpu").code == 0
+    assert len(read) == 1
+    for epoch in range(5):
+        torch.save(states["pose"] | {"step": epoch}, tmp_path / f"epoch={epoch}.ckpt")
+    read.clear()
+    assert ckpt.newest(tmp_path)[0].name == "epoch=4.ckpt" and len(read) == 1
 
 
 def test_a_file_in_the_format_before_torch_1_6_is_read_the_same(base, tmp_path):

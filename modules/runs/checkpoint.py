@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, is_short_of_memory
 from ..files import write_atomically
+from ..text import visible
 from . import published, validate
-from .reader import Builder, Refused, shown
+from .reader import Reader, Refused, reading
 
 VERSION = 2  # 1 had no random states and no place within an epoch
 
@@ -21,33 +22,39 @@ def save(path: Path, checkpoint: dict) -> None:
 def load(path: str | Path) -> dict:
     """-> the contents of a checkpoint file, validated; a bare state_dict is wrapped.
 
-    It never runs code. What is read takes no more memory than the file; see reader and validate.
+    It never runs code, and checks all that it returns; see reader and validate.
     """
-    path = Path(path)
+    with opened(Path(path)) as file:
+        return contents(file)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Reader]:
+    """A checkpoint file; an error says what is wrong with it."""
     if not path.is_file():
         raise UserError(f"{path} is not a checkpoint file")
     try:
-        return contents(Builder(path))
+        with reading(path) as file:
+            yield file
     except Refused as error:
         raise UserError(f"{path} is refused: {error}") from None
     except UserError as error:
         raise UserError(f"{path} {error}") from None
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged file can make the reader raise anything
+        if is_short_of_memory(error):
+            raise
         detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path} is damaged or not a checkpoint ({shown(detail)})") from None
+        raise UserError(f"{path} is damaged or not a checkpoint ({visible(detail)})") from None
 
 
-def contents(file: Builder) -> dict:
+def contents(file: Reader) -> dict:
     """-> the parts of a file of ours; of published code, the weights and the names of the rest."""
     content, rest = file.content, []
     if isinstance(content, dict) and "version" in content and "args" in content:
         version = content["version"]
         if type(version) is not int or not 1 <= version <= VERSION:
-            raise UserError(
-                f"has version {str(version)[:20]!r}, which this package does not know; update it"
-            )
+            shown = repr(version)[:20] if isinstance(version, (str, int, float)) else "of no number"
+            raise UserError(f"has a version {shown}, which this package does not know; update it")
         content = {name: content[name] for name in validate.PARTS if name in content}
         return validate.parts({name: file.plain(x, name) for name, x in content.items()})
     if isinstance(content, dict) and "frame_transformation.0.conv1.weight" in content:
@@ -56,7 +63,7 @@ def contents(file: Builder) -> dict:
         nets = {net: file.plain(content[net], net) for net in published.parts_of(content)}
         weights = published.convert(nets)
     elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        rest = [shown(str(name)[:40]) for name in content if name != "state_dict"]
+        rest = [visible(str(name)[:40]) for name in content if name != "state_dict"]
         weights = file.plain(content["state_dict"], "state_dict")
     else:
         raise UserError("is not a checkpoint of this package: it has no state_dict")
@@ -74,24 +81,27 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
             raise UserError(f"{last} is missing")
         return last, load(last)
     except UserError as error:
-        older = sorted(readable(others))
-        if not older:
+        found = next(readable(others), None)
+        if not found:
             raise UserError(
                 f"{error}; {folder} has no other checkpoint: start a new run with "
                 "--resume never, or name a checkpoint with --resume PATH"
             ) from None
-        *_, path = older[-1]
-        print(f"{error}; resuming from the newest complete checkpoint: {path.name}")
-        return path, load(path)
+        print(f"{error}; resuming from the newest complete checkpoint: {found[0].name}")
+        return found
 
 
-def readable(paths: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
-    """-> (epochs, steps, path) of those checkpoints of a run that are whole."""
+def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict]]:
+    """Those checkpoints of a run that are whole, the newest first; one is read at a time."""
+    ages = {}
     for path in paths:
+        with contextlib.suppress(UserError), opened(path) as file:
+            ages[path] = [validate.PARTS[x](file.content[x]) for x in ("last_epoch", "step")]
+    for path in sorted(ages, key=lambda path: (ages[path], path), reverse=True):
         with contextlib.suppress(UserError):
             checkpoint = load(path)
             check_run(checkpoint, path)
-            yield checkpoint["last_epoch"], checkpoint["step"], path
+            yield path, checkpoint
 
 
 def epoch_files(folder: Path) -> list[Path]:
@@ -135,6 +145,8 @@ def restoring(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        if is_short_of_memory(error):
+            raise
         detail = (str(error).splitlines() or [""])[0][:120]
         raise UserError(f"{path} is damaged: {type(error).__name__} {detail}") from None
 
@@ -158,9 +170,7 @@ def lab_of(checkpoint: dict) -> str:
     return "robot" if "posterior.mu_net.weight" in checkpoint["state_dict"] else "pose"
 
 
-def lab_of_file(path: str | None) -> str | None:
-    """The lab of a checkpoint file; an unreadable file is reported later."""
-    try:
-        return lab_of(load(path)) if path else None
-    except UserError:
-        return None
+def load_if_readable(path: str | None) -> dict | None:
+    with contextlib.suppress(UserError):
+        return load(path) if path else None
+    return None

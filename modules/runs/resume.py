@@ -135,9 +135,9 @@ class Resumable:
             return ckpt.load(self.folder / "best_score.ckpt")["best_score"] >= self.best_score
         return False
 
-    def start_from(self, path: str) -> None:
+    def start_from(self, path: str, checkpoint: dict | None = None) -> None:
         """Start from the weights of --ckpt_path, and nothing else of it."""
-        checkpoint = ckpt.load(path)
+        checkpoint = checkpoint or ckpt.load(path)
         same_lab(self.settings, checkpoint)
         if not ckpt.is_ours(checkpoint):
             print(ckpt.describe_template(path, checkpoint))

@@ -1,6 +1,7 @@
 """When no step is finite any more: the run stops, and says from which checkpoint to go on."""
 
 import math
+import shlex
 from pathlib import Path
 
 import torch
@@ -22,35 +23,44 @@ class StopsWhenStuck:
         if self.step % most:
             return
         if self.most_in_a_row >= most:
-            advice = "No checkpoint here gives a finite gradient. Start again with"
-            if good := self.newest_that_trains():
-                advice = (
-                    f"{good} gives a finite gradient. Continue from it in another run: "
-                    f"--ckpt_path {good} with another --save_root,"
-                )
             raise UserError(
                 f"{most} consecutive steps had a non-finite loss or gradient; none of them "
-                f"changed the weights. {advice} a lower --lr or --grad_clip, or a "
-                "--kl_anneal_start above 0"
+                f"changed the weights. {self.advice()}"
             )
         self.most_in_a_row.zero_()
 
+    def advice(self) -> str:
+        """What to type instead; only what is not typed already."""
+        settings, again = self.settings, ""
+        lr = f"--lr {min(settings.lr / 10, settings.default('lr')):g}"
+        more = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
+        if settings.latent and settings.kl_anneal_type and not settings.kl_anneal_start:
+            more.append("a --kl_anneal_start above 0")
+        if more:
+            again = f"; if steps are skipped again, add {' or '.join(more)}"
+        if good := self.newest_that_trains():
+            start = f"--ckpt_path {shlex.quote(str(good))} {lr} and another --save_root{again}"
+            return f"{good} gives a finite gradient. Continue in another run: {start}"
+        start = f"Start a new run: --resume never {lr}{again}"
+        return f"No checkpoint here gives a finite gradient. {start}"
+
     def newest_that_trains(self) -> Path | None:
         """The newest checkpoint here whose loss and gradient are finite on a validation clip."""
-        for *_, path in sorted(ckpt.readable(files_of_run(self.folder, CHECKPOINTS)), reverse=True):
-            state = ckpt.load(path)
+        for path, state in ckpt.readable(files_of_run(self.folder, CHECKPOINTS)):
             load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
             if self.trains():
                 return path
         return None
 
     def trains(self) -> bool:
-        """Whether a training step on a validation clip has a finite loss and gradient."""
+        """Whether loss and gradient are finite on a validation clip, with true and own frames."""
         self.model.train()
         self.model.zero_grad()
         clip = (x[:1, :JUDGED] for x in self.some_of_validation())
-        clips = (torch.cat([x, x]) for x in clip)  # BatchNorm needs two
-        loss, *_ = self.losses(self.model, *clips, self.tfr > 0, prior=False)
+        clips = [torch.cat([x, x]) for x in clip]  # BatchNorm needs two
+        loss = sum(
+            self.losses(self.model, *clips, forced, prior=False)[0] for forced in (True, False)
+        )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)
         return bool(torch.isfinite(loss + norm))

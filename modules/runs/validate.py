@@ -5,15 +5,16 @@ not passed on.
 """
 
 import dataclasses
+import math
 import re
 from typing import Any
 
 import torch
 
 from ..config import LABS, MAY_CHANGE, TRAINING
-from ..errors import UserError
+from ..errors import UserError, is_short_of_memory
 from ..fields import Choice, Number, Numbers, Settings, kl_type, switch
-from .reader import finite_number, is_finite, natural
+from .reader import natural
 
 MOST_STEPS = 10**12
 COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}(/[A-Za-z0-9_]{1,60})?")
@@ -43,6 +44,10 @@ def weights(stored: Any) -> dict[str, torch.Tensor]:
         if name.endswith("running_var") and (weight < 0).any():
             raise ValueError(f"its variance {name[:100]} is negative")
     return found
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def is_named_tensor(item: tuple) -> bool:
@@ -88,7 +93,7 @@ def counter(name: str) -> Any:
 
 
 def number(value: Any, name: str) -> float:
-    if not finite_number(value):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"its {name} is not a finite number")
     return value
 
@@ -238,4 +243,6 @@ def contradiction(model: type, settings: Settings, found: dict[str, torch.Tensor
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return misfit(model(settings).state_dict(), found)
     except (RuntimeError, ValueError, UserError) as error:
+        if is_short_of_memory(error):
+            raise
         return str(error).partition("\n")[0][:200]
