@@ -95,8 +95,7 @@ class Trainer(Resumable, StopsWhenStuck):
             check_graphs(settings, device, self.model, training=True)
         self.optim = make_optimizer(self.model.parameters(), settings)
         self.ema = self.copy_of_model() if settings.ema else None
-        if settings.sync_batchnorm:
-            synchronise_batch_norm(self.model)
+        synchronise_batch_norm(self.model)
         self.to_compile = settings.compile != "off"
         compile_nets(self.model, settings.compile, device)
         self.kl_annealing = kl_annealing(settings)
@@ -127,7 +126,8 @@ class Trainer(Resumable, StopsWhenStuck):
         if self.current_epoch >= self.settings.num_epoch:
             print(f"nothing left to train: --num_epoch {self.settings.num_epoch} is reached")
         with self.trackers.open(self.settings) if ranks.first else contextlib.nullcontext():
-            with listener.patiently():  # a signal waits for the end of the step: stop_if
+            # a signal waits for the end of the step: stop_if; torchrun repeats it
+            with listener.patiently(all_wait=ranks.count > 1):
                 while self.current_epoch < self.settings.num_epoch:
                     self.train_one_epoch()
                     self.end_epoch(self.validate() if self.validation_is_due() else {})
@@ -153,16 +153,20 @@ class Trainer(Resumable, StopsWhenStuck):
                 self.report_compile_time(start)
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 self.save_last()
-            self.stop_if(listener.asked if ranks.count == 1 else self.votes.count())
+            asked = listener.asked if ranks.count == 1 else self.votes.count()
+            self.stop_if(asked, together=True)
         self.total.tolist()  # waits for the device
         self.clock.add("steps", 0, time.perf_counter() - last)
         predicted = sum(clips[:, 1:].numel() for clips in left)
         self.speed = predicted / (time.perf_counter() - start)
 
-    def stop_if(self, asked: Any) -> None:
+    def stop_if(self, asked: Any, together: bool = False) -> None:
         """Save and stop if a signal arrived during the last step or frame."""
         if asked:
-            self.save_last()
+            if together:  # no rank ends before the first one has saved
+                ranks.from_first(self.save_last)
+            else:
+                self.save_last()
             self.write_page(f"stopped: {self.progress_text()}; the same command resumes")
             tqdm.write(
                 f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
@@ -225,8 +229,8 @@ class Trainer(Resumable, StopsWhenStuck):
         for piece in ranks.pieces(whole, self.settings.global_batch and self.settings.batch_size):
             frames, conditions, *noise = (x if x is None else x[piece.rows] for x in inputs)
             losses = self.losses(self.model, frames, conditions, forced, prior, *noise)
-            (losses[0] * (piece.weight * self.loss_scale(frames))).backward()
-            sums = sums + piece.weight * torch.stack(losses).detach()
+            (losses[0] * (piece.of_batch * self.loss_scale(frames))).backward()
+            sums = sums + piece.of_batch * torch.stack(losses).detach()
         gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
         ranks.add_up([*gradients, sums, self.votes.mine])
         loss, mse, kl = sums
@@ -331,7 +335,8 @@ class Trainer(Resumable, StopsWhenStuck):
         given, total = self.val_frames[:, : self.lab.given], len(self.val_frames)
         numbers = range(ranks.number, total, ranks.count)
         parts = [numbers[i : i + VAL_BATCH] for i in range(0, len(numbers), VAL_BATCH)]
-        mine = [self.val_one_step(given[list(p)], self.val_conditions[list(p)], p) for p in parts]
+        rows = [(slice(part.start, part.stop, part.step), part) for part in parts]
+        mine = [self.val_one_step(given[x], self.val_conditions[x], part) for x, part in rows]
         clips = ranks.in_order([clip for part in mine for clip in part])
         return torch.stack(clips) if ranks.first else None
 
@@ -468,15 +473,15 @@ class Trainer(Resumable, StopsWhenStuck):
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
-        model, epochs = self.ema or self.model, self.current_epoch
+        epochs = self.current_epoch
         if best := ranks.from_first(self.best_checkpoint):
             epochs = best["last_epoch"]
-            load_weights(model, best["state_dict"], self.folder / "best_score.ckpt")
+            load_weights(
+                self.ema or self.model, best["state_dict"], self.folder / "best_score.ckpt"
+            )
         if ranks.first:
             self.draw_curves()
-            clips, posterior = self.some_of_validation(), self.has_posterior(epochs - 1)
-            more = self.settings, posterior, self.events, self.progress
-            validation.report_distribution(self.folder, self.lab, model, clips, *more)
+            self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         if not ranks.first:
             return
@@ -484,6 +489,12 @@ class Trainer(Resumable, StopsWhenStuck):
         self.trackers.send(self.history, self.gif_of)
         self.trackers.show_folder(self.folder, self.current_epoch - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
+
+    def report_distribution(self, posterior: bool) -> None:
+        """What z contains, how likely validation frames are, and sampled futures of some clips."""
+        model, clips = self.ema or self.model, self.some_of_validation()
+        more = self.settings, posterior, self.events, self.progress
+        validation.report_distribution(self.folder, self.lab, model, clips, *more)
 
     def best_checkpoint(self) -> dict | None:
         return None if self.best_score is None else ckpt.load(self.folder / "best_score.ckpt")
@@ -496,14 +507,7 @@ class Trainer(Resumable, StopsWhenStuck):
         scores = self.score(pred)
         clips = self.val_conditions, pred, self.val_frames
         validation.draw(self.folder, self.lab, *clips, self.settings.plots)
-        plots = ", val_strip.png, plots/psnr_per_frame.png" if self.settings.plots else ""
-        print(
-            f"validation, mean of {len(pred)} clips rolled out from {self.lab.given} given frames: "
-            f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
-            f"SSIM {scores['ssim']:.4f}\n"
-            f"{self.lab.baseline}: {scores['psnr_given_frame_repeated']:.2f} dB\n"
-            f"drawn: {self.folder / 'val.gif'}{plots}"
-        )
+        print(validation.describe(self.folder, self.lab, scores, len(pred), self.settings.plots))
 
 
 # ---------------------------------------------------------------- entry points
@@ -539,10 +543,10 @@ def train_in(
         typed = settings.changed() if typed is None else typed
         settings = settings_before(settings, typed, found[1]["args"])
     lab = LABS[settings.lab](settings)
-    splits = ranks.together(lambda: (lab.open_train(), lab.open_val()))
-    trainer = ranks.together(lambda: Trainer(settings, device, *splits))
-    pictures = {f"{split} pictures": name for split, name in trainer.data.items()}
-    ranks.must_agree(settings=settings, code=code(), torch=torch.__version__, **pictures)
+    train_set, val_set = ranks.together(lambda: (lab.open_train(), lab.open_val()))
+    pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
+    ranks.must_agree(code=code(), torch=torch.__version__, **pictures)
+    trainer = ranks.together(lambda: Trainer(settings, device, train_set, val_set))
     if found:
         trainer.resume(*found)
         if settings.ckpt_path:

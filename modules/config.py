@@ -323,9 +323,6 @@ class Loop(Settings):
         "0: --batch_size for each process",
         "N",
     )  # fmt: skip
-    sync_batchnorm: bool = setting(
-        True, switch, "BatchNorm statistics over all processes of torchrun in training"
-    )
     val_every: int = setting(1, count, "validate every so many epochs, and after the last")
     store_visualization: bool = setting(False, switch, "keep a gif of every validation")
     data_on: str = setting(

@@ -96,9 +96,6 @@ def device_name(value: str) -> str:
 
 
 def text(value: Any) -> str:
-    """Not empty: as a flag's value that is a variable of a shell which is not set."""
-    if not os.fspath(value):
-        raise ValueError("is empty")
     return os.fspath(value)
 
 

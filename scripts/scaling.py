@@ -59,6 +59,8 @@ def time_one(opts):
     """Print the median seconds of a step; in a process of a launch."""
     with ranks.joined():
         device = torch.device(opts.device, ranks.local if opts.device == "cuda" else None)
+        if opts.device == "cuda":
+            torch.cuda.set_device(device)
         torch.set_num_threads(1)
         flags = ["--global_batch", str(opts.global_batch), "--batch_size", str(opts.global_batch)]
         trainer = make_trainer(opts, choose_precision("auto", device), device, *flags)

@@ -15,10 +15,11 @@ resumable() {
     trap 'announced=1; $stop' USR1 TERM
     wait "$child" || code=$?
     while kill -0 "$child" 2>/dev/null; do # a signal interrupts wait
+        code=0
         wait "$child" || code=$?
     done
     trap - USR1 TERM
-    if [ "$announced" ]; then
+    if [ "$announced" ] && [ "$code" != 0 ]; then
         echo "job $JOB is queued again"
         scontrol requeue "$JOB"
         sleep 60 # Slurm ends this script

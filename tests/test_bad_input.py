@@ -519,7 +519,7 @@ def test_a_full_disk_at_test_leaves_no_half_submission(call, trained, tmp_path, 
     monkeypatch.setattr(os, "replace", full_for("submission.csv", os.replace))
     flags = ["--DR", trained.data, "--save_root", run, "--ckpt_path", trained.best]
     done = call("Tester", *flags)
-    assert_refused(done, 1, run / "submission.csv", "No space left")
+    assert_refused(done, 1, "submission.csv", "No space left")
     assert not [f for f in files_below(run) if "submission" in f]
 
 

@@ -113,9 +113,9 @@ def test_no_noise_reaches_its_predictions(posterior):
 def test_it_sees_the_batches_that_the_model_sees(runs, tmp_path, monkeypatch, lab):
     seen, one_step = [], Trainer.training_one_step
 
-    def record(self, frames, conditions, forced):
-        seen.append((frames.clone(), conditions.clone(), forced))
-        return one_step(self, frames, conditions, forced)
+    def record(self, frames, conditions, *more):
+        seen.append((frames.clone(), conditions.clone(), *more))
+        return one_step(self, frames, conditions, *more)
 
     monkeypatch.setattr(Trainer, "training_one_step", record)
     line = "--random_offset --tfr 0.5 --tfr_coin batch --ema 0.5 "
@@ -130,7 +130,7 @@ def test_it_sees_the_batches_that_the_model_sees(runs, tmp_path, monkeypatch, la
         trainer = make_trainer(tmp_path, name, sizes=FLAGS[lab], lab=lab)
         starts.append(trainer.model.state_dict())
     assert len(batches[0]) == len(batches[1]) > 1
-    for (a, b, forced), (c, d, forced_too) in zip(*batches):
+    for (a, b, *forced), (c, d, *forced_too) in zip(*batches):
         assert torch.equal(a, c) and torch.equal(b, d) and forced == forced_too
     assert all(torch.equal(value, starts[1][name]) for name, value in starts[0].items())
 

@@ -199,6 +199,8 @@ def argparse_type(check: Any) -> Any:
     """A check as argparse calls it: what is wrong with a value is shown as it is."""
 
     def convert(word: str) -> Any:
+        if not word:  # such as a variable of a shell that is not set
+            raise argparse.ArgumentTypeError("is empty")
         try:
             return check(word)
         except ValueError as error:

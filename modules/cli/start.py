@@ -26,11 +26,12 @@ def start() -> None:
     if not (sys.warnoptions or debugged()):
         warnings.simplefilter("ignore")  # of libraries
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
-        os.environ["TQDM_DISABLE"] = "1"  # the first process of torchrun shows the progress
     open_closed_streams()
+    first = os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
+    if not first:  # the first process of torchrun prints
+        sys.stdout = open(os.devnull, "w")
     sys.stdout = Steady(sys.stdout, escapes=False)
-    sys.stderr = Steady(sys.stderr, escapes=True)  # progress bars move the cursor
+    sys.stderr = Steady(sys.stderr, escapes=True, bars=first)  # progress bars move the cursor
     try_threads()
 
 
@@ -80,13 +81,17 @@ def open_closed_streams() -> None:
 class Steady:
     """A stream that ends no script: what cannot be encoded is escaped, and a reader may leave."""
 
-    def __init__(self, stream: TextIO, escapes: bool):
-        self.stream, self.escapes = stream, escapes
+    def __init__(self, stream: TextIO, escapes: bool, bars: bool = True):
+        self.stream, self.escapes, self.bars = stream, escapes, bars
         stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
         self.attempt(self.stream.write, text if self.escapes else without_escapes(text))
         return len(text)
+
+    def isatty(self) -> bool:
+        """Whether progress bars are shown."""
+        return self.bars and self.stream.isatty()
 
     def flush(self) -> None:
         self.attempt(self.stream.flush)

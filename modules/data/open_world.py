@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import UserError, is_short_of_memory
+from ..errors import UserError
 from .cache import resize
 from .folders import levels
 
@@ -87,8 +87,6 @@ def load_frames(path: Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             frames = archive["frames"]
     except Exception as error:  # a damaged file can make numpy raise anything
-        if is_short_of_memory(error):
-            raise
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as an npz with the array frames ({text})") from None
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:

@@ -45,6 +45,18 @@ def draw(
     write_csv(folder / "val_frames.csv", [dict(zip(("frame", *curves), row)) for row in values])
 
 
+def describe(folder: Path, lab: Any, scores: dict[str, float], clips: int, plots: bool) -> str:
+    """The scores of a validation and what draw() has written, as text."""
+    more = ", val_strip.png, plots/psnr_per_frame.png" if plots else ""
+    return (
+        f"validation, mean of {clips} clips rolled out from {lab.given} given frames: "
+        f"PSNR {scores['psnr']:.2f} dB, lowest {scores['psnr_min']:.2f} dB, "
+        f"SSIM {scores['ssim']:.4f}\n"
+        f"{lab.baseline}: {scores['psnr_given_frame_repeated']:.2f} dB\n"
+        f"drawn: {folder / 'val.gif'}{more}"
+    )
+
+
 def write_clip(
     folder: Path,
     lab: Any,

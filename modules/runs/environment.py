@@ -65,7 +65,7 @@ def take_over(folder: Path, settings: Training, console: Console, resumed: bool)
 def code() -> str:
     """What identifies the source files of this package."""
     root = Path(__file__).resolve().parents[2]
-    files = [*root.glob("*.py"), *sorted((root / "modules").rglob("*.py"))]
+    files = sorted([*root.glob("*.py"), *(root / "modules").rglob("*.py")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

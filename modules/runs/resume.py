@@ -71,7 +71,9 @@ class Resumable:
     def resume(self, path: Path, state: dict) -> None:
         """Resume from a checkpoint as if the run had never stopped."""
         ckpt.check_run(state, path)
-        changed = same_experiment(self.settings, state["args"], path)
+        whole = ranks.whole_batch(self.settings)
+        same_batch = state.get("global_batch", state["args"].get("batch_size")) == whole
+        changed = same_experiment(self.settings, state["args"], path, same_batch)
         with ckpt.restoring(path):
             self.restore(state, path)
             if path.parent.resolve() == self.folder.resolve():  # elsewhere it is another run
@@ -172,19 +174,25 @@ def settings_before(settings: Training, typed: set[str], stored: dict) -> Traini
     return settings.replace(**{k: v for k, v in changes.items() if k in settings.names()})
 
 
-def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
-    """Refuse to resume a run with settings that make it another one -> what else changed."""
+def same_experiment(
+    settings: Training, stored: dict, path: Path, same_batch: bool = False
+) -> list[str]:
+    """Refuse to resume a run with settings that make it another one -> what else changed.
+
+    `same_batch`: an optimizer step has as many clips as before, be it in other pieces.
+    """
     now, stored = settings.as_dict(), BEFORE | stored
     later = {name: settings.default(name) for name in now if name not in stored}
     changed = {k: old for k, old in (stored | later).items() if k in now and now[k] != old}
-    may_change = MAY_CHANGE | ({"batch_size"} if now["global_batch"] else set())
+    of_batch = {"batch_size", "global_batch"}
+    may_change = MAY_CHANGE | (of_batch if same_batch else set())
     for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
         if name not in may_change:
             raise UserError(
                 f"{path} was trained with --{name} {old}, but it is {now[name]} now: another "
                 "experiment; use another --save_root, or start a new run with --resume never"
             )
-    printed = PRINTED | {"batch_size"}
+    printed = PRINTED | of_batch
     return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in printed]
 
 

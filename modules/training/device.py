@@ -30,9 +30,9 @@ def choose_device(settings: Compute) -> torch.device:
     """--device and --gpu -> torch.device, and a printed line. It must exist."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
-    if ranks.count > 1 and name.startswith("cuda"):
+    if ranks.count > 1 and name != "cpu":
         if name != "cuda":
-            raise UserError(f"--device {name} is one GPU; with torchrun use --device cuda")
+            raise UserError(f"--device {name}: processes of torchrun need --device cuda or cpu")
         name = f"cuda:{ranks.local}"
     if name.startswith("cuda") and not cuda:
         raise UserError(

@@ -26,7 +26,7 @@ from ..cli.signals import Stopped
 from ..errors import UserError
 
 T = TypeVar("T")
-MINUTES = 30  # that a rank waits for another one
+HOURS = 2  # that a rank waits for another one, such as the first one drawing figures
 BEHIND = 2  # steps that a GPU may lag when the host reads what ranks have agreed on
 CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in what torch says of a lost rank
 
@@ -35,12 +35,12 @@ class Piece(NamedTuple):
     """Rows of a batch that a rank trains on at once."""
 
     rows: slice  # of the rank's own rows
-    weight: float  # their share of the whole batch; 0: a stand-in, where the rank has no row
-    share: float  # their share of what all ranks train on at once
+    of_batch: float  # their share of the whole batch; 0: a stand-in, where the rank has no row
+    of_piece: float  # their share of what all ranks train on at once
 
 
 class Ranks:
-    """All ranks, as seen by this one. Every method must be called by all of them."""
+    """All ranks, as seen by this one. What communicates must be called by all of them."""
 
     def __init__(self):
         self.number, self.count, self.local, self.store = 0, 1, 0, None
@@ -63,15 +63,13 @@ class Ranks:
             yield
             return
         self.local = int(os.environ["LOCAL_RANK"])
-        if os.environ["RANK"] != "0":
-            sys.stdout = open(os.devnull, "w")
         store, self.number, self.count = next(dist.rendezvous("env://"))
         # after a restart the store of torchrun may still hold the addresses of the processes before
         store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         self.store = dist.PrefixStore("ends", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            timeout=datetime.timedelta(minutes=MINUTES),
+            timeout=datetime.timedelta(hours=HOURS),
             store=store,
             rank=self.number,
             world_size=self.count,
@@ -90,12 +88,13 @@ class Ranks:
         except BaseException as error:
             first = self.first_to_end()
             if cut_off(error):
+                reason = str(error).partition("\n")[0][:200]
                 error = UserError(
-                    "a process of this job has ended, so all end; the same command resumes from "
-                    "the last checkpoint"
+                    "this process lost the others, so all end; the same command resumes from the "
+                    f"last checkpoint ({reason})"
                 )
             if first or not isinstance(error, (UserError, Stopped)):
-                raise error from None
+                raise error
             sys.exit(128 + error.number if isinstance(error, Stopped) else 1)
 
     # ------------------------------------------------------------ agreement
@@ -124,12 +123,13 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def in_order(self, mine: Sequence[T]) -> list[T]:
-        """Items number, number + count, ... of each rank -> all of them, in the first rank."""
+    def in_order(self, mine: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Tensors number, number + count, ... of each rank -> all of them, in the first rank."""
         if self.count == 1:
             return [*mine]
         parts = [None] * self.count if self.first else None
-        dist.gather_object([*mine], parts, dst=0)
+        mine = [x.clone() for x in mine]  # a view would be sent with all that it is a view of
+        dist.gather_object(mine, parts, dst=0)
         rounds = itertools.zip_longest(*parts or ())
         return [item for items in rounds for item in items if item is not None]
 
@@ -165,7 +165,7 @@ class Ranks:
                 f"--global_batch {settings.global_batch} does not divide among {self.count} "
                 f"processes; use a multiple of {self.count}"
             )
-        if clips < self.count:
+        if clips < self.count and self.count > 1:
             raise UserError(
                 f"an epoch has {clips} clips, too few for {self.count} processes: start "
                 "fewer processes, or use more or shorter clips"
@@ -218,7 +218,7 @@ class Ranks:
 
     def mean_of_piece(self, mine: torch.Tensor) -> torch.Tensor:
         """The mean over the clips of all ranks, of a mean over this rank's; without gradient."""
-        mean = mine.detach() * self.piece.share
+        mean = mine.detach() * self.piece.of_piece
         dist.all_reduce(mean)
         return mean
 
@@ -305,7 +305,7 @@ class SyncedBatchNorm:
             return type(layer).forward(layer, x)
         values, dims = x.float(), [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        real = float(ranks.piece.weight > 0)  # a stand-in does not count
+        real = float(ranks.piece.of_batch > 0)  # a stand-in does not count
         size = x.numel() // x.shape[1]
         n = sum_over_ranks(values.new_full((1,), real * size))
         mean = sum_over_ranks(values.sum(dims) * real) / n
