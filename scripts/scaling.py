@@ -12,6 +12,7 @@ first line is plain `python` without torchrun.
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from benchmark.workloads import SIZE, make_trainer
 from modules.training.device import choose_precision
 from modules.training.ranks import ranks
 
-LENGTH = 16  # frames of a clip
+LENGTH = 8  # frames of a clip
 # Assumed by --model: bytes per second between GPUs of a node (NVLink of an H100, one direction) and
 # of a GPU's network port (400 Gb/s), seconds of latency, bytes of random numbers per second. Every
 # rank draws the noise of the whole batch.
@@ -44,8 +45,8 @@ def parse_arguments():
     add = parser.add_argument
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")
-    add("--global_batch", type=int, default=8, help="clips of a step, over all processes")
-    add("--steps", type=int, default=5, help="timed steps of a launch")
+    add("--global_batch", type=int, default=4, help="clips of a step, over all processes")
+    add("--steps", type=int, default=3, help="timed steps of a launch")
     add("--rounds", type=int, default=3, help="launches of each number of processes")
     add("--model", action="store_true", help="compute an expected speed-up instead")
     add("--step", type=float, default=0.1, help="--model: seconds of a step on one GPU")
@@ -83,7 +84,10 @@ def launch(opts, count):
     if count:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
         words = [*run, *words]
-    done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # torchrun would say that it sets it
+    done = subprocess.run(
+        [sys.executable, *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
     if done.returncode:
         sys.exit(f"{count} processes ended with {done.returncode}")
     return float(done.stdout.splitlines()[-1])
