@@ -103,7 +103,8 @@ def measure(opts):
     alone = statistics.median(spent[counts[1]])
     for count in counts:
         seconds = statistics.median(spent[count])
-        name, ideal = (count, count / counts[1]) if count else ("python", 1)
+        cores = os.cpu_count() if opts.device == "cpu" else count
+        name, ideal = (count, min(count, cores) / counts[1]) if count else ("python", 1)
         print(f"{name:>12} {seconds:>9.3f} {alone / seconds:>9.2f} {ideal:>6.0f}")
     if 1 in spent:
         ratio = statistics.median(b / a for a, b in zip(spent[0], spent[1]))
