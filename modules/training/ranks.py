@@ -287,9 +287,13 @@ def synchronise_batch_norm(model: torch.nn.Module) -> None:
 
     torch's SyncBatchNorm does that on GPUs alone.
     """
-    for layer in model.modules() if ranks.count > 1 else ():
+    if ranks.count == 1:
+        return
+    from torch._dynamo import disable  # slow to import; --compile is not to trace what is sent
+
+    for layer in model.modules():
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
-            layer.forward = SyncedBatchNorm(layer)
+            layer.forward = disable(SyncedBatchNorm(layer))
 
 
 class SyncedBatchNorm:
@@ -298,7 +302,6 @@ class SyncedBatchNorm:
     def __init__(self, layer: torch.nn.Module):
         self.layer = layer
 
-    @torch._dynamo.disable
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
         if not (layer.training and ranks.shares_batches):
