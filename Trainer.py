@@ -87,7 +87,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
-        if self.clips:
+        if self.clips and ranks.count > 1:
             ranks.check_batches(settings, sum(map(len, self.clips.batches(0))))
         self.model = lab.make_model(train_set).to(device)
         ranks.share_weights(self.model)
@@ -210,7 +210,8 @@ class Trainer(Resumable, StopsWhenStuck):
         self.beta.fill_(self.kl_annealing.get_beta())
         # a shorter average in the first steps, so that the initial weights are forgotten
         self.ema_share.fill_(1 - min(self.settings.ema, self.step / (self.step + 10)))
-        self.votes.cast(bool(listener.asked))
+        if ranks.count > 1:
+            self.votes.cast(bool(listener.asked))
         forced, whole = adapt_TeacherForcing, whole or len(frames)
         prior = self.trains_on_prior()
         result = self.device_step(frames, conditions, forced=forced, prior=prior, whole=whole)
@@ -544,8 +545,9 @@ def train_in(
         settings = settings_before(settings, typed, found[1]["args"])
     lab = LABS[settings.lab](settings)
     train_set, val_set = ranks.together(lambda: (lab.open_train(), lab.open_val()))
-    pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
-    ranks.must_agree(code=code(), torch=torch.__version__, **pictures)
+    if ranks.count > 1:
+        pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
+        ranks.must_agree(code=code(), torch=torch.__version__, **pictures)
     trainer = ranks.together(lambda: Trainer(settings, device, train_set, val_set))
     if found:
         trainer.resume(*found)

@@ -165,7 +165,7 @@ class Ranks:
                 f"--global_batch {settings.global_batch} does not divide among {self.count} "
                 f"processes; use a multiple of {self.count}"
             )
-        if clips < self.count and self.count > 1:
+        if clips < self.count:
             raise UserError(
                 f"an epoch has {clips} clips, too few for {self.count} processes: start "
                 "fewer processes, or use more or shorter clips"
@@ -242,9 +242,9 @@ class Votes:
         self.mine, self.on_gpu = torch.zeros(1, device=device), device.type == "cuda"
         self.sums = deque()
 
-    def cast(self, asked: bool) -> torch.Tensor:
-        """-> what is to be added up in this step."""
-        return self.mine.fill_(asked)
+    def cast(self, asked: bool) -> None:
+        """Set this rank's vote, which is added up in this step."""
+        self.mine.fill_(asked)
 
     def count(self) -> bool:
         """Whether the ranks are to stop now. The votes of the last step have been added up."""
