@@ -28,7 +28,13 @@ from modules.evaluation import Futures, Latents
 from modules.files import write_atomically, write_json
 from modules.labs import LABS
 from modules.metrics import score_clips
-from modules.models.loading import adopt_settings, has_posterior, load_model, load_weights
+from modules.models.loading import (
+    adopt_settings,
+    has_posterior,
+    load_model,
+    load_weights,
+    warn_of_activation,
+)
 from modules.models.rollout import noise_source, roll_out
 from modules.report import clips, distribution, figures, pictures, tables
 from modules.report.pages import CLIPS, FUTURES, LATENTS, write_run_page
@@ -66,12 +72,12 @@ class Tester:
             record_rollouts(self.model)
         self.posterior = has_posterior(checkpoint)
         self.twin = settings.twin and self.load_twin(settings.twin)
-        details = self.lab.prepare_test(
-            self.model, checkpoint, getattr(settings, "pose_norm", "auto")
-        )
+        details = self.lab.prepare_test(self.model, checkpoint)
         source = "this package" if ckpt.is_ours(checkpoint) else "published code"
         print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
+        first = torch.stack([rows[:2] for rows in self.conditions])
+        warn_of_activation(self.model, checkpoint, torch.stack([*self.given]), first)
         self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")

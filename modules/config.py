@@ -6,7 +6,7 @@ works, and so does `VAE_Model(PoseTraining())`. The command line is made from th
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .fields import (
     Choice,
@@ -113,6 +113,11 @@ class Model(Compute):
     )
     latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin of the model")
     learned_prior: bool = setting(False, switch, "learn the prior p(z | past) instead of N(0, I)")
+    norm_over: str = setting(
+        "clip", Choice(("clip", "step")),
+        "BatchNorm statistics in training: over all time steps of a batch, or over each time step "
+        "by itself, as in the published code",
+    )  # fmt: skip
 
     def contradiction(self):
         if self.learned_prior and not self.latent:
@@ -138,7 +143,17 @@ class PoseModel(Model):
     L_dim: int = setting(32, Number(int, 2, WIDEST), "channels of pose features")
     N_dim: int = setting(12, Number(int, 4, WIDEST), "channels of z")
     D_out_dim: int = setting(192, Number(int, 8, WIDEST), "channels of fused features")
-    sigmoid: bool = setting(False, switch, "apply a sigmoid to the Generator's output")
+    output_activation: str = setting(
+        "none", Choice(("none", "sigmoid", "twice")),
+        "applied to the Generator's output; twice: a sigmoid of a sigmoid, as in a fork that has "
+        "one inside the Generator and one after it",
+        shortcuts={"sigmoid": "sigmoid", "no-sigmoid": "none"},
+    )  # fmt: skip
+    pose_norm: str = setting(
+        "auto", Choice(("auto", "learned", "batch", "image")),
+        "BatchNorm statistics of the pose encoder in a rollout: learned (or batch, its old name), "
+        "or of each image; auto: image for template checkpoints, else learned",
+    )  # fmt: skip
     posterior: str = setting(
         "current", Choice(("current", "previous")),
         "frame that the posterior q(z | frame, pose) sees; previous: it is used at test too",
@@ -188,11 +203,16 @@ class PoseModel(Model):
             return "--feedback features with --posterior previous would never train the encoder"
         if self.learned_prior and self.posterior == "previous":
             return "--posterior previous cannot be combined with --learned_prior"
-        if self.scene and self.sigmoid:
-            return "--scene composites the output without a sigmoid: leave out --sigmoid"
+        if self.scene and self.output_activation != "none":
+            name = self.output_activation
+            return f"--scene composites the output as it is: leave out --output_activation {name}"
         if self.nets == "unet" and (self.frame_H % 2 or self.frame_W % 2):
             size = f"--frame_H {self.frame_H} --frame_W {self.frame_W}"
             return f"{size}: --nets unet halves them, so both must be even"
+        if self.nets == "unet" and self.norm_over == "step":
+            return "--norm_over step: --nets unet has no BatchNorm"
+        if self.nets == "unet" and self.pose_norm == "image":
+            return "--pose_norm image: a U-Net's pose encoder has no normalisation"
         return super().contradiction()
 
 
@@ -466,7 +486,7 @@ class RobotTraining(RobotData, RobotModel, Training):
     tfr_d_step: float = redefault(Training, "tfr_d_step", 0.0, alias="tfr_decay_step")
     tfr_coin: str = redefault(Training, "tfr_coin", "batch")
     kl_anneal_type: str = redefault(
-        Training, "kl_anneal_type", "Monotonic", shortcut=("kl_anneal_cyclical", "Cyclical")
+        Training, "kl_anneal_type", "Monotonic", shortcuts={"kl_anneal_cyclical": "Cyclical"}
     )
     kl_anneal_cycle: int = redefault(Training, "kl_anneal_cycle", 3)
     kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
@@ -506,11 +526,6 @@ class PoseTest(PoseData, PoseModel, Test):
         None, text, "true frames to score with, a folder or a csv; default: DR/test/test_truth",
         "PATH",
     )  # fmt: skip
-    pose_norm: str = setting(
-        "auto", Choice(("auto", "learned", "batch", "image")),
-        "BatchNorm statistics of the pose encoder: learned (or batch, its old name), or of each "
-        "image; auto: image for template checkpoints, else learned",
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -543,7 +558,7 @@ SIZES = frozenset(
 )
 # A checkpoint's own values of these are used at test, so that Tester.py needs none repeated.
 STORED = SIZES | frozenset(
-    """frame_H frame_W sigmoid position_map feedback_clamp z_source seed
+    """frame_H frame_W output_activation pose_norm position_map feedback_clamp z_source seed
     n_past n_future n_eval last_frame_skip skip_from condition""".split()
 )
 # These may differ when a run is resumed; any other makes it a different experiment.
@@ -555,3 +570,15 @@ MAY_CHANGE = frozenset(
 )
 # What runs did before the setting existed, where today's default is another.
 BEFORE = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last", "lab": "pose"}
+
+
+def of_today(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a run has stored, by today's names, with the defaults of its time."""
+    return BEFORE | by_todays_names(stored)
+
+
+def by_todays_names(stored: dict[str, Any]) -> dict[str, Any]:
+    if "sigmoid" not in stored:  # before --output_activation
+        return stored
+    activation = "sigmoid" if stored["sigmoid"] is True else "none"
+    return {k: v for k, v in stored.items() if k != "sigmoid"} | {"output_activation": activation}

@@ -118,10 +118,19 @@ share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
 # ---------------------------------------------------------------- fields
 
 
-def setting(default: Any, check: Callable, help: str, metavar: str | None = None) -> Any:
-    """A field; `check` parses text and refuses bad values."""
-    more = {"check": check, "help": help, "metavar": metavar, "alias": "", "shortcut": None}
-    return field(default=default, metadata=more)
+def setting(
+    default: Any,
+    check: Callable,
+    help: str,
+    metavar: str | None = None,
+    shortcuts: dict[str, Any] | None = None,
+) -> Any:
+    """A field; `check` parses text and refuses bad values.
+
+    `shortcuts` are flags without value, and the values that they set.
+    """
+    more = {"help": help, "metavar": metavar, "alias": "", "shortcuts": shortcuts or {}}
+    return field(default=default, metadata={"check": check, **more})
 
 
 def redefault(
@@ -129,14 +138,12 @@ def redefault(
     name: str,
     default: Any,
     alias: str = "",
-    shortcut: tuple[str, Any] | None = None,
+    shortcuts: dict[str, Any] | None = None,
 ) -> Any:
-    """The field of a base class with another default.
-
-    `alias` is a second name of the flag, `shortcut` a flag without value that sets this value.
-    """
+    """The field of a base class with another default; `alias` is a second name of the flag."""
     inherited = base.__dataclass_fields__[name].metadata
-    return field(default=default, metadata={**inherited, "alias": alias, "shortcut": shortcut})
+    more = {"alias": alias, "shortcuts": shortcuts or {}}
+    return field(default=default, metadata={**inherited, **more})
 
 
 @dataclass(frozen=True)

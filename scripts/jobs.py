@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from modules.cli.parser import Parser
 from modules.cli.signals import listener
-from modules.config import BEFORE, Compute, Training
+from modules.config import Compute, Training, of_today
 from modules.data.pose import truth_folder
 from modules.errors import UserError
 from modules.fields import settings_from
@@ -87,7 +87,7 @@ class Job:
 
     def check_same_run(self) -> None:
         """Refuse the scores of other settings, and of other data where these count."""
-        stored, wanted = BEFORE | read_json(self.folder / "args.json"), self.settings.as_dict()
+        stored, wanted = of_today(read_json(self.folder / "args.json")), self.settings.as_dict()
         flags = wanted.keys() - PLACE - {"precision"} | ({"DR"} if self.data_counts else set())
         for flag in sorted(flags):
             then = stored.get(flag, self.settings.default(flag))

@@ -40,6 +40,33 @@ def args():
 
 
 @pytest.fixture
+def run_test(call, trained, tmp_path):
+    """run_test(flag, ...) -> the run folder, and what was printed, of a test that succeeded."""
+
+    def run(*flags, ckpt=trained.best, data=trained.data, name="test"):
+        folder = tmp_path / name
+        places = ["--DR", data, "--save_root", folder, "--ckpt_path", ckpt]
+        done = call("Tester", *places, "--precision", "float32", "--device", "cpu", *flags)
+        assert done.code == 0, done.err
+        return folder, done.out
+
+    return run
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """All in float64, so that two computations of the same numbers differ by rounding alone.
+
+    In float32 the gradient of the bias before a BatchNorm, 0 but for rounding errors, would move
+    that bias at random: Adam divides it by itself.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def in_process(monkeypatch, capsys):
     """in_process(main, name, flag, ...) -> code, out, err: a script's main, as from a shell."""
 

@@ -270,3 +270,14 @@ def make_model(**changes):
 
 def assert_close(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def read_submission(folder):
+    with open(folder / "submission.csv") as file:
+        header = next(file).strip().split(",")
+        return header, np.array([[int(v) for v in line.split(",")] for line in file])
+
+
+def to_rows(clips):
+    rows = np.concatenate([clip.reshape(len(clip), -1) for clip in clips])
+    return np.rint(255 * np.clip(rows, 0, 1)).astype(int)

@@ -74,7 +74,7 @@ def test_an_arm_with_a_part_differs_in_the_settings_of_this_part_only(name):
 def test_best_training_does_not_change_the_courses_nets():
     names = "course defaults", "the course's nets, best training"
     plain, better = (settings(ablate.ARMS[name]) for name in names)
-    for flag in (SIZES & plain.keys()) | {"position_map", "sigmoid"}:
+    for flag in (SIZES & plain.keys()) | {"position_map", "output_activation"}:
         assert plain[flag] == better[flag]
 
 

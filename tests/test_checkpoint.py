@@ -191,7 +191,8 @@ CHANGES = {  # flag -> its value in the first run, and in the second
     "shuffle": ("False", ""),
     "loss_reduction": ("sum", "mean"),
     "kl_anneal_from": ("pretraining", "start"),
-    "sigmoid": ("False", ""),
+    "output_activation": ("none", "sigmoid"),
+    "norm_over": ("clip", "step"),
 }
 
 

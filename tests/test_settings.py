@@ -160,7 +160,11 @@ def test_every_spelling_of_a_value_is_stored_as_one():
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"scene": True, "sigmoid": True}, "--scene"), ({"DR": None}, "DR"), ({"gpu": 2}, "--gpu 2")],
+    [
+        ({"scene": True, "output_activation": "sigmoid"}, "--scene"),
+        ({"DR": None}, "DR"),
+        ({"gpu": 2}, "--gpu 2"),
+    ],
 )
 def test_train_refuses_settings_that_cannot_be_trained(tmp_path, changes, named):
     settings = settings_of(["--DR", tmp_path, "--save_root", tmp_path / "run", *SHORT])

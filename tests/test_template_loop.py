@@ -27,18 +27,15 @@ N_DIM = 4
 SIZES = {"F_dim": 8, "L_dim": 2, "N_dim": N_DIM, "D_out_dim": 8}  # those of TINY
 
 
-def make_plain(trainer):
-    """The plain model with the trainer's weights.
+AS_TEMPLATE = "--no-feedback_clamp", "--norm_over", "step"
 
-    Both use fixed pose statistics in training: the template normalises the poses of one time step
-    together, the package those of all time steps.
-    """
+
+def make_plain(trainer):
+    """The plain model with the trainer's weights, both in training mode."""
     plain = PlainModel(**SIZES)
     plain.load_state_dict(trainer.model.state_dict())
-    for model in (trainer.model, plain):
-        model.train()
-        model.label_transformation[2].eval()
-    return plain
+    trainer.model.train()
+    return plain.train()
 
 
 def noise_of_step(step, batch, length):
@@ -51,8 +48,9 @@ STRATEGIES = list(itertools.product((False, True), ("full", "frame"), ("current"
 
 
 @pytest.mark.parametrize("forced, feedback, posterior", STRATEGIES)
+@pytest.mark.usefixtures("float64")
 def test_twenty_steps_match_the_plain_loop(tmp_path, forced, feedback, posterior):
-    flags = ("--feedback", feedback, "--posterior", posterior, "--no-feedback_clamp")
+    flags = ("--feedback", feedback, "--posterior", posterior, *AS_TEMPLATE)
     trainer = make_trainer(tmp_path, *flags, "--kl_anneal_type", "None", "--lr", "0.001")
     plain = make_plain(trainer)
     optim = torch.optim.Adam(plain.parameters(), lr=0.001)
@@ -69,6 +67,13 @@ def test_twenty_steps_match_the_plain_loop(tmp_path, forced, feedback, posterior
             assert (found.grad - expected.grad).abs().max() < 1e-5
     for (name, found), expected in zip(trainer.model.named_parameters(), plain.parameters()):
         assert (found - expected).abs().max() < 1e-5, name
+    statistics_match(trainer.model, plain)
+
+
+def statistics_match(model, plain):
+    """Of the pose encoder's BatchNorm: averages, and how often they were updated."""
+    found, expected = (x.label_transformation[2].state_dict() for x in (model, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def smooth_clips(number, length=LENGTH):
@@ -92,7 +97,7 @@ def train_beside_the_template(trainers, forced, epochs=10, steps=12):
     plain = make_plain(trainers[0])
     for trainer in trainers[1:]:
         trainer.model.load_state_dict(plain.state_dict())
-        make_plain(trainer)
+        trainer.model.train()
     optim, start = torch.optim.Adam(plain.parameters(), lr=1e-3), weights(plain)
     for step in range(epochs * steps):
         clips, beta = smooth_clips(step % 4), trainers[0].kl_annealing.get_beta()
@@ -103,26 +108,32 @@ def train_beside_the_template(trainers, forced, epochs=10, steps=12):
                 trainer.step_schedules()
         noise = noise_of_step(step, 2, LENGTH)
         plain_step(plain, optim, *clips, forced, noise=noise, beta=beta)
+    statistics_match(trainers[0].model, plain)
     return start, weights(plain)
 
 
-@pytest.mark.parametrize("forced", [True, False])
-def test_120_steps_with_the_courses_flags_match_the_template(tmp_path, forced):
+@pytest.mark.parametrize(
+    "beta, forced", [*itertools.product(("0", "1"), (True, False)), ("Cyclical", True)]
+)
+@pytest.mark.usefixtures("float64")
+def test_120_steps_with_the_courses_flags_match_the_template(tmp_path, beta, forced):
     """Adam at lr 1e-3 with its eps, the clipped gradient of the sum, cyclical annealing.
 
-    --loss_reduction mean leads to other weights: clipping and eps depend on the scale.
+    --loss_reduction mean leads to other weights: clipping and eps depend on the scale. So does
+    BatchNorm over all time steps.
     """
-    ours = make_trainer(tmp_path, "--no-feedback_clamp")
+    kl = () if beta == "Cyclical" else ("--kl_anneal_type", "None", "--kl_anneal_stop", beta)
+    ours = make_trainer(tmp_path, *AS_TEMPLATE, *kl)
     settings = ours.settings
     assert (settings.lr, settings.optim, settings.grad_clip) == (1e-3, "Adam", 1)
-    assert (settings.loss_reduction, settings.kl_anneal_type) == ("sum", "Cyclical")
-    flags = "--no-feedback_clamp", "--loss_reduction", "mean"
-    others = [make_trainer(tmp_path, *flags)] if forced else []
+    assert settings.loss_reduction == "sum"
+    other = [("--loss_reduction", "mean"), ("--norm_over", "clip")] if beta == "Cyclical" else []
+    others = [make_trainer(tmp_path, *AS_TEMPLATE, *kl, *flags) for flags in other]
     start, end = train_beside_the_template([ours, *others], forced)
     moved = (end - start).norm()
     assert (weights(ours.model) - end).norm() <= 1e-4 * moved
-    for mean in others:
-        assert (weights(mean.model) - end).norm() > 1e-2 * moved
+    for trainer in others:
+        assert (weights(trainer.model) - end).norm() > 1e-2 * moved
 
 
 def test_a_rollout_matches_the_plain_loop(tmp_path):

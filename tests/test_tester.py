@@ -1,21 +1,18 @@
-"""Tester.py writes rollouts of the checkpoint and scores them, of our files and the template's."""
+"""Tester.py writes rollouts of the checkpoint and scores them."""
 
-import copy
 import json
 import shutil
 import sys
-from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from helpers import SHORT, TINY, make_dataset, read_csv, train_once
+from helpers import SHORT, make_dataset, read_csv, read_submission, to_rows, train_once
 from PIL import Image, ImageSequence
 
 import dataloader
 import Tester
-import Trainer
 from modules.config import PoseModel
 from modules.data.cache import decode
 from modules.fields import settings_from
@@ -33,26 +30,6 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 def trained(tmp_path_factory):
     """The test clips have 6 and 5 frames."""
     return train_once(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture
-def run_test(call, trained, tmp_path):
-    """run_test(flag, ...) -> the run folder, and what was printed, of a test that succeeded."""
-
-    def run(*flags, ckpt=trained.best, data=trained.data, name="test"):
-        folder = tmp_path / name
-        places = ["--DR", data, "--save_root", folder, "--ckpt_path", ckpt]
-        done = call("Tester", *places, "--precision", "float32", "--device", "cpu", *flags)
-        assert done.code == 0, done.err
-        return folder, done.out
-
-    return run
-
-
-def read_submission(folder):
-    with open(folder / "submission.csv") as file:
-        header = next(file).strip().split(",")
-        return header, np.array([[int(v) for v in line.split(",")] for line in file])
 
 
 def scores_of(folder):
@@ -75,11 +52,6 @@ def rollouts(path, data, seed=0, kind="sample"):
         frames = model.rollout(given[None, None], poses[None], noise_source(kind, seed, [i]))
         clips.append(torch.cat([*frames]).numpy())
     return clips
-
-
-def to_rows(clips):
-    rows = np.concatenate([clip.reshape(len(clip), -1) for clip in clips])
-    return np.rint(255 * np.clip(rows, 0, 1)).astype(int)
 
 
 # ---------------------------------------------------------------- the score of validation
@@ -433,139 +405,3 @@ def test_a_file_damaged_after_writing_is_noticed_without_no_sanity(
     assert done.code == 1
     assert "submission.csv" in done.err
     assert call("Tester", *places, "--no_sanity").code == 0
-
-
-# ---------------------------------------------------------------- checkpoints of the template
-
-
-@pytest.fixture
-def template(args, tmp_path):
-    """A published file: weights, "optimizer" = the same weights, and three numbers."""
-    torch.manual_seed(0)
-    model = VAE_Model(args)
-    model.label_transformation[2].running_mean.fill_(3.0)  # unlike the mean of any image
-    model.Generator[-1].weight.data *= 30  # feedback has an effect
-    model.Generator[-1].bias.data = torch.tensor([8.0, 0.5, 0.5])  # red leaves 0..1
-    weights = model.state_dict()
-    path = tmp_path / "Best.ckpt"
-    file = {"state_dict": weights, "optimizer": weights, "lr": 1e-5, "tfr": 0.3, "last_epoch": 42}
-    torch.save(file, path)
-    return SimpleNamespace(path=path, model=model, weights=weights)
-
-
-@pytest.fixture
-def spied(monkeypatch):
-    """The models that Tester.py rolls out."""
-    models, roll_out = [], Tester.roll_out
-
-    def spy(model, *more):
-        models.append(model)
-        return roll_out(model, *more)
-
-    monkeypatch.setattr(Tester, "roll_out", spy)
-    return models
-
-
-SIZE_FLAGS = ("--frame_H", 12, "--frame_W", 16)
-
-
-def test_a_template_file_determines_sizes_and_per_image_statistics(run_test, template, spied):
-    printed = run_test(*SIZE_FLAGS, ckpt=template.path)[1]
-    (model,) = spied
-    assert model.label_transformation.per_image
-    assert "published code" in printed
-    assert "per image" in printed
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, template.weights[name])
-
-
-def template_rollout(model, given, poses, highest=100.0):
-    """The template's loop: BatchNorm in training mode, one frame at a time, no clamp, z = 0."""
-    frames, model = [given[None]], copy.deepcopy(model).train()
-    with torch.no_grad():
-        for pose in poses[1:, None]:
-            previous = model.frame_transformation(frames[-1].clamp(max=highest))
-            z = torch.zeros(1, model.settings.N_dim, *SIZE)
-            fused = model.Decoder_Fusion(previous, model.label_transformation(pose), z)
-            frames.append(model.Generator(fused))
-    return torch.cat(frames).numpy()
-
-
-def test_a_template_file_predicts_as_in_the_template(run_test, template, trained):
-    _, rows = read_submission(run_test(*SIZE_FLAGS, "--z_source", "mean", ckpt=template.path)[0])
-    given, poses = dataloader.load_test_clips(trained.data, SIZE)[0]
-    expected = template_rollout(template.model, given, poses)
-    clamped = template_rollout(template.model, given, poses, highest=1.0)
-    assert np.abs(to_rows([expected]) - to_rows([clamped])).max() > 5  # a clamp would be visible
-    assert np.abs(rows[:6, 1:] - to_rows([expected])).max() <= 1
-
-
-def test_pose_norm_batch_uses_the_learned_statistics_of_a_template_file(run_test, template, spied):
-    printed = run_test(*SIZE_FLAGS, "--pose_norm", "batch", ckpt=template.path)[1]
-    assert not spied[0].label_transformation.per_image
-    assert "as learned" in printed
-
-
-def test_our_files_use_learned_statistics_by_default(run_test, spied):
-    run_test(name="a")
-    run_test("--pose_norm", "image", name="b")
-    assert [model.label_transformation.per_image for model in spied] == [False, True]
-
-
-@pytest.mark.parametrize(
-    ("nets", "flags"), [("--nets unet", "--pose_norm image"), ("--scene", "--sigmoid")]
-)
-def test_flags_that_contradict_the_checkpoint_are_refused(call, trained, tmp_path, nets, flags):
-    places = "--DR", trained.data, "--save_root", tmp_path / "run"
-    done = call("Trainer", *places, *SHORT, "--num_epoch", 1, *nets.split())
-    assert done.code == 0, done.err
-    done = call("Tester", *places, "--ckpt_path", tmp_path / "run/last.ckpt", *flags.split())
-    assert done.code == 1 and flags in done.err
-
-
-def test_a_bare_state_dict_equals_a_template_file(run_test, template, tmp_path):
-    torch.save(template.weights, tmp_path / "bare.ckpt")
-    whole = read_submission(run_test(*SIZE_FLAGS, ckpt=template.path, name="a")[0])[1]
-    bare = read_submission(run_test(*SIZE_FLAGS, ckpt=tmp_path / "bare.ckpt", name="b")[0])[1]
-    assert np.array_equal(whole, bare)
-
-
-def test_the_sigmoid_of_a_template_file_is_set_by_its_flag(run_test, template, spied):
-    plain = run_test(*SIZE_FLAGS, ckpt=template.path, name="a")[1]
-    squashed = run_test(*SIZE_FLAGS, "--sigmoid", ckpt=template.path, name="b")[1]
-    assert [model.settings.sigmoid for model in spied][1]
-    assert "sigmoid off" in plain
-    assert "sigmoid on" in squashed
-
-
-def test_a_typed_sigmoid_overrides_the_checkpoint(run_test):
-    folder, plain = run_test("--no-sigmoid", name="a")
-    sigmoid_folder, squashed = run_test("--sigmoid", name="b")
-    assert "sigmoid off" in plain
-    assert "sigmoid on" in squashed
-    frames = [read_submission(f)[1][1:6, 1:] for f in (folder, sigmoid_folder)]
-    assert frames[1].min() > 0
-    assert not np.array_equal(*frames)
-
-
-def test_trainer_starts_from_template_weights_and_lists_what_it_ignores(
-    call, dataset, tmp_path, monkeypatch, template
-):
-    trainers = []
-    monkeypatch.setattr(Trainer.Trainer, "training_stage", lambda self: trainers.append(self))
-    places = ["--DR", dataset, "--save_root", tmp_path / "run", "--ckpt_path", template.path]
-    done = call("Trainer", *places, *SHORT, "--ema", 0.9)
-    assert done.code == 0, done.err
-    lines = [line for line in done.out.splitlines() if str(template.path) in line]
-    assert len(lines) == 1
-    for key in ("optimizer", "lr", "tfr", "last_epoch"):
-        assert key in lines[0]
-    (trainer,) = trainers
-    assert trainer.current_epoch == 0
-    for model in (trainer.model, trainer.ema):
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, template.weights[name])
-
-
-def test_the_sizes_of_the_file_may_be_typed(run_test, template):
-    run_test(*TINY, ckpt=template.path)

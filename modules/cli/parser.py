@@ -156,8 +156,8 @@ def flag_names(script: str, lab: str) -> Iterator[tuple[str, str]]:
                 yield f"--{name}", item.name
             if item.metadata["check"] is switch and not item.name.startswith("no_"):
                 yield f"--no-{item.name}", item.name
-            if item.metadata["shortcut"]:
-                yield f"--{item.metadata['shortcut'][0]}", item.name
+            for name in item.metadata["shortcuts"]:
+                yield f"--{name}", item.name
 
 
 def names_of(item: dataclasses.Field) -> list[str]:
@@ -180,8 +180,7 @@ def add_flag(group: Any, item: dataclasses.Field) -> None:
     else:
         more |= {"type": argparse_type(check), "metavar": item.metadata["metavar"]}
     group.add_argument(*flags, **more)
-    if item.metadata["shortcut"]:
-        name, value = item.metadata["shortcut"]
+    for name, value in item.metadata["shortcuts"].items():
         text = f"the same as --{item.name} {value}"
         same = {"action": "store_const", "const": value, "dest": item.name}
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **same)

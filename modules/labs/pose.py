@@ -46,11 +46,11 @@ class PoseLab:
             model.scene.data.copy_(static_background(train_set, self.settings.partial))
         return model
 
-    def prepare_test(self, model: VAE_Model, checkpoint: dict, pose_norm: str = "auto") -> str:
+    def prepare_test(self, model: VAE_Model, checkpoint: dict) -> str:
         """Normalise poses as the checkpoint's author did -> what to print about it."""
-        per_image = choose_pose_norm(model, checkpoint, pose_norm)
-        sigmoid = "on" if self.settings.sigmoid else "off"
-        return f"; pose statistics {'per image' if per_image else 'as learned'}; sigmoid {sigmoid}"
+        statistics = "per image" if choose_pose_norm(model, checkpoint) else "as learned"
+        activation = self.settings.output_activation
+        return f"; pose statistics {statistics}; output activation {activation}"
 
     # ------------------------------------------------------------ data
 

@@ -35,7 +35,7 @@ class RobotLab:
             model.standardise_conditions(torch.tensor(train_set.conditions))
         return model
 
-    def prepare_test(self, model: RecurrentVAE, checkpoint: dict, pose_norm: str = "auto") -> str:
+    def prepare_test(self, model: RecurrentVAE, checkpoint: dict) -> str:
         return ""
 
     # ------------------------------------------------------------ data

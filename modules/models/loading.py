@@ -5,16 +5,19 @@ from typing import Any
 
 import torch
 
-from ..config import BEFORE, MODELS, SIZES, STORED
+from ..config import MODELS, SIZES, STORED, of_today
 from ..errors import UserError
 from ..fields import settings_from
+from ..metrics import Generate_PSNR
 from ..runs import checkpoint as ckpt
 from ..runs import published, validate
 from ..training import schedules
 from ..training.device import choose_precision, default_device
-from .pose import VAE_Model
+from .pose import SIGMOIDS, VAE_Model
 from .robot import RecurrentVAE
+from .rollout import noise_source, roll_out
 
+CLEARLY = 1.0  # dB
 FAMILIES = {  # lab: its model, and how to read the model's settings off published weights
     "pose": (VAE_Model, published.template_sizes),
     "robot": (RecurrentVAE, published.robot_sizes),
@@ -43,7 +46,7 @@ def load_model(
 def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
     """The model's settings: stored in our checkpoints, read off the shapes in others."""
     if ckpt.is_ours(checkpoint):
-        stored = BEFORE | checkpoint["args"]
+        stored = of_today(checkpoint["args"])
         return {name: stored[name] for name in STORED if name in stored}
     try:
         return FAMILIES[ckpt.lab_of(checkpoint)][1](checkpoint["state_dict"])
@@ -90,13 +93,37 @@ def same_lab(settings: Any, checkpoint: dict) -> None:
         )
 
 
-def choose_pose_norm(model: VAE_Model, checkpoint: dict, wanted: str = "auto") -> bool:
+def choose_pose_norm(model: VAE_Model, checkpoint: dict) -> bool:
     """Whether pose images are normalised one by one, as the template does at test."""
-    if wanted == "image" and model.settings.nets == "unet":
-        raise UserError("--pose_norm image: a U-Net's pose encoder has no normalisation")
-    per_image = wanted == "image" or (wanted == "auto" and not ckpt.is_ours(checkpoint))
-    model.label_transformation.per_image = per_image
-    return per_image
+    template = model.settings.pose_norm == "auto" and not ckpt.is_ours(checkpoint)
+    model.label_transformation.per_image |= template
+    return model.label_transformation.per_image
+
+
+def warn_of_activation(
+    model: torch.nn.Module, checkpoint: dict, given: torch.Tensor, poses: torch.Tensor
+) -> None:
+    """Print a warning where another --output_activation fits the weights of published code.
+
+    An activation has no weights, so a file does not tell it. The first predicted frames resemble
+    the given ones (B, 1, 3, H, W) most under the activation that the model was trained with.
+    """
+    if ckpt.is_ours(checkpoint) or not isinstance(model, VAE_Model):
+        return
+    settings, psnr = model.settings, {}
+    for name in SIGMOIDS:
+        model.settings = settings.replace(output_activation=name)
+        first = roll_out(model, given, poses[:, :2], noise_source("mean", 0, range(len(given))))
+        psnr[name] = Generate_PSNR(first[:, 1:], given.cpu()).item()
+    model.settings = settings
+    now, best = settings.output_activation, max(psnr, key=psnr.get)
+    if psnr[best] > psnr[now] + CLEARLY:
+        print(
+            "warning: the file does not tell what was applied to the Generator's output. The first "
+            f"predicted frames have a PSNR of {psnr[now]:.1f} dB beside the given ones with "
+            f"--output_activation {now}, {psnr[best]:.1f} dB with {best}: try "
+            f"--output_activation {best}"
+        )
 
 
 def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:

@@ -22,10 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from ..config import PoseModel
 from ..nets import course, unet
 from ..nets.gaussian import relative_to_prior, sample
-from ..nets.sequence import join, one_by_one, over_time, repeated
+from ..nets.sequence import join, one_by_one, over_time, repeated, step_by_step
 from .rollout import STEPS_AT_ONCE
 
 NETS = {"course": course, "unet": unet}
+SIGMOIDS = {"none": 0, "sigmoid": 1, "twice": 2}  # of --output_activation
 MASK_BIAS = -1.0  # an untrained net shows mostly the background
 MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no gradient
 CPU_STEPS = 8  # of a rollout on a CPU: weights are cast to bf16 once for so many steps
@@ -46,6 +47,7 @@ class VAE_Model(nn.Module):
         nets = NETS[settings.nets]
         self.frame_transformation = nets.RGB_Encoder(3, settings.F_dim)
         self.label_transformation = nets.Label_Encoder(3, settings.L_dim)
+        self.label_transformation.per_image = settings.pose_norm == "image"
         known = settings.F_dim + settings.L_dim + settings.F_dim * settings.first_frame
         self.Gaussian_Predictor = nets.Gaussian_Predictor(known, settings.N_dim)
         self.prior = None  # N(0, I)
@@ -97,7 +99,8 @@ class VAE_Model(nn.Module):
 
     def encode_conditions(self, poses: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Features of what conditions every frame: its pose, with --first_frame the first frame."""
-        features = over_time(self.label_transformation, poses)
+        by_step = self.training and self.settings.norm_over == "step"
+        features = (step_by_step if by_step else over_time)(self.label_transformation, poses)
         if self.settings.first_frame:
             seen = self.frame_transformation(given)[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             features = over_time(lambda *maps: torch.cat(maps, dim=1), features, seen)
@@ -284,7 +287,9 @@ class VAE_Model(nn.Module):
             foreground, mask = frame.split([3, 1], dim=1)
             mask = MASK_FLOOR + (1 - MASK_FLOOR) * torch.sigmoid(mask + MASK_BIAS)
             return torch.lerp(self.scene, foreground, mask)
-        return torch.sigmoid(frame) if self.settings.sigmoid else frame
+        for _ in range(SIGMOIDS[self.settings.output_activation]):
+            frame = torch.sigmoid(frame)
+        return frame
 
     @property
     def net_of_z(self) -> nn.Module | None:

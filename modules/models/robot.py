@@ -13,7 +13,7 @@ import torch.nn as nn
 from ..config import CONDITION, RobotModel
 from ..nets.dcgan import dcgan_decoder, dcgan_encoder
 from ..nets.gaussian import relative_to_prior, sample
-from ..nets.sequence import over_time, repeated
+from ..nets.sequence import over_time, repeated, step_by_step
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
 
 NETS = {"vgg": (vgg_encoder, vgg_decoder), "dcgan": (dcgan_encoder, dcgan_decoder)}
@@ -63,7 +63,6 @@ class RecurrentVAE(nn.Module):
         """
         rows, (noise,) = self.rows(conditions), self.draw_noise(frames, noise)
         prior = prior or not self.settings.latent
-        # All true frames are one batch: BatchNorm's statistics are over all of them, not per step.
         features, *skips = self.encode(frames)
         known = rows.shape[1] if teacher_forcing else self.settings.n_past
         state = State(features[:, :known], self.skips_of_truth(skips, known))
@@ -149,9 +148,14 @@ class RecurrentVAE(nn.Module):
         With `draw`, z is standard normal noise, from which the prior's z is drawn.
         """
         ends = [0, *range(known, rows.shape[1] + 1)]
-        results = []
+        results, truth = [], state
+        if self.norms_by_step:
+            ends = [*range(rows.shape[1] + 1)]
         for a, b in zip(ends, ends[1:]):
-            if results:
+            if b <= known:
+                skips = [s[:, a:b] for s in truth.skips]
+                state = state._replace(features=truth.features[:, a:b], skips=skips)
+            else:
                 state = self.observe(state, results[-1][0][:, -1:])
             mu_p, logvar_p, state = self.prior_of_next(state)
             now = sample(mu_p, logvar_p, z[:, a:b]) if draw else z[:, a:b]
@@ -161,6 +165,11 @@ class RecurrentVAE(nn.Module):
 
     # ------------------------------------------------------------ steps, of (B, t, ...) each
 
+    @property
+    def norms_by_step(self) -> bool:
+        """Whether BatchNorm sees one time step at a time now; else all that one call can hold."""
+        return self.training and self.settings.norm_over == "step"
+
     def autocast(self) -> torch.autocast:
         """Convolutions in bf16 where --precision says so; LSTMs, z and losses stay float32."""
         device = self.posterior.embed.weight.device.type
@@ -169,7 +178,8 @@ class RecurrentVAE(nn.Module):
     def encode(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """-> vectors (B, t, g), and four maps."""
         with self.autocast():
-            features, *skips = over_time(self.encoder, frames)
+            apply = step_by_step if self.norms_by_step else over_time
+            features, *skips = apply(self.encoder, frames)
         return features.float(), *skips
 
     def observe(self, state: State, frame: torch.Tensor) -> State:

@@ -16,6 +16,12 @@ def over_time(
     return unflat(joined(results, dim=0), batch)
 
 
+def step_by_step(net: Callable, *inputs: torch.Tensor) -> torch.Tensor | tuple:
+    """Apply a net to (B, T, ...) in T calls, so that BatchNorm sees one time step at a time."""
+    results = [over_time(net, *step) for step in one_by_one(1, *inputs)]
+    return join(results, dim=1) if isinstance(results[0], tuple) else joined(results, dim=1)
+
+
 def flat(x: torch.Tensor) -> torch.Tensor:
     """(B, T, ...) -> (B*T, ...), maps in channels_last like the nets."""
     x = x.flatten(0, 1)

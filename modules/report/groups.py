@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import BASELINES, BEFORE, OBJECTIVES
+from ..config import BASELINES, OBJECTIVES, of_today
 from ..errors import UserError
 from ..text import one_line
 from . import pages
@@ -82,14 +82,14 @@ def panels(runs: Sequence[Run], by: Sequence[str], panel_by: str | None) -> dict
 
 
 def check_flag(runs: Sequence[Run], flag: str, name: str | None) -> None:
-    known = {key for run in runs for key in BEFORE | run.settings} - {"environment"}
+    known = {key for run in runs for key in of_today(run.settings)} - {"environment"}
     if name is not None and name not in known:
         raise UserError(f"{flag} {name}: no run has this setting")
 
 
 def described(run: Run, flags: Iterable[str]) -> str:
     """Settings as the name of a group."""
-    settings = BEFORE | run.settings
+    settings = of_today(run.settings)
     return ", ".join(f"{flag} {cell(settings.get(flag))}" for flag in flags)
 
 
@@ -101,7 +101,7 @@ def cell(value: Any) -> str:
 
 def compared(one: Run) -> dict[str, Any]:
     """The settings that distinguish runs; what older runs did not store is added."""
-    known = BEFORE | one.settings if one.settings else {}
+    known = of_today(one.settings) if one.settings else {}
     return {k: v for k, v in known.items() if k not in PLACE | {"seed"}}
 
 

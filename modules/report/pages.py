@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import BASELINES, BEFORE, MAY_CHANGE, OBJECTIVES, TRAINING
+from ..config import BASELINES, MAY_CHANGE, OBJECTIVES, TRAINING, of_today
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from . import charts, clips, tables
@@ -275,7 +275,7 @@ def command(run: Run) -> str:
     typed = {"lab": lab.default("lab")} if lab.default("lab") != "pose" else {}
     typed["DR"] = run.settings.get("DR") or "DATASET"
     typed["save_root"] = f"runs/{run.folder.resolve().name}-again"
-    for name, value in (BEFORE | run.settings).items():
+    for name, value in of_today(run.settings).items():
         if name in lab.names() - NOT_TYPED and value not in (None, lab.default(name)):
             typed[name] = value
     return " ".join(["python Trainer.py", *(flag(*setting) for setting in typed.items())])

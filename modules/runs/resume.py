@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import BEFORE, MAY_CHANGE, Training
+from ..config import BEFORE, MAY_CHANGE, Training, of_today
 from ..errors import UserError
-from ..models.loading import load_weights, same_lab
+from ..models.loading import load_weights, same_lab, warn_of_activation
 from ..training import schedules
 from ..training.device import rng_states, set_rng_states
 from ..training.optimizer import load_optimizer
@@ -148,6 +148,9 @@ class Resumable:
         if self.settings.test:
             self.lab.prepare_test(self.model, checkpoint)
         load_weights(self.model, checkpoint["state_dict"], path)
+        if ranks.first:
+            given = self.val_frames[:, : self.lab.given]
+            warn_of_activation(self.model, checkpoint, given, self.val_conditions)
         if self.ema:
             self.ema.load_state_dict(self.model.state_dict())
 
@@ -181,7 +184,7 @@ def same_experiment(
 
     `same_batch`: an optimizer step has as many clips as before, be it in other pieces.
     """
-    now, stored = settings.as_dict(), BEFORE | stored
+    now, stored = settings.as_dict(), of_today(stored)
     later = {name: settings.default(name) for name in now if name not in stored}
     changed = {k: old for k, old in (stored | later).items() if k in now and now[k] != old}
     of_batch = {"batch_size", "global_batch"}

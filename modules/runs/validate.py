@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..config import LABS, MAY_CHANGE, TRAINING
+from ..config import LABS, MAY_CHANGE, TRAINING, by_todays_names
 from ..errors import UserError, is_short_of_memory
 from ..fields import Choice, Number, Numbers, Settings, kl_type, switch
 from .reader import natural
@@ -60,6 +60,7 @@ def settings(stored: Any) -> dict[str, Any]:
         raise ValueError("its args are no settings of a lab")
     kind = TRAINING[stored.get("lab", "pose")]
     fields = {item.name: item for item in dataclasses.fields(kind)}
+    stored = by_todays_names(stored)
     return {k: setting(fields[k], value) for k, value in stored.items() if k in fields}
 
 

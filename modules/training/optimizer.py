@@ -85,7 +85,7 @@ def moments_of_one(settings: dict, kind: type) -> dict[str, torch.Tensor]:
 def step_if(finite: torch.Tensor, optim: torch.optim.Optimizer) -> None:
     """An optimizer step; a non-finite one leaves weights and moments as they are."""
     if type(optim).__name__ in FUSED:
-        optim.found_inf = (~finite).float()
+        optim.found_inf = (~finite).to(torch.float32)
         optim.step()
     elif finite:
         optim.step()
