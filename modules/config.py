@@ -562,9 +562,9 @@ TEMPLATE = frozenset(
     tfr tfr_sde tfr_d_step fast_train fast_partial fast_train_epoch kl_anneal_type
     kl_anneal_cycle kl_anneal_ratio no_sanity make_gif""".split()
 )
-# The flags that the robot lab's template has besides.
+# The flags that the robot lab's template has besides; --bet is none of its --beta and --beta1.
 ROBOT_TEMPLATE = frozenset(
-    """beta1 epoch_size tfr_lower_bound seed n_past n_future n_eval rnn_size posterior_rnn_layers
+    """epoch_size tfr_lower_bound seed n_past n_future n_eval rnn_size posterior_rnn_layers
     predictor_rnn_layers z_dim g_dim last_frame_skip""".split()
 )
 PREFIXED = {"pose": TEMPLATE, "robot": TEMPLATE | ROBOT_TEMPLATE}

@@ -87,16 +87,12 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class AnyCase:
+class AnyCase(Choice):
     """One of a few words, in capitals or not."""
 
-    words: tuple[str, ...]
-
     def __call__(self, value: str) -> str:
-        found = [word for word in self.words if word.lower() == str(value).lower()]
-        if not found:
-            raise ValueError(f"must be one of {', '.join(self.words)}, got {value!r}")
-        return found[0]
+        same = (word for word in self.words if word.lower() == str(value).lower())
+        return super().__call__(next(same, value))
 
 
 def kl_type(value: str) -> str:

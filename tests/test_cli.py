@@ -12,6 +12,7 @@ from PIL import Image
 
 from modules.cli import parser
 from modules.cli.parser import Parser
+from modules.config import PREFIXED
 from modules.report import pictures
 from modules.training import schedules
 from modules.training.optimizer import make_optimizer
@@ -119,6 +120,38 @@ def test_prefixes_unique_in_the_template_still_name_their_flag(script):
 )
 def test_prefixes_in_use_are_understood(typed, flag, value):
     assert getattr(parse("Trainer", typed), flag) == value
+
+
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_only_prefixes_of_the_templates_flags_are_taken(script, lab):
+    """No prefix names a flag that only this package has, whatever it is next to."""
+    known = Parser(script, lab)
+    own = {flag for flag, setting in known.names.items() if setting not in PREFIXED[lab]}
+    assert {"--beta1", "--cuda_graphs", "--wandb"} & known.names.keys() <= own
+    for flag in own:
+        for end in range(3, len(flag)):
+            with contextlib.suppress(SystemExit):  # ambiguous
+                assert known.complete(flag[:end]) not in own - {flag[:end]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("--bet 0.5", "--bet is no flag: did you mean --beta1?"),
+        ("--cuda_g", "--cuda_g is no flag: did you mean --cuda_graphs?"),
+        ("--kl_anneal_sto=1", "--kl_anneal_sto is no flag: did you mean --kl_anneal_stop?"),
+        ("--tfr_lower 0", "--tfr_lower is no flag: did you mean --tfr_lower_bound?"),
+        ("--no-sig", "--no-sig is no flag: did you mean --no-sigmoid?"),
+        ("--cuda", "--cuda is a flag of --lab robot"),
+        ("--beta 0.0001", "--beta of published code: the weight of the KL is --kl_anneal_stop"),
+        ("--betas 1", "unrecognized arguments: --betas 1"),
+    ],
+)
+def test_a_flag_that_is_not_written_out_is_refused_by_name(call, tmp_path, typed, named):
+    done = call("Trainer", "--DR", "d", "--save_root", tmp_path / "run", *typed.split())
+    assert done.code == 2 and named in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_ambiguous_prefix_is_wrong_usage(call):

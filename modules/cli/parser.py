@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..config import LABS, PREFIXED, TESTS, TRAINING, Loop
+from ..config import LABS, PREFIXED, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
-from ..fields import Choice, Numbers, Settings, settings_from, switch
+from ..fields import AnyCase, Choice, Numbers, Settings, settings_from, switch
 from ..text import one_line
 from .checks import check
 
@@ -98,8 +98,8 @@ class Parser(argparse.ArgumentParser):
     def complete(self, word: str) -> str:
         """A prefix of one of the template's flags -> the flag."""
         name, equals, value = word.partition("=")
-        known = self.names.keys() | {"--help", "--"} | foreign_flags(self.script, self.lab).keys()
-        if not name.startswith("--") or name in known:
+        known = self.names.keys() | OLD.keys() | foreign_flags(self.script, self.lab).keys()
+        if not name.startswith("--") or name in known | {"--", "--help"}:
             return word
         found = {  # two names of one setting are one match
             setting: flag
@@ -109,12 +109,11 @@ class Parser(argparse.ArgumentParser):
             and not flag.startswith("--no-")
         }
         found |= {"help": "--help"} if "--help".startswith(name) else {}
-        matches = [*found.values()]
-        if matches and name not in OLD:  # the template's parser knew these, too
-            matches += [flag for flag in OLD if flag.startswith(name) and self.lab == "robot"]
+        template = [flag for setting, flag in found.items() if setting in TEMPLATE]
+        matches = template if len(template) == 1 else list(found.values())
         if len(matches) > 1:
             self.error(f"ambiguous option: {name} could match {', '.join(sorted(matches))}")
-        return f"{matches[0]}{equals}{value}" if matches and name not in OLD else word
+        return f"{matches[0]}{equals}{value}" if matches else word
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (--help lists the flags)\n")
@@ -182,10 +181,8 @@ def add_flag(group: Any, item: dataclasses.Field) -> None:
     if check is switch:
         negatable = not item.name.startswith("no_")
         more["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
-    elif isinstance(check, Choice) and not item.metadata["metavar"]:
+    elif isinstance(check, Choice) and not isinstance(check, AnyCase):
         more["choices"] = check.words
-    elif isinstance(check, Choice):
-        more |= {"choices": check.words, "metavar": item.metadata["metavar"]}
     elif isinstance(check, Numbers):
         more |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
     else:
