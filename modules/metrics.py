@@ -120,9 +120,13 @@ def pose_box_psnr(pred: torch.Tensor, true: torch.Tensor, poses: torch.Tensor) -
 
 AVERAGES = {
     "psnr": "mean: over frames 1..T-1, clamped to 0..1",
-    "psnr_2023_tester_unclamped": "2023 tester: sum of frames 1..T-1, divided by T-2; not clamped",
+    "psnr_2023_tester_unclamped": (
+        "2023 tester: sum over frames 1..T-1, divided by T-2; not clamped"
+    ),
     "psnr_2023_tester": "2023 clamped: the same of predictions clamped to 0..1",
-    "psnr_competition_unclamped": "competition (2024 on): rounded, frames 1..600, not clamped",
+    "psnr_competition_unclamped": (
+        "competition (2024 on): rounded to 0..255, frames 1..600; not clamped"
+    ),
     "psnr_competition": "comp. clamped: the same of predictions clamped to 0..1",
     "psnr_pose_box": "pose box: inside the box of the pose, 2 pixels around it included",
 }
