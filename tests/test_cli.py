@@ -295,11 +295,14 @@ CYCLES = "--kl_anneal_type Cyclical --kl_anneal_ratio 0.5"
 REPORTS = {
     "A monotonic": "--tfr_mode linear --tfr_sde 1 --kl_anneal_type Monotonic --lr .002",
     "A cyclical": "--tfr_mode linear --tfr_sde 1 --kl_anneal_cycle 2 --lr .002",
-    "B": "--optim AdamW --lr 3e-4 --lr_schedule cosine --batch_size 2 --tfr 0 --sigmoid "
-    "--feedback features --kl_anneal_cycle 40 --kl_anneal_ratio 0.5 --kl_anneal_start 0.1",
-    "C": f"{NO_DECAY} {CYCLES} --tfr .5 --tfr_d_step .05 --tfr_sde 1 --kl_anneal_floor 1e-6",
-    "D": f"{NO_DECAY} --posterior previous --pretrain_epochs 1 --tfr 0",
-    "E cyclical": f"--tfr_mode linear --tfr_sde 0 {CYCLES}",
+    "B": "--optim AdamW --lr 3e-4 --lr_schedule cosine --lr_end 400 --batch_size 2 --tfr 0 "
+    "--sigmoid --feedback features --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 "
+    "--kl_anneal_start 0.1",
+    "C": f"{CYCLES} --lr 1e-4 --tfr .5 --tfr_d_step .05 --tfr_sde 1 --batch_size 1 "
+    "--kl_anneal_stop .5 --kl_anneal_floor 5e-7",
+    "D": f"{NO_DECAY} --posterior previous --feedback frame --pretrain_epochs 1 --pretrain_tfr 1 "
+    "--tfr 0 --kl_anneal_ratio 0",
+    "E cyclical": f"--tfr_mode linear --tfr_sde 0 --tfr_end 2 {CYCLES}",
     "E monotonic": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type Monotonic --kl_anneal_ratio .25",
     "E none": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type None",
 }
@@ -307,9 +310,9 @@ EXPECTED = {  # what the two epochs of each run must log: beta, tfr
     "A monotonic": ([0, 0.5], [1, 1]),
     "A cyclical": ([0, 0], [1, 1]),
     "B": ([0.1, 0.1], [0, 0]),
-    "C": ([1e-6, 1e-6], [0.5, 0.45]),
-    "D": ([0, 0], [0, 0]),
-    "E cyclical": ([0, 0], [1, 0]),
+    "C": ([5e-7, 5e-7], [0.5, 0.45]),
+    "D": ([0, 1], [1, 0]),
+    "E cyclical": ([0, 0], [1, 0.5]),
     "E monotonic": ([0, 1], [1, 0]),
     "E none": ([1, 1], [1, 0]),
 }
