@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..config import TEMPLATE, Compute
+from ..fields import kl_type
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a flag needs, as it is typed, and whether it is so
 
@@ -99,7 +100,7 @@ SHIFTED = {"--tfr_start_decay_epoch", "--tfr_decay_step"}
 def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
     """A note for what published code spells or counts in another way."""
     kind, spelling = settings.kl_anneal_type, typed_value("--kl_anneal_type", words)
-    if spelling and spelling.lower() != kind.lower():
+    if spelling and kl_type(spelling) == kind and spelling.lower() != kind.lower():
         yield f"note: --kl_anneal_type {spelling} is taken for {kind}: {MEANINGS[kind]}"
     old = sorted(SHIFTED & {word.partition("=")[0] for word in words})
     if old and STEPS[1](settings) and FORCED[1](settings) and DECAY[1](settings):
