@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .fields import (
+    AnyCase,
     Choice,
     Number,
     Numbers,
@@ -380,7 +381,7 @@ class Optimization(Settings):
         "sum", Choice(("sum", "mean")),
         "over a clip's predicted frames; sum: as the template, mean: as earlier versions",
     )  # fmt: skip
-    optim: str = setting("Adam", Choice(OPTIMIZERS), ", ".join(OPTIMIZERS), "NAME")
+    optim: str = setting("Adam", AnyCase(OPTIMIZERS), ", ".join(OPTIMIZERS), "NAME")
     lr: float = setting(0.001, positive, "learning rate")
     beta1: float = setting(
         0.9, Number(float, 0, 0.9999), "momentum: first beta of Adam, momentum of SGD and RMSprop"
@@ -395,7 +396,10 @@ class Optimization(Settings):
         "E",
     )
     lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone")
-    lr_min: float = setting(0.0, non_negative, "cosine: learning rate of the last epoch")
+    lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end")
+    lr_end: int = setting(
+        0, natural, "cosine: epoch at which it ends; 0: the last. Published code: --num_epoch", "E"
+    )
     warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr")
     grad_clip: float = setting(1.0, non_negative, "maximum norm of the gradient; 0: no clipping")
     ema: float = setting(
@@ -403,6 +407,8 @@ class Optimization(Settings):
     )
 
     def contradiction(self):
+        if 0 < self.lr_end <= self.warmup_epochs:
+            return f"--lr_end {self.lr_end} is not above --warmup_epochs {self.warmup_epochs}"
         return above(self, "lr_min", "lr") or super().contradiction()
 
 
@@ -412,16 +418,24 @@ class TeacherForcing(Settings):
 
     tfr: float = setting(1.0, share, "probability that the previous frame is the true one")
     tfr_sde: int = setting(10, natural, "epoch at which the decay starts")
-    tfr_d_step: float = setting(0.1, share, "step mode: decay per epoch")
+    tfr_d_step: float = setting(0.1, share, "decay per epoch; multiply mode: share of it")
     tfr_mode: str = setting(
-        "step", Choice(("step", "linear")), "steps, or a straight line to the last epoch"
-    )
+        "step", Choice(("step", "multiply", "linear")),
+        "subtract --tfr_d_step, multiply by 1 - --tfr_d_step, or a straight line to the last epoch",
+    )  # fmt: skip
+    tfr_every: int = setting(1, count, "step and multiply mode: epochs from one decay to the next")
+    tfr_end: int = setting(
+        0, natural,
+        "linear mode: epoch at which the line ends; 0: the last. Published code: --num_epoch", "E",
+    )  # fmt: skip
     tfr_lower_bound: float = setting(0.0, share, "value at which the decay ends")
     tfr_coin: str = setting(
         "epoch", Choice(("epoch", "batch")), "draw teacher forcing once per epoch, or per batch"
     )
 
     def contradiction(self):
+        if 0 < self.tfr_end <= self.tfr_sde:
+            return f"--tfr_end {self.tfr_end} is not above --tfr_sde {self.tfr_sde}"
         return above(self, "tfr_lower_bound", "tfr") or super().contradiction()
 
 
@@ -432,10 +446,14 @@ class KLAnnealing(Settings):
     kl_anneal_type: str = setting(
         "Cyclical", kl_type,
         "Cyclical, Monotonic, or None (also No, Without, W/O, Constant): beta is "
-        "--kl_anneal_stop throughout",
+        "--kl_anneal_stop throughout; without any KL: --kl_anneal_stop 0",
         "TYPE",
     )  # fmt: skip
     kl_anneal_cycle: int = setting(10, epochs, "Cyclical: number of cycles")
+    kl_anneal_unit: str = setting(
+        "cycles", Choice(("cycles", "epochs")),
+        "epochs: --kl_anneal_cycle is the length of a cycle in epochs, for Monotonic too",
+    )  # fmt: skip
     kl_anneal_ratio: float = setting(
         1.0, non_negative,
         "ramp length in cycles; above 1 the ramp does not reach --kl_anneal_stop",
@@ -450,6 +468,9 @@ class KLAnnealing(Settings):
     free_bits: float = setting(0.0, non_negative, "free KL per dimension of z, in nats per frame")
     pretrain_epochs: int = setting(
         0, natural, "first epochs: train the decoder with prior samples, no KL"
+    )
+    pretrain_tfr: float | None = setting(
+        None, share, "teacher forcing in --pretrain_epochs; default: as in the others", "P"
     )
 
     def contradiction(self):
@@ -475,6 +496,9 @@ class RobotTraining(RobotData, RobotModel, Training):
     """A training run of the robot lab, with the defaults of its own published code."""
 
     lab: str = redefault(Training, "lab", "robot")
+    DR: str | None = redefault(Training, "DR", None, alias="data_root")
+    device: str | None = redefault(Training, "device", None, shortcut=("cuda", "cuda"))
+    optim: str = redefault(Training, "optim", "Adam", alias="optimizer")
     batch_size: int = redefault(Training, "batch_size", 12)
     num_epoch: int = redefault(Training, "num_epoch", 300, alias="niter")
     seed: int = redefault(Training, "seed", 1)
@@ -533,6 +557,8 @@ class RobotTest(RobotData, RobotModel, Test):
     """A test of the robot lab."""
 
     lab: str = redefault(Test, "lab", "robot")
+    DR: str | None = redefault(Test, "DR", None, alias="data_root")
+    device: str | None = redefault(Test, "device", None, shortcut=("cuda", "cuda"))
     seed: int = redefault(Test, "seed", 1)
     num_epoch: int = redefault(Test, "num_epoch", 300, alias="niter")
 
@@ -544,13 +570,19 @@ MODELS = {"pose": PoseModel, "robot": RobotModel}
 
 # ---------------------------------------------------------------- settings and checkpoints
 
-# The template's flags: a prefix that was unique among these stays unique.
+# The template's flags: a unique prefix of one of these is taken for it.
 TEMPLATE = frozenset(
     """batch_size lr device optim gpu test store_visualization DR save_root num_workers num_epoch
     per_save partial ckpt_path train_vi_len val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim
     tfr tfr_sde tfr_d_step fast_train fast_partial fast_train_epoch kl_anneal_type
     kl_anneal_cycle kl_anneal_ratio no_sanity make_gif""".split()
 )
+# The flags that the robot lab's template has besides; --bet is none of its --beta and --beta1.
+ROBOT_TEMPLATE = frozenset(
+    """epoch_size tfr_lower_bound seed n_past n_future n_eval rnn_size posterior_rnn_layers
+    predictor_rnn_layers z_dim g_dim last_frame_skip""".split()
+)
+PREFIXED = {"pose": TEMPLATE, "robot": TEMPLATE | ROBOT_TEMPLATE}
 # These fix the shapes of the weights, or what they were trained to do.
 SIZES = frozenset(
     """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers

@@ -14,9 +14,13 @@ LARGEST = 1_000_000_000  # of any number, unless its own limit is lower
 SHOWN = 40  # characters of a refused value
 WORDS = {int: "an integer", float: "a finite number"}
 T = TypeVar("T", bound="Settings")
-KL_TYPES = {"cyclical": "Cyclical", "monotonic": "Monotonic"} | dict.fromkeys(
-    ("none", "no", "without", "w/o", "nokl_annealing", "constant"), "None"
-)
+KL_TYPES = {  # the spellings in use, in lower case
+    "Cyclical": "cyclical cyclical_descent",
+    "Monotonic": "monotonic linear",
+    "None": "none no without w/o nokl_annealing constant noannealing full_kl withoutklannealing "
+    "without_anneal",
+}
+KL_TYPES = {word: kind for kind, words in KL_TYPES.items() for word in words.split()}
 
 
 # ---------------------------------------------------------------- ranges
@@ -80,6 +84,15 @@ class Choice:
         if value not in self.words:
             raise ValueError(f"must be one of {', '.join(self.words)}, got {value!r}")
         return value
+
+
+@dataclass(frozen=True)
+class AnyCase(Choice):
+    """One of a few words, in capitals or not."""
+
+    def __call__(self, value: str) -> str:
+        same = (word for word in self.words if word.lower() == str(value).lower())
+        return super().__call__(next(same, value))
 
 
 def kl_type(value: str) -> str:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from .data.poses import pose_boxes
 
 BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
+UNCLAMPED = "_unclamped"  # ends the names of scores that follow their published formula
 
 
 def Generate_PSNR(
@@ -19,8 +20,13 @@ def Generate_PSNR(
 
 
 def frame_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """(..., C, H, W) twice -> (...): PSNR of every frame."""
-    mse = (pred.clamp(0, 1) - true).pow(2).mean(dim=(-3, -2, -1)).clamp_min(BEST_MSE)
+    """(..., C, H, W) twice -> (...): PSNR of every frame, of predictions clamped to 0..1."""
+    return unclamped_psnr(pred.clamp(0, 1), true)
+
+
+def unclamped_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """(..., C, H, W) twice -> (...): PSNR of every frame, of predictions as they are."""
+    mse = (pred - true).pow(2).mean(dim=(-3, -2, -1)).clamp_min(BEST_MSE)
     return -10 * torch.log10(mse)
 
 
@@ -63,9 +69,9 @@ def mean_ssim(pred: torch.Tensor, true: torch.Tensor) -> float:
     return torch.cat(pieces).mean().item()
 
 
-def rounded_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """PSNR of every frame after rounding to 0..255, as a competition sees a submission."""
-    return frame_psnr(torch.round(pred.clamp(0, 1) * 255) / 255, torch.round(true * 255) / 255)
+def rounded(frames: torch.Tensor) -> torch.Tensor:
+    """To whole numbers of 255ths, as in a submission."""
+    return torch.round(frames * 255) / 255
 
 
 def score_clip(
@@ -83,12 +89,14 @@ def score_clip(
 
 
 def course_averages(pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
-    """The pose lab's other two averages of one clip's PSNR."""
-    psnr = frame_psnr(pred, true)[1:]
-    return {
-        "psnr_2023_tester": psnr.sum().item() / max(len(psnr) - 1, 1),
-        "psnr_competition": rounded_psnr(pred, true)[1:601].mean().item(),
-    }
+    """The pose lab's other two averages of one clip's PSNR: clamped to 0..1, and as published."""
+    found = {}
+    for suffix, frames in (("", pred.clamp(0, 1)), (UNCLAMPED, pred)):
+        psnr = unclamped_psnr(frames, true)[1:]
+        found[f"psnr_2023_tester{suffix}"] = psnr.sum().item() / max(len(psnr) - 1, 1)
+        psnr = unclamped_psnr(rounded(frames), rounded(true))[1:601]
+        found[f"psnr_competition{suffix}"] = psnr.mean().item()
+    return found
 
 
 def drifts(psnr: torch.Tensor, ends: int = 100) -> dict[str, float]:
@@ -111,9 +119,15 @@ def pose_box_psnr(pred: torch.Tensor, true: torch.Tensor, poses: torch.Tensor) -
 
 
 AVERAGES = {
-    "psnr": "mean: over frames 1..T-1",
-    "psnr_2023_tester": "2023 tester: sum over frames 1..T-1, divided by T-2",
-    "psnr_competition": "competition (2024 on): rounded to 0..255, frames 1..600",
+    "psnr": "mean: over frames 1..T-1, clamped to 0..1",
+    "psnr_2023_tester_unclamped": (
+        "2023 tester: sum over frames 1..T-1, divided by T-2; not clamped"
+    ),
+    "psnr_2023_tester": "2023 clamped: the same of predictions clamped to 0..1",
+    "psnr_competition_unclamped": (
+        "competition (2024 on): rounded to 0..255, frames 1..600; not clamped"
+    ),
+    "psnr_competition": "comp. clamped: the same of predictions clamped to 0..1",
     "psnr_pose_box": "pose box: inside the box of the pose, 2 pixels around it included",
 }
 
@@ -124,9 +138,10 @@ def score_clips(clips: list[dict]) -> dict[str, float]:
     return mean | {"psnr_min": min(c["psnr_min"] for c in clips)}
 
 
-def competition_groups(clips: list[dict]) -> dict[str, float]:
+def competition_groups(clips: list[dict], suffix: str = "") -> dict[str, float]:
     """The competition's average over its public and its private clips, where there are five."""
     if len(clips) < 5:
         return {}
     groups = {"public (clips 0-2)": clips[:3], "private (clips 3-4)": clips[3:5]}
-    return {name: score_clips(group)["psnr_competition"] for name, group in groups.items()}
+    key = f"psnr_competition{suffix}"
+    return {name: score_clips(group)[key] for name, group in groups.items()}

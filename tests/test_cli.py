@@ -12,6 +12,7 @@ from PIL import Image
 
 from modules.cli import parser
 from modules.cli.parser import Parser
+from modules.config import PREFIXED
 from modules.report import pictures
 from modules.training import schedules
 from modules.training.optimizer import make_optimizer
@@ -119,6 +120,38 @@ def test_prefixes_unique_in_the_template_still_name_their_flag(script):
 )
 def test_prefixes_in_use_are_understood(typed, flag, value):
     assert getattr(parse("Trainer", typed), flag) == value
+
+
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_only_prefixes_of_the_templates_flags_are_taken(script, lab):
+    """No prefix names a flag that only this package has, whatever it is next to."""
+    known = Parser(script, lab)
+    own = {flag for flag, setting in known.names.items() if setting not in PREFIXED[lab]}
+    assert {"--beta1", "--cuda_graphs", "--wandb"} & known.names.keys() <= own
+    for flag in own:
+        for end in range(3, len(flag)):
+            with contextlib.suppress(SystemExit):  # ambiguous
+                assert known.complete(flag[:end]) not in own - {flag[:end]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("--bet 0.5", "--bet is no flag: did you mean --beta1?"),
+        ("--cuda_g", "--cuda_g is no flag: did you mean --cuda_graphs?"),
+        ("--kl_anneal_sto=1", "--kl_anneal_sto is no flag: did you mean --kl_anneal_stop?"),
+        ("--tfr_lower 0", "--tfr_lower is no flag: did you mean --tfr_lower_bound?"),
+        ("--no-sig", "--no-sig is no flag: did you mean --no-sigmoid?"),
+        ("--cuda", "--cuda is a flag of --lab robot"),
+        ("--beta 0.0001", "--beta of published code: the weight of the KL is --kl_anneal_stop"),
+        ("--betas 1", "unrecognized arguments: --betas 1"),
+    ],
+)
+def test_a_flag_that_is_not_written_out_is_refused_by_name(call, tmp_path, typed, named):
+    done = call("Trainer", "--DR", "d", "--save_root", tmp_path / "run", *typed.split())
+    assert done.code == 2 and named in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_ambiguous_prefix_is_wrong_usage(call):
@@ -263,11 +296,14 @@ CYCLES = "--kl_anneal_type Cyclical --kl_anneal_ratio 0.5"
 REPORTS = {
     "A monotonic": "--tfr_mode linear --tfr_sde 1 --kl_anneal_type Monotonic --lr .002",
     "A cyclical": "--tfr_mode linear --tfr_sde 1 --kl_anneal_cycle 2 --lr .002",
-    "B": "--optim AdamW --lr 3e-4 --lr_schedule cosine --batch_size 2 --tfr 0 --sigmoid "
-    "--feedback features --kl_anneal_cycle 40 --kl_anneal_ratio 0.5 --kl_anneal_start 0.1",
-    "C": f"{NO_DECAY} {CYCLES} --tfr .5 --tfr_d_step .05 --tfr_sde 1 --kl_anneal_floor 1e-6",
-    "D": f"{NO_DECAY} --posterior previous --pretrain_epochs 1 --tfr 0",
-    "E cyclical": f"--tfr_mode linear --tfr_sde 0 {CYCLES}",
+    "B": "--optim AdamW --lr 3e-4 --lr_schedule cosine --lr_end 400 --batch_size 2 --tfr 0 "
+    "--sigmoid --feedback features --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 "
+    "--kl_anneal_start 0.1",
+    "C": f"{CYCLES} --lr 1e-4 --tfr .5 --tfr_d_step .05 --tfr_sde 1 --batch_size 1 "
+    "--kl_anneal_stop .5 --kl_anneal_floor 5e-7",
+    "D": f"{NO_DECAY} --posterior previous --feedback frame --pretrain_epochs 1 --pretrain_tfr 1 "
+    "--tfr 0 --kl_anneal_ratio 0",
+    "E cyclical": f"--tfr_mode linear --tfr_sde 0 --tfr_end 2 {CYCLES}",
     "E monotonic": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type Monotonic --kl_anneal_ratio .25",
     "E none": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type None",
 }
@@ -275,9 +311,9 @@ EXPECTED = {  # what the two epochs of each run must log: beta, tfr
     "A monotonic": ([0, 0.5], [1, 1]),
     "A cyclical": ([0, 0], [1, 1]),
     "B": ([0.1, 0.1], [0, 0]),
-    "C": ([1e-6, 1e-6], [0.5, 0.45]),
-    "D": ([0, 0], [0, 0]),
-    "E cyclical": ([0, 0], [1, 0]),
+    "C": ([5e-7, 5e-7], [0.5, 0.45]),
+    "D": ([0, 1], [1, 0]),
+    "E cyclical": ([0, 0], [1, 0.5]),
     "E monotonic": ([0, 1], [1, 0]),
     "E none": ([1, 1], [1, 0]),
 }

@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from modules.metrics import (
     AVERAGES,
+    UNCLAMPED,
     Generate_PSNR,
     competition_groups,
     course_averages,
@@ -193,8 +194,13 @@ def long_clip():
 
 @pytest.fixture(scope="module")
 def reference_scores(long_clip):
-    pred, true = (np.asarray(x, np.float64) for x in long_clip)
-    pred = pred.clip(0, 1)
+    raw, true = (np.asarray(x, np.float64) for x in long_clip)
+    published = [reference_psnr(raw[t], true[t]) for t in range(1, 630)]
+    submitted = [
+        reference_psnr(np.rint(raw[t] * 255) / 255, np.rint(true[t] * 255) / 255)
+        for t in range(1, 601)
+    ]
+    pred = raw.clip(0, 1)
     psnr = [reference_psnr(pred[t], true[t]) for t in range(1, 630)]
     whole = [
         reference_psnr(np.rint(pred[t] * 255) / 255, np.rint(true[t] * 255) / 255)
@@ -206,6 +212,8 @@ def reference_scores(long_clip):
         "psnr_given_frame_repeated": sum(reference_psnr(true[0], f) for f in true[1:]) / 629,
         "psnr_2023_tester": sum(psnr) / 628,
         "psnr_competition": sum(whole) / 600,
+        "psnr_2023_tester_unclamped": sum(published) / 628,
+        "psnr_competition_unclamped": sum(submitted) / 600,
     }
 
 
@@ -218,7 +226,23 @@ def test_the_averages_of_a_clip_match_the_reference(long_clip, reference_scores)
     ssim = found.pop("ssim")
     assert found == pytest.approx(reference_scores, abs=1e-3)
     assert ssim == pytest.approx(mean_ssim(long_clip[0][1:], long_clip[1][1:]))
-    assert {"psnr", *list(AVERAGES)[1:3]} <= set(found)
+    assert {"psnr", *list(AVERAGES)[1:5]} <= set(found)
+
+
+def test_scores_with_a_published_name_are_not_clamped():
+    """A pixel at 1.5 whose truth is 1 is an error there, and none in ours."""
+    true = images(4, 3, 12, 16)
+    true[:, :, 0] = 1
+    pred = true.clone()
+    pred[:, :, 0] = 1.5
+    found = course_averages(pred, true)
+    mse = 0.5**2 * 16 / (12 * 16)
+    rows = (torch.round(pred * 255) - torch.round(true * 255)).double() / 255
+    competition = -10 * math.log10(rows[1].pow(2).mean())
+    assert found["psnr_2023_tester"] == pytest.approx(100 * 3 / 2)
+    assert found["psnr_competition"] == pytest.approx(100)
+    assert found["psnr_2023_tester_unclamped"] == pytest.approx(-10 * math.log10(mse) * 3 / 2)
+    assert found["psnr_competition_unclamped"] == pytest.approx(competition)
 
 
 def test_each_average_ignores_the_frames_it_should(long_clip):
@@ -228,10 +252,12 @@ def test_each_average_ignores_the_frames_it_should(long_clip):
     assert all_scores(worse_pred, true) == found
     worse_pred[601:] = 1 - true[601:]
     worse = all_scores(worse_pred, true)
-    assert worse["psnr_competition"] == found["psnr_competition"]
+    names = "psnr_competition", "psnr_competition_unclamped"
+    assert all(worse[name] == found[name] for name in names)
     assert worse["psnr"] < found["psnr"]
     worse_pred[600] = 1 - true[600]
-    assert all_scores(worse_pred, true)["psnr_competition"] < found["psnr_competition"]
+    worse = all_scores(worse_pred, true)
+    assert all(worse[name] < found[name] for name in names)
 
 
 def test_scores_of_the_shortest_clip_are_finite():
@@ -310,7 +336,8 @@ def test_calibrated_loss_of_an_exact_frame_is_finite():
 
 # ---------------------------------------------------------------- several clips
 
-NAMES = "psnr psnr_min psnr_given_frame_repeated ssim psnr_2023_tester psnr_competition".split()
+NAMES = """psnr psnr_min psnr_given_frame_repeated ssim psnr_2023_tester psnr_competition
+    psnr_2023_tester_unclamped psnr_competition_unclamped""".split()
 
 
 def clip_scores(*values):
@@ -333,8 +360,9 @@ def test_clips_are_averaged_and_psnr_min_is_the_minimum():
     ],
 )
 def test_competition_groups_are_clips_0_to_2_and_3_to_4_of_at_least_five(values, groups):
-    found = competition_groups(clip_scores(*values))
-    assert {name.split()[0]: value for name, value in found.items()} == groups
+    for suffix in ("", UNCLAMPED):
+        found = competition_groups(clip_scores(*values), suffix)
+        assert {name.split()[0]: value for name, value in found.items()} == groups
 
 
 def test_a_tiny_kl_is_not_lost_to_rounding():

@@ -85,6 +85,63 @@ def test_both_names_and_their_prefixes_set_the_number_of_epochs(both):
     assert parsed(both).num_epoch == 7
 
 
+# ---------------------------------------------------------------- names of published code
+
+TAKEN = {  # an old name -> the same in today's
+    "--data_root x": "--DR x",
+    "--optimizer adam": "--optim Adam",
+    "--optimizer rmsprop": "--optim RMSprop",
+    "--optimizer sgd": "--optim SGD",
+    "--cuda": "--device cuda",
+    "--niter 9 --tfr_start_decay_epoch 3 --tfr_decay_step 0.1": "--num_epoch 9 --tfr_sde 3 "
+    "--tfr_d_step 0.1",
+}
+REFUSED = {
+    "--beta 0.0001": "--kl_anneal_type None",
+    "--beta=0.0001": "--kl_anneal_stop",
+    "--log_dir ./logs/fp": "--save_root is the run folder",
+    "--model_dir ./logs/fp/run": "--ckpt_path FILE",
+}
+
+
+@pytest.mark.parametrize("old", TAKEN)
+def test_an_old_name_has_its_old_meaning(old):
+    assert parsed(old) == parsed(TAKEN[old])
+
+
+@pytest.mark.parametrize("old", REFUSED)
+@pytest.mark.parametrize("script", REQUIRED)
+def test_an_old_name_with_another_meaning_is_refused_with_the_flag_to_use(call, script, old):
+    places = ["--DR", "d", "--save_root", "s", *REQUIRED[script], "--lab", "robot"]
+    done = call(script, *places, *old.split())
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert f"{old.replace('=', ' ').split()[0]} of published code" in done.err
+    assert REFUSED[old] in done.err
+
+
+def test_the_line_of_all_published_flags_means_what_it_did():
+    line = """--lr .002 --beta1 .9 --batch_size 12 --niter 300 --epoch_size 600 --tfr 1.0
+        --tfr_start_decay_epoch 0 --tfr_decay_step 0 --tfr_lower_bound 0 --kl_anneal_cyclical
+        --kl_anneal_ratio .5 --kl_anneal_cycle 3 --n_past 2 --n_future 10 --n_eval 30 --rnn_size 256
+        --posterior_rnn_layers 1 --predictor_rnn_layers 2 --z_dim 64 --g_dim 128 --last_frame_skip
+        --seed 1 --optimizer adam --data_root d"""
+    expected = parsed("").replace(kl_anneal_type="Cyclical", last_frame_skip=True)
+    assert parsed(line) == expected
+
+
+def test_a_decay_that_published_code_starts_an_epoch_later_is_printed(capsys):
+    old = "--tfr_start_decay_epoch 150 --tfr_decay_step 0.01"
+    parsed(old)
+    assert "--tfr_start_decay_epoch 151 gives its numbers" in capsys.readouterr().out
+    for quiet in (
+        "--tfr_sde 150 --tfr_d_step 0.01",
+        "--tfr_start_decay_epoch 150",
+        f"{old} --tfr 0",
+    ):
+        parsed(quiet)
+        assert "gives its numbers" not in capsys.readouterr().out
+
+
 FOREIGN = [
     (script, lab, flag)
     for script in REQUIRED

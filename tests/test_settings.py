@@ -194,6 +194,10 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
         ("--kl_anneal_type Monotonic", "--kl_anneal_type Cyclical"),
         PRETRAINED, NO_POSTERIOR, NO_LATENT,
     ]),
+    "kl_anneal_unit": ("epochs", [
+        ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
+        PRETRAINED, NO_POSTERIOR, NO_LATENT,
+    ]),
     "kl_anneal_ratio": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
         PRETRAINED, NO_POSTERIOR, NO_LATENT,
@@ -220,9 +224,13 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
         ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
     ]),
     "tfr_d_step": (0.2, [
-        ("--tfr 0", "--tfr above 0"), ("--tfr_mode linear", "--tfr_mode step"),
+        ("--tfr 0", "--tfr above 0"), ("--tfr_mode linear", "--tfr_mode step or multiply"),
     ]),
     "tfr_mode": ("linear", [("--tfr 0", "--tfr above 0")]),
+    "tfr_every": (3, [
+        ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
+    ]),
+    "tfr_end": (50, [("--tfr_mode linear --tfr 0", "--tfr above 0")]),
     "tfr_lower_bound": (0, [
         ("--tfr 0", "--tfr above 0"), ("--tfr_d_step 0", "--tfr_d_step above 0"),
     ]),
@@ -251,10 +259,22 @@ def test_a_flag_without_effect_is_noted(capsys, flag, beside, needed):
     assert f"--{flag} " not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["--kl_anneal_cycle 3 --kl_anneal_type Monotonic --kl_anneal_unit epochs",
+     "--tfr_d_step 0.2 --tfr_mode multiply",
+     "--tfr 0 --tfr_coin batch --pretrain_tfr 0.5 --pretrain_epochs 3"],
+)  # fmt: skip
+def test_nothing_is_noted_about_a_flag_with_effect_beside_another(capsys, line):
+    print_notes(line)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("flag", IGNORED)
 def test_nothing_is_noted_about_a_flag_with_effect(capsys, flag):
     beside = {"fast_partial": "--fast_train", "fast_train_epoch": "--fast_train"}
     beside |= dict.fromkeys(("wandb_project", "wandb_name"), "--wandb")
+    beside["tfr_end"] = "--tfr_mode linear"
     print_notes(f"--{flag} {IGNORED[flag][0]} {beside.get(flag, '')}")
     assert capsys.readouterr().out == ""
 

@@ -59,6 +59,7 @@ def test_every_list_holds_command_lines_of_trainer(script, listed):
     words = listed(script, DR="data")
     found, args = jobs_listed(words), sweep.parse_arguments(words)
     assert len(found) == len({job.name for job in found}) == RUNS[script]
+    assert not [job.name for job in found if job.settings.contradiction()]
     settings = [job.settings.as_dict() | {"save_root": None} for job in found]
     assert all(settings.count(one) == 1 for one in settings)  # no two runs are the same
     assert args.save_root == ROOT / "runs" / script
@@ -111,6 +112,7 @@ def test_smoke_shrinks_every_list_onto_drawn_data(script, listed, monkeypatch):
     assert len(found) == RUNS[script] and len(set(drawn)) == 1
     assert {job.settings.DR for job in found} == {f"drawn_{drawn[0]}"}
     assert {job.settings.num_epoch for job in found} <= {24, 30}
+    assert not [job.name for job in found if job.settings.contradiction()]
     assert sweep.parse_arguments(words).save_root == ROOT / "runs" / f"{script}_smoke"
     drawing = make_toy_data.parse_arguments(
         ["out", "--lab", drawn[0], *sweep.DRAWN[drawn[0]].split()]

@@ -245,7 +245,12 @@ def test_make_gif_writes_the_three_gifs_of_2023(run_test, trained):
 
 def psnr(pred, true):
     """(T,) in double precision, frame by frame."""
-    mse = ((np.clip(pred, 0, 1) - true).astype(float) ** 2).reshape(len(pred), -1).mean(1)
+    return published_psnr(np.clip(pred, 0, 1), true)
+
+
+def published_psnr(pred, true):
+    """The same of predictions that may leave 0..1."""
+    mse = ((pred - true).astype(float) ** 2).reshape(len(pred), -1).mean(1)
     return -10 * np.log10(mse)
 
 
@@ -254,10 +259,11 @@ def true_clip(data, i):
     return np.stack([decode(p, SIZE) for p in files]).transpose(0, 3, 1, 2) / 255
 
 
-def test_scores_have_three_averages(run_test, trained):
+def test_scores_have_three_averages_of_which_two_are_also_as_published(run_test, trained):
     folder, printed = run_test()
     scores = scores_of(folder)
-    assert {"psnr", "psnr_2023_tester", "psnr_competition"} < set(scores["averages"])
+    names = {"psnr", "psnr_2023_tester", "psnr_competition"}
+    assert names | {f"{name}_unclamped" for name in names - {"psnr"}} < set(scores["averages"])
     for i, pred in enumerate(rollouts(trained.best, trained.data)):
         true, found = true_clip(trained.data, i), scores["clips"][i]
         values = psnr(pred, true)[1:]
@@ -268,6 +274,12 @@ def test_scores_have_three_averages(run_test, trained):
             values.sum() / (len(values) - 1), abs=1e-4
         )
         assert found["psnr_competition"] == pytest.approx(rounded.mean(), abs=1e-4)
+        values = published_psnr(pred, true)[1:]
+        rounded = published_psnr(np.rint(pred * 255) / 255, true)[1:601]
+        assert found["psnr_2023_tester_unclamped"] == pytest.approx(
+            values.sum() / (len(values) - 1), abs=1e-4
+        )
+        assert found["psnr_competition_unclamped"] == pytest.approx(rounded.mean(), abs=1e-4)
         copied = psnr(np.repeat(true[:1], len(true) - 1, 0), true[1:]).mean()
         assert found["psnr_given_frame_repeated"] == pytest.approx(copied, abs=1e-4)
     for name in scores["averages"]:
@@ -343,11 +355,13 @@ def test_truth_of_the_wrong_length_is_refused(call, trained, tmp_path, change):
 def test_public_and_private_scores_need_five_clips(run_test, tmp_path, clips):
     data = make_dataset(tmp_path / "data", clips=[2] * clips)
     folder, printed = run_test(data=data)
-    found = [clip["psnr_competition"] for clip in scores_of(folder)["clips"]]
-    groups = {"public (clips 0-2)": found[:3], "private (clips 3-4)": found[3:]}
-    for name, values in groups.items():
-        line = f"competition, {name}: {np.mean(values):.3f}"
-        assert (line in printed) == (name in printed) == (clips == 5)
+    scores = scores_of(folder)["clips"]
+    for key, word in (("psnr_competition_unclamped", ""), ("psnr_competition", "clamped, ")):
+        found = [clip[key] for clip in scores]
+        groups = {"public (clips 0-2)": found[:3], "private (clips 3-4)": found[3:]}
+        for name, values in groups.items():
+            line = f"competition, {word}{name}: {np.mean(values):.3f}"
+            assert (line in printed) == (name in printed) == (clips == 5)
 
 
 def test_futures_without_truth_are_refused(call, trained, tmp_path):

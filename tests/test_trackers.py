@@ -146,9 +146,11 @@ def test_a_run_without_trackers_has_the_checkpoint_of_before(train):
     assert "trackers" not in load(run)
 
 
-@pytest.mark.parametrize("typed", ["--wan", "--wandb"])
-def test_a_prefix_of_wandb_is_still_wandb(typed):
-    assert parse("Trainer", ["--DR", "d", "--save_root", "s", typed])[0].wandb
+def test_a_prefix_of_wandb_is_refused_and_its_flags_are_named(call):
+    done = call("Trainer", "--DR", "d", "--save_root", "s", "--wan")
+    assert done.code == 2
+    assert "--wan is no flag: did you mean --wandb or --wandb_name or --wandb_project?" in done.err
+    assert parse("Trainer", ["--DR", "d", "--save_root", "s", "--wandb"])[0].wandb
 
 
 # ---------------------------------------------------------------- the readers

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..config import TEMPLATE, Compute
+from ..fields import kl_type
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a flag needs, as it is typed, and whether it is so
 
@@ -13,10 +14,16 @@ def needs(name: str, value: Any) -> Rule:
     return text, lambda settings: getattr(settings, name) == value
 
 
-CYCLICAL = needs("kl_anneal_type", "Cyclical")
+CYCLES = (
+    "--kl_anneal_type Cyclical",
+    lambda s: s.kl_anneal_type == "Cyclical" or (s.kl_anneal_unit == "epochs" and RAMP[1](s)),
+)
 RAMP = "--kl_anneal_type Cyclical or Monotonic", lambda s: s.kl_anneal_type != "None"
 FORCED = "--tfr above 0", lambda s: s.tfr > 0
 DECAY = "--tfr_d_step above 0", lambda s: s.tfr_mode == "linear" or s.tfr_d_step > 0
+STEPS = "--tfr_mode step or multiply", lambda s: s.tfr_mode != "linear"
+COINS = "--tfr above 0", lambda s: s.tfr > 0 or bool(s.pretrain_tfr)
+PRETRAINING = "--pretrain_epochs above 0", lambda s: s.pretrain_epochs > 0
 POSTERIOR = "--pretrain_epochs below --num_epoch", lambda s: s.pretrain_epochs < s.num_epoch
 SHARE = "--posterior_share above 0", lambda s: s.posterior_share > 0
 LATENT = needs("latent", True)
@@ -25,12 +32,17 @@ REFUSED = {  # a flag that has no effect without the other: refused, unless the 
     "lr_milestones": needs("lr_schedule", "multistep"),
     "lr_gamma": needs("lr_schedule", "multistep"),
     "lr_min": needs("lr_schedule", "cosine"),
-    "tfr_d_step": needs("tfr_mode", "step"),
+    "lr_end": needs("lr_schedule", "cosine"),
+    "tfr_d_step": STEPS,
+    "tfr_every": STEPS,
+    "tfr_end": needs("tfr_mode", "linear"),
+    "pretrain_tfr": PRETRAINING,
     "fast_partial": needs("fast_train", True),
     "fast_train_epoch": needs("fast_train", True),
 }
 NOTED = {  # a flag that has no effect without all of these: noted
-    "kl_anneal_cycle": (CYCLICAL, POSTERIOR, SHARE, LATENT),
+    "kl_anneal_cycle": (CYCLES, POSTERIOR, SHARE, LATENT),
+    "kl_anneal_unit": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_ratio": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_start": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_floor": (RAMP, POSTERIOR, SHARE, LATENT),
@@ -46,7 +58,9 @@ NOTED = {  # a flag that has no effect without all of these: noted
     "tfr_d_step": (FORCED,),
     "tfr_mode": (FORCED,),
     "tfr_lower_bound": (FORCED, DECAY),
-    "tfr_coin": (FORCED,),
+    "tfr_every": (FORCED, DECAY),
+    "tfr_end": (FORCED,),
+    "tfr_coin": (COINS,),
     "feedback": (FREE_RUNNING,),
     "push_forward": (FREE_RUNNING,),
     "wandb_project": (needs("wandb", True),),
@@ -71,8 +85,39 @@ def check(parser: Any, settings: Any, typed: set[str]) -> None:
         for flag, (what, holds) in REFUSED.items():
             if flag in typed - TEMPLATE and not holds(settings):
                 parser.error(f"--{flag} has no effect without {what}")
-        for note in without_effect(settings, typed):
+        for note in (*taken_for(settings, parser.words), *without_effect(settings, typed)):
             print(note)
+
+
+MEANINGS = {
+    "Cyclical": "beta rises at the start of every cycle, and never falls within one",
+    "Monotonic": "beta rises once",
+    "None": "beta is --kl_anneal_stop throughout; for a run without KL, --kl_anneal_stop 0",
+}
+SHIFTED = {"--tfr_start_decay_epoch", "--tfr_decay_step"}
+
+
+def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
+    """A note for what published code spells or counts in another way."""
+    kind, spelling = settings.kl_anneal_type, typed_value("--kl_anneal_type", words)
+    if spelling and kl_type(spelling) == kind and spelling.lower() != kind.lower():
+        yield f"note: --kl_anneal_type {spelling} is taken for {kind}: {MEANINGS[kind]}"
+    old = sorted(SHIFTED & {word.partition("=")[0] for word in words})
+    if old and STEPS[1](settings) and FORCED[1](settings) and DECAY[1](settings):
+        first = settings.tfr_sde
+        yield (
+            f"note: {old[-1]}: tfr falls from epoch {first} on; published code lowers it after "
+            f"that epoch: --tfr_start_decay_epoch {first + 1} gives its numbers"
+        )
+
+
+def typed_value(flag: str, words: list[str]) -> str | None:
+    """The word that was typed for a flag; the last one counts."""
+    found = None
+    for word, following in zip(words, [*words[1:], None]):
+        name, equals, value = word.partition("=")
+        found = (value if equals else following) if name == flag else found
+    return found
 
 
 def without_effect(settings: Any, typed: set[str]) -> Iterator[str]:

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..config import LABS, TEMPLATE, TESTS, TRAINING, Loop
+from ..config import LABS, PREFIXED, TEMPLATE, TESTS, TRAINING, Loop
 from ..errors import UserError
-from ..fields import Choice, Numbers, Settings, settings_from, switch
+from ..fields import AnyCase, Choice, Numbers, Settings, settings_from, switch
 from ..text import one_line
 from .checks import check
 
@@ -35,6 +35,13 @@ TITLES = (  # the groups of --help, in order
     "KL annealing",
     "device",
 )
+OLD = {  # flags of published code that are not taken over, and what to type instead
+    "--beta": "the weight of the KL is --kl_anneal_stop: with --kl_anneal_type None throughout (as "
+    "in SVG), else at the end of a ramp; the momentum of Adam is --beta1",
+    "--log_dir": "there it is the parent of run folders; here --save_root is the run folder itself",
+    "--model_dir": "there it holds a pickled model.pth; here --ckpt_path FILE names the weights, "
+    "saved as docs/robot.md says, and a run is resumed by its own command",
+}
 
 
 def parse(
@@ -63,7 +70,7 @@ def peek(flag: str, argv: Sequence[str] | None = None) -> str | None:
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of one script and lab; unique prefixes are accepted, except for --lab."""
+    """The flags of one script and lab; unique prefixes of the template's flags are accepted."""
 
     def __init__(self, script: str, lab: str):
         super().__init__(
@@ -82,30 +89,28 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """-> {setting: value} of what was typed."""
-        argv = [self.complete(word) for word in (sys.argv[1:] if argv is None else argv)]
-        values, unknown = self.parse_known_args(argv)
+        self.words = [self.complete(word) for word in (sys.argv[1:] if argv is None else argv)]
+        values, unknown = self.parse_known_args(self.words)
         if unknown:
             self.refuse(unknown)
         return vars(values)
 
     def complete(self, word: str) -> str:
-        """A unique prefix of a flag -> the flag. The template's prefixes stay unique."""
+        """A prefix of one of the template's flags -> the flag."""
         name, equals, value = word.partition("=")
-        known = self.names.keys() | {"--help", "--"} | foreign_flags(self.script, self.lab).keys()
-        if not name.startswith("--") or name in known:
+        known = self.names.keys() | OLD.keys() | foreign_flags(self.script, self.lab).keys()
+        if not name.startswith("--") or name in known | {"--", "--help"}:
             return word
-        negated = name.startswith("--no-")
         found = {  # two names of one setting are one match
             setting: flag
             for flag, setting in self.names.items()
-            if flag.startswith(name) and setting != "lab" and flag.startswith("--no-") == negated
+            if flag.startswith(name)
+            and setting in PREFIXED[self.lab]
+            and not flag.startswith("--no-")
         }
         found |= {"help": "--help"} if "--help".startswith(name) else {}
         template = [flag for setting, flag in found.items() if setting in TEMPLATE]
         matches = template if len(template) == 1 else list(found.values())
-        shortest = min(matches, key=len, default="")
-        if matches and all(flag.startswith(shortest) for flag in matches):
-            matches = [shortest]  # --wan is --wandb, not --wandb_name
         if len(matches) > 1:
             self.error(f"ambiguous option: {name} could match {', '.join(sorted(matches))}")
         return f"{matches[0]}{equals}{value}" if matches else word
@@ -117,8 +122,13 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong with arguments that no flag of this lab takes."""
         for word in unknown:
             name = word.split("=")[0]
+            if name in OLD:
+                self.error(f"{name} of published code: {OLD[name]}")
             if owner := foreign_flags(self.script, self.lab).get(name):
                 self.error(f"{name} is a flag of --lab {owner}; this is --lab {self.lab}")
+            longer = [flag for flag in self.names if len(name) > 2 and flag.startswith(name)]
+            if longer:
+                self.error(f"{name} is no flag: did you mean {' or '.join(sorted(longer))}?")
         self.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
@@ -171,10 +181,8 @@ def add_flag(group: Any, item: dataclasses.Field) -> None:
     if check is switch:
         negatable = not item.name.startswith("no_")
         more["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
-    elif isinstance(check, Choice) and not item.metadata["metavar"]:
+    elif isinstance(check, Choice) and not isinstance(check, AnyCase):
         more["choices"] = check.words
-    elif isinstance(check, Choice):
-        more |= {"choices": check.words, "metavar": item.metadata["metavar"]}
     elif isinstance(check, Numbers):
         more |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
     else:

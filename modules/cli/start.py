@@ -68,7 +68,7 @@ def processors() -> int:
 
 
 def debugged() -> bool:
-    return any(word.startswith("--deb") for word in sys.argv)  # a prefix counts
+    return "--debug" in sys.argv
 
 
 def open_closed_streams() -> None:

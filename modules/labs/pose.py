@@ -12,6 +12,7 @@ from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, 
 from ..data.warp import static_background
 from ..metrics import (
     AVERAGES,
+    UNCLAMPED,
     competition_groups,
     course_averages,
     drifts,
@@ -101,7 +102,8 @@ class PoseLab:
 
     def summarise(self, clips: list[dict], mean: dict[str, Any]) -> dict[str, Any]:
         """Scores of all test clips -> what else scores.json has."""
-        mean["psnr_competition_groups"] = competition_groups(clips)
+        for suffix in ("", UNCLAMPED):
+            mean[f"psnr_competition{suffix}_groups"] = competition_groups(clips, suffix)
         return {"averages": AVERAGES}
 
     # ------------------------------------------------------------ images

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..files import write_atomically
-from ..metrics import AVERAGES
+from ..metrics import AVERAGES, UNCLAMPED
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
@@ -17,8 +17,10 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 MANY = 8  # with more clips than this, plot and table show only the mean
 COLUMNS = {  # printed heading -> key of a score
     "mean": "psnr",
-    "2023 tester": "psnr_2023_tester",
-    "competition": "psnr_competition",
+    "2023 tester": "psnr_2023_tester_unclamped",
+    "2023 clamped": "psnr_2023_tester",
+    "competition": "psnr_competition_unclamped",
+    "comp. clamped": "psnr_competition",
     "lowest": "psnr_min",
     "pose box": "psnr_pose_box",
     "baseline": "psnr_given_frame_repeated",
@@ -28,17 +30,18 @@ COLUMNS = {  # printed heading -> key of a score
 
 def print_scores(scores: dict, baseline: str) -> None:
     columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
-    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>13}" for heading in columns))
+    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
     lines = clips if len(clips) <= MANY else {}
     for name, values in (lines | {"mean": scores["mean"]}).items():
-        print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
+        print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
     print(f"{gain:+.2f} dB over the {baseline}")
     if "drift" in scores["mean"]:
         print_drift(lines | {"mean": scores["mean"]})
-    for name, value in scores["mean"].get("psnr_competition_groups", {}).items():
-        print(f"competition, {name}: {value:.3f}")
+    for suffix, word in ((UNCLAMPED, ""), ("", "clamped, ")):
+        for name, value in scores["mean"].get(f"psnr_competition{suffix}_groups", {}).items():
+            print(f"competition, {word}{name}: {value:.3f}")
     for key in columns.values():
         if key in scores.get("averages", {}):
             print(f"  {AVERAGES[key]}")

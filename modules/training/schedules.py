@@ -37,8 +37,11 @@ def cycle_linear(
 ) -> float:
     """Value i of n_cycle ramps: each rises for `ratio` of its cycle, then stays at stop."""
     cycle = ((i + 1) * n_cycle - 1) // n_iter  # the current cycle: c * n_iter // n_cycle <= i
-    age = i - cycle * n_iter // n_cycle
-    rise = ratio * n_iter / n_cycle
+    return ramp(i - cycle * n_iter // n_cycle, ratio * n_iter / n_cycle, start, stop)
+
+
+def ramp(age: int, rise: float, start: float, stop: float) -> float:
+    """From start to stop in `rise` epochs, then level."""
     return stop if age >= rise else start + (stop - start) * age / rise
 
 
@@ -47,17 +50,17 @@ def beta_at(epoch: int, settings: Training) -> float:
         return 0.0
     first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
     epochs = max(settings.num_epoch - first, 1)
+    start, stop = settings.kl_anneal_start, settings.kl_anneal_stop
+    ratio, monotonic = settings.kl_anneal_ratio, settings.kl_anneal_type == "Monotonic"
     if settings.kl_anneal_type == "None":
-        return settings.kl_anneal_stop
-    cycles = 1 if settings.kl_anneal_type == "Monotonic" else min(settings.kl_anneal_cycle, epochs)
-    beta = cycle_linear(
-        min(epoch - first, epochs - 1),
-        epochs,
-        settings.kl_anneal_start,
-        settings.kl_anneal_stop,
-        cycles,
-        settings.kl_anneal_ratio,
-    )
+        return stop
+    if settings.kl_anneal_unit == "epochs":
+        length = settings.kl_anneal_cycle
+        age = epoch - first if monotonic else (epoch - first) % length
+        beta = ramp(age, ratio * length, start, stop)
+    else:
+        cycles = 1 if monotonic else min(settings.kl_anneal_cycle, epochs)
+        beta = cycle_linear(min(epoch - first, epochs - 1), epochs, start, stop, cycles, ratio)
     return max(beta, settings.kl_anneal_floor)
 
 
@@ -74,26 +77,28 @@ def has_posterior(
 
 def tfr_at(epoch: int, settings: Training) -> float:
     """Probability of teacher forcing: --tfr before --tfr_sde, then decaying to its lower bound."""
-    if epoch < settings.tfr_sde:
-        return settings.tfr
-    if settings.tfr_mode == "step":
-        return max(
-            settings.tfr_lower_bound,
-            settings.tfr - settings.tfr_d_step * (epoch - settings.tfr_sde + 1),
-        )
-    return line(
-        epoch, settings.tfr_sde, settings.num_epoch - 1, settings.tfr, settings.tfr_lower_bound
-    )
+    first, tfr, bound = settings.tfr_sde, settings.tfr, settings.tfr_lower_bound
+    if epoch < settings.pretrain_epochs and settings.pretrain_tfr is not None:
+        return settings.pretrain_tfr
+    if epoch < first:
+        return tfr
+    if settings.tfr_mode == "linear":
+        return line(epoch, first, settings.tfr_end or settings.num_epoch - 1, tfr, bound)
+    decays = (epoch - first) // settings.tfr_every + 1
+    if settings.tfr_mode == "multiply":
+        return max(bound, tfr * (1 - settings.tfr_d_step) ** decays)
+    return max(bound, tfr - settings.tfr_d_step * decays)
 
 
 def lr_at(epoch: int, settings: Training) -> float:
-    """Linear warm-up, then --lr_schedule; cosine is at --lr_min in the last epoch."""
+    """Linear warm-up, then --lr_schedule; cosine is at --lr_min at --lr_end."""
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / (settings.warmup_epochs + 1)
     if settings.lr_schedule == "multistep":
         return settings.lr * settings.lr_gamma ** sum(epoch >= m for m in settings.lr_milestones)
     if settings.lr_schedule == "cosine":
-        turn = line(epoch, settings.warmup_epochs, settings.num_epoch - 1, 0.0, math.pi)
+        end = settings.lr_end or settings.num_epoch - 1
+        turn = line(epoch, settings.warmup_epochs, end, 0.0, math.pi)
         return settings.lr_min + (settings.lr - settings.lr_min) * (1 + math.cos(turn)) / 2
     return settings.lr
 
@@ -163,7 +168,8 @@ def warnings(settings: Training) -> Iterator[str]:
     yield from collapse(settings)
     annealed = settings.num_epoch - settings.pretrain_epochs
     cycles = settings.kl_anneal_cycle
-    if settings.kl_anneal_type == "Cyclical" and 0 < annealed <= cycles:
+    per_run = settings.kl_anneal_unit == "cycles"
+    if settings.kl_anneal_type == "Cyclical" and per_run and 0 < annealed <= cycles:
         beta = beta_at(settings.num_epoch - 1, settings)
         yield f"note: {cycles} KL cycles in {annealed} epochs: beta stays {beta:g}"
     lr = lr_at(settings.num_epoch - 1, settings)

@@ -1,0 +1,283 @@
+"""beta, tfr and lr of the five reports and of public forks, worked out here as their programs do.
+
+A program's own loop is written out: it uses nothing of the package.
+"""
+
+import math
+import sys
+
+import pytest
+from helpers import ROOT, settings_of
+
+from modules.training import schedules
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import sweep
+
+
+def near(values):
+    return pytest.approx(values, rel=1e-9, abs=1e-9)
+
+
+def column(settings, name):
+    return [row[name] for row in schedules.table(settings)]
+
+
+# ---------------------------------------------------------------- the loops of published programs
+
+
+def tfrs(epochs, update, tfr=1.0, first=0):
+    """The ratio of every epoch: update(ratio, epoch) is called with the number of the next one."""
+    found = []
+    for epoch in range(first, first + epochs):
+        found.append(tfr)
+        tfr = update(tfr, epoch + 1)
+    return found
+
+
+def template_tfr(epochs, tfr=1.0, sde=10, step=0.1):
+    return tfrs(epochs, lambda r, e: max(0.0, r - step) if e >= sde else r, tfr)
+
+
+def multistep(lr, epochs):
+    """Milestones 2 and 5, gamma 0.1."""
+    return [lr * (1 if e < 2 else 0.1 if e < 5 else 0.01) for e in range(epochs)]
+
+
+def cycles(epochs, count, ratio):
+    """Fu et al.: beta rises from 0 in `ratio` of a cycle. The cycles have equal, whole lengths."""
+    length = epochs // count
+    assert length * count == epochs
+    return [min((e % length) / (ratio * length), 1.0) for e in range(epochs)]
+
+
+def linspace(start, stop, count):
+    return [start + (stop - start) * i / (count - 1) for i in range(count)]
+
+
+# ---------------------------------------------------------------- the five reports
+
+
+def tfr_of_a():
+    """tfr is set after an epoch: 1 - (epoch - 25) / (niter - 25)."""
+    return tfrs(100, lambda r, e: 1 - (e - 1 - 25) / (100 - 25) if e - 1 >= 25 else r)
+
+
+def report_a():
+    betas = {"monotonic": [min(e / 25, 1.0) for e in range(100)]}
+    betas["cyclical"] = cycles(100, 2, 0.5)
+    return {name: (beta, tfr_of_a(), [0.002] * 100) for name, beta in betas.items()}
+
+
+def report_b():
+    lr = [3e-4 / 2 * (1 + math.cos(math.pi * e / 400)) for e in range(400)]
+    betas = {
+        "Cyclical": (linspace(0.1, 1, 5) + [1.0] * 5) * 40,
+        "Monotonic": linspace(0.1, 1, 200) + [1.0] * 200,
+        "None": [1.0] * 400,
+    }
+    runs = {
+        f"{kl}/tfr{tfr}": (beta, template_tfr(400, tfr), lr)
+        for kl, beta in betas.items()
+        for tfr in (0, 1)
+    }
+    return runs | {"no_sigmoid": (betas["Cyclical"], [0.0] * 400, lr)}
+
+
+def report_c():
+    """Its loss of one clip is mse + max(1e-6, beta) * kl / 2: our beta of a batch of 1 is half."""
+
+    def betas(epochs):
+        found = {
+            "None": [1.0] * epochs,
+            "Cyclical": cycles(epochs, 10, 0.5),
+            "Monotonic": cycles(epochs, 1, 0.5),
+        }
+        return {kl: [max(1e-6, b) / 2 for b in beta] for kl, beta in found.items()}
+
+    runs = {}
+    for kl, beta in betas(100).items():
+        for name, tfr, step in (("tfr1", 1, 0.1), ("tfr0.5", 0.5, 0.05), ("tfr0", 0, 0.1)):
+            runs[f"{kl}/{name}"] = beta, template_tfr(100, tfr, step=step), multistep(1e-4, 100)
+    for kl, beta in betas(200).items():
+        runs[f"{kl}/200"] = beta, [0.0] * 200, multistep(1e-4, 200)
+    return runs
+
+
+def report_d():
+    """Ten epochs of teacher-forced pre-training; then its epochs, which count from 1."""
+    beta = [0.0] * 10 + [min(1.0, 1 * (e % 10 + 1)) for e in range(90)]
+    runs = {}
+    for tfr in (0, 1):
+        ratio = tfrs(90, lambda r, e: max(0, r - 0.1) if e >= 10 else r, tfr, first=1)
+        for kl in ("Cyclical", "Monotonic", "None"):
+            runs[f"{kl}/tfr{tfr}"] = beta, [1.0] * 10 + ratio, [1e-4] * 100
+    return runs
+
+
+def report_e():
+    tfr = [1.0] * 10 + [1 - (e - 10) / 90 for e in range(10, 100)]
+    betas = {
+        "Cyclical": cycles(100, 10, 0.5),
+        "Monotonic": [min(e / 25, 1.0) for e in range(100)],
+        "None": [1.0] * 100,
+    }
+    return {kl: (beta, tfr, [1e-4] * 100) for kl, beta in betas.items()}
+
+
+@pytest.fixture
+def jobs(shell):
+    """jobs(script) -> {name: settings} of the runs that it lists."""
+
+    def listed(script):
+        ((_, *words),) = shell(script, DR="data")
+        return {job.name: job.settings for job in sweep.jobs_of(sweep.parse_arguments(words))}
+
+    return listed
+
+
+@pytest.mark.parametrize("report", [report_a, report_b, report_c, report_d, report_e])
+def test_a_reports_script_has_the_schedules_of_its_program(jobs, report):
+    found, wanted = jobs(report.__name__), report()
+    assert found.keys() == wanted.keys()
+    for name, (beta, tfr, lr) in wanted.items():
+        assert column(found[name], "beta") == near(beta), name
+        assert column(found[name], "tfr") == near(tfr), name
+        assert column(found[name], "lr") == near(lr), name
+
+
+def test_a_reports_script_has_the_steps_of_its_program(jobs):
+    a = jobs("report_a")["monotonic"]
+    assert (a.condition, a.batch_size, a.epoch_size) == ("previous", 24, 500)
+    assert {one.batch_size for one in jobs("report_c").values()} == {1}
+    d = jobs("report_d")["Cyclical/tfr0"]
+    assert (d.feedback, d.posterior, d.pretrain_epochs) == ("frame", "previous", 10)
+
+
+def test_the_tables_are_told_apart_from_those_of_before(jobs):
+    """How far the scripts were from their reports; the numbers are those that were measured."""
+
+    def largest(old, new, name="tfr"):
+        return max(abs(a - b) for a, b in zip(column(settings_of(old), name), new))
+
+    before = "--num_epoch 100 --tfr_mode linear --tfr_sde"
+    assert largest(f"{before} 25", tfr_of_a()) == pytest.approx(0.027, abs=5e-4)
+    assert largest(f"{before} 10", report_e()["None"][1]) == pytest.approx(0.011, abs=5e-4)
+    half = "--num_epoch 400 --kl_anneal_cycle 40 --kl_anneal_ratio 0.5 --kl_anneal_start 0.1"
+    assert largest(half, report_b()["Cyclical/tfr0"][0], "beta") == pytest.approx(0.18)
+
+
+# ---------------------------------------------------------------- public forks
+
+
+def stairs(epochs, step, every, bound=0.0):
+    """tfr falls where every divides the epoch."""
+    return tfrs(epochs, lambda r, e: max(bound, r - step) if e >= every and e % every == 0 else r)
+
+
+def risen(epochs, length, ratio, cyclical):
+    """A fork's cycle is a length in epochs."""
+    place = [e % length if cyclical else min(e, length) for e in range(epochs)]
+    return [min(p / length / ratio, 1.0) for p in place]
+
+
+FORKS = {  # flags -> column, its table
+    "": ("tfr", template_tfr(70)),
+    "--kl_anneal_unit epochs --num_epoch 70": ("beta", risen(70, 10, 1, True)),
+    "--kl_anneal_unit epochs --kl_anneal_cycle 15 --kl_anneal_ratio 0.4 --num_epoch 70": (
+        "beta", risen(70, 15, 0.4, True)),
+    "--kl_anneal_unit epochs --kl_anneal_cycle 20 --kl_anneal_ratio .7 --kl_anneal_t Monotonic": (
+        "beta", risen(70, 20, 0.7, False)),
+    "--kl_anneal_unit epochs --kl_anneal_cycle 100 --kl_anneal_type Linear": (
+        "beta", risen(70, 100, 1, False)),
+    "--kl_anneal_unit epochs --kl_anneal_cycle 30 --kl_anneal_start .05 "
+    "--kl_anneal_ratio 0.6333333333333333 --num_epoch 300": (
+        "beta", [min(1, 0.05 * (e % 30 + 1)) for e in range(300)]),
+    "--tfr_mode multiply --num_epoch 40": (
+        "tfr", tfrs(40, lambda r, e: r * (1 - 0.1) if e >= 10 else r)),
+    "--tfr_mode multiply --tfr_sde 1 --tfr_d_step 0.03 --num_epoch 40": (
+        "tfr", tfrs(40, lambda r, e: max(0, r * (1 - 0.03)))),
+    "--tfr_mode multiply --tfr_sde 11 --tfr_d_step 0.1 --num_epoch 40": (
+        "tfr", tfrs(40, lambda r, e: r * 0.9 if e > 10 else r)),
+    "--tfr_sde 5 --tfr_every 5 --num_epoch 60": ("tfr", stairs(60, 0.1, 5)),
+    "--tfr_sde 7 --tfr_every 7 --tfr_d_step 0.2 --tfr_lower_bound 0.3 --num_epoch 60": (
+        "tfr", stairs(60, 0.2, 7, 0.3)),
+    "--tfr_sde 10 --tfr_every 3 --num_epoch 60": (
+        "tfr",
+        tfrs(60, lambda r, e: max(0, r - 0.1) if e >= 10 and (e - 10) % 3 == 0 else r)),
+    "--tfr_mode linear --tfr_sde 9 --num_epoch 70": (
+        "tfr", tfrs(70, lambda r, e: max(0, r - 1 / (70 - 10)) if e >= 10 else r)),
+    "--kl_anneal_type None --kl_anneal_stop 0": ("beta", [0.0] * 70),
+    "--lab robot --tfr_decay_step 0.01 --tfr_start_decay_epoch 151": (
+        "tfr", tfrs(300, lambda r, e: max(0, r - 0.01) if e - 1 >= 150 else r)),
+    "--lab robot --kl_anneal_cyclical": ("beta", cycles(300, 3, 0.5)),
+    "--lab robot": ("lr", [0.002] * 300),
+    "--lr 1e-4": ("lr", multistep(1e-4, 70)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", FORKS)
+def test_a_forks_schedule_is_a_line_of_flags(flags):
+    name, wanted = FORKS[flags]
+    settings = settings_of(flags, lab="robot" if "robot" in flags else "pose")
+    assert column(settings, name) == near(wanted)
+
+
+PUBLISHED = {  # command lines of the reports -> beta, tfr and lr of the template's program
+    "--lr 0.0001 --num_epoch 100 --tfr 0.5 --tfr_d_step 0.05 --kl_anneal_type None "
+    "--kl_anneal_ratio 0.5": (
+        [1.0] * 100, template_tfr(100, 0.5, step=0.05), multistep(1e-4, 100)),
+    "--lr 0.0001 --num_epoch 200 --tfr 0 --kl_anneal_type Cyclical --kl_anneal_ratio 0.5": (
+        cycles(200, 10, 0.5), [0.0] * 200, multistep(1e-4, 200)),
+    "": (cycles(70, 10, 1), template_tfr(70), multistep(1e-3, 70)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", PUBLISHED)
+def test_a_published_line_has_the_schedules_that_it_had(line):
+    beta, tfr, lr = PUBLISHED[line]
+    settings = settings_of(line)
+    assert column(settings, "beta") == near(beta)
+    assert column(settings, "tfr") == near(tfr)
+    assert column(settings, "lr") == near(lr)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--tfr_mode linear --tfr_end 10", "--tfr_end 10 is not above --tfr_sde 10"),
+        ("--lr_schedule cosine --lr_end 3 --warmup_epochs 3", "--lr_end 3 is not above"),
+        ("--tfr_end 50", "--tfr_end has no effect without --tfr_mode linear"),
+        ("--tfr_every 2 --tfr_mode linear", "--tfr_every has no effect without --tfr_mode step"),
+        ("--lr_end 50", "--lr_end has no effect without --lr_schedule cosine"),
+        ("--pretrain_tfr 1", "--pretrain_tfr has no effect without --pretrain_epochs above 0"),
+    ],
+)
+def test_schedules_without_effect_are_refused(call, line, named):
+    done = call("Trainer", *"--DR d --save_root s".split(), *line.split())
+    assert done.code == 2 and named in done.err
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("Cyclical_descent", "Cyclical"),
+        ("Linear", "Monotonic"),
+        *((word, "None") for word in ("NoAnnealing", "Full_KL", "WithoutKLAnnealing")),
+        ("without_anneal", "None"),
+    ],
+)
+def test_a_forks_spelling_is_printed_with_what_it_is_taken_for(call, tmp_path, word, kind):
+    for typed in ([f"--kl_anneal_type={word}"], ["--kl_anneal_t", word]):
+        done = call("Trainer", "--save_root", tmp_path / "run", "--preview", *typed)
+        assert done.code == 0, done.err
+        note = f"note: --kl_anneal_type {word} is taken for {kind}: "
+        (line,) = [line for line in done.out.splitlines() if line.startswith(note)]
+        assert ("--kl_anneal_stop 0" in line) == (kind == "None")
+    robot = (
+        f"--lab robot --save_root {tmp_path} --preview --kl_anneal_type W/O --kl_anneal_cyclical"
+    )
+    assert "taken for" not in call("Trainer", *robot.split()).out  # the last one counts
+    for plain in ("Cyclical", "Monotonic", "None", "none"):
+        done = call("Trainer", "--save_root", tmp_path / "run", "--preview", "--kl_anneal_t", plain)
+        assert "taken for" not in done.out
