@@ -21,7 +21,7 @@ from tqdm import tqdm
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
 from modules.cli.signals import listener
-from modules.config import STORED, TESTS, Compute, Run
+from modules.config import TESTS, Compute, Run
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
 from modules.evaluation import Futures, Latents
@@ -43,6 +43,7 @@ from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.folder import TEST_FUTURES, clip_file, folder_for_test, run_folder, trained
+from modules.stored import STORED
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
 from modules.training.ranks import ranks

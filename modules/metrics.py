@@ -123,11 +123,11 @@ AVERAGES = {
     "psnr_2023_tester_unclamped": (
         "2023 tester: sum over frames 1..T-1, divided by T-2; not clamped"
     ),
-    "psnr_2023_tester": "2023 clamped: the same of predictions clamped to 0..1",
+    "psnr_2023_tester": "2023 clamped: 2023 tester, of predictions clamped to 0..1",
     "psnr_competition_unclamped": (
         "competition (2024 on): rounded to 0..255, frames 1..600; not clamped"
     ),
-    "psnr_competition": "comp. clamped: the same of predictions clamped to 0..1",
+    "psnr_competition": "2024 clamped: competition, of predictions clamped to 0..1",
     "psnr_pose_box": "pose box: inside the box of the pose, 2 pixels around it included",
 }
 

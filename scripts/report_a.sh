@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Report A: 100 epochs of 500 batches of 24, teacher forcing 1 until epoch 25, then linearly to 0;
 # one run with monotonic, one with cyclical KL annealing (two cycles). Usage: docs/sweeps.md.
-# Its program conditions on row t-1, and sets tfr to 1 - (epoch - 25) / (100 - 25) after an epoch:
-# the line begins and ends one epoch later. Its monotonic ramp takes a quarter of the epochs, a
-# cyclical one half of a cycle.
+# Its program conditions on row t-1, takes the skip connections of frame 0, minimises the sum over a
+# clip's frames, and sets tfr to 1 - (epoch - 25) / (100 - 25) after an epoch: the line begins and
+# ends one epoch later. Its monotonic ramp takes a quarter of the epochs, a cyclical one half of a
+# cycle. Its BatchNorm sees one time step at a time: add --norm_over step for that, at its cost.
 source "$(dirname "$0")/queue.sh"
 DR=${DR:-$ROOT/../processed_data}
 ALL=(--lab robot --niter 100 --epoch_size 500 --batch_size 24 --lr 0.002
-    --condition previous --tfr_sde 26 --tfr_mode linear --tfr_end 101)
+    --condition previous --skip_from second_last --loss_reduction sum
+    --tfr_sde 26 --tfr_mode linear --tfr_end 101)
 
 add monotonic --kl_anneal_ratio 0.25
 add cyclical --kl_anneal_cyclical --kl_anneal_cycle 2

@@ -9,8 +9,8 @@ import pytest
 from helpers import ROOT, SHORT
 
 from modules.cli.parser import parse
-from modules.config import SIZES
 from modules.errors import UserError
+from modules.stored import SIZES
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import ablate

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modules.config import SIZES, TRAINING
+from modules.config import TRAINING
 from modules.data import cache
 from modules.errors import UserError
 from modules.fields import Choice, Numbers, switch
+from modules.stored import SIZES
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 TINY = {"pose": SHORT, "robot": ROBOT}

@@ -10,11 +10,12 @@ import pytest
 import torch
 from helpers import differences, load
 
-from modules.config import MAY_CHANGE, SIZES, TRAINING
+from modules.config import TRAINING
 from modules.errors import UserError
 from modules.models import load_model, loading
 from modules.runs import checkpoint as ckpt
 from modules.runs import reader, validate
+from modules.stored import MAY_CHANGE, SIZES
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

@@ -22,6 +22,7 @@ from modules.metrics import (
     score_clip,
     score_clips,
 )
+from modules.report.tables import print_scores
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion, kl_per_dimension
 
 
@@ -389,3 +390,12 @@ def test_free_bits_clamp_the_kl_of_each_dimension_from_below():
     assert cost.item() == pytest.approx(0.3 + 0.5 + 2.0)
     cost.backward()
     assert not mu.grad[..., 0].any() and mu.grad[..., 1:].all()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_clamped_scores_are_printed_where_a_clamp_matters(capsys, scale):
+    true = images(130, 3, 12, 12)
+    clip = score_clip(true * scale, true) | course_averages(true * scale, true)
+    print_scores({"clips": [clip], "mean": clip, "averages": AVERAGES}, "baseline")
+    printed = capsys.readouterr().out
+    assert ("2023 clamped" in printed) == ("2024 clamped" in printed) == (scale > 1)

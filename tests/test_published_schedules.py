@@ -98,7 +98,8 @@ def report_c():
     runs = {}
     for kl, beta in betas(100).items():
         for name, tfr, step in (("tfr1", 1, 0.1), ("tfr0.5", 0.5, 0.05), ("tfr0", 0, 0.1)):
-            runs[f"{kl}/{name}"] = beta, template_tfr(100, tfr, step=step), multistep(1e-4, 100)
+            ratio = template_tfr(100, tfr, sde=20, step=step)
+            runs[f"{kl}/{name}"] = beta, ratio, multistep(1e-4, 100)
     for kl, beta in betas(200).items():
         runs[f"{kl}/200"] = beta, [0.0] * 200, multistep(1e-4, 200)
     return runs

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from ..config import MODELS, SIZES, STORED, of_today
+from ..config import MODELS
 from ..errors import UserError
 from ..fields import settings_from
 from ..metrics import Generate_PSNR
 from ..runs import checkpoint as ckpt
 from ..runs import published, validate
+from ..stored import SIZES, STORED, of_today
 from ..training import schedules
 from ..training.device import choose_precision, default_device
 from .pose import SIGMOIDS, VAE_Model

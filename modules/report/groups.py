@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import BASELINES, OBJECTIVES, of_today
+from ..config import BASELINES, OBJECTIVES
 from ..errors import UserError
+from ..stored import of_today
 from ..text import one_line
 from . import pages
 from .charts import BASELINE, CURVES, Chart, Panel, Series

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import BASELINES, MAY_CHANGE, OBJECTIVES, TRAINING, of_today
+from ..config import BASELINES, OBJECTIVES, TRAINING
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
+from ..stored import MAY_CHANGE, of_today
 from . import charts, clips, tables
 from .reading import Run, read_json, read_run
 

@@ -20,7 +20,7 @@ COLUMNS = {  # printed heading -> key of a score
     "2023 tester": "psnr_2023_tester_unclamped",
     "2023 clamped": "psnr_2023_tester",
     "competition": "psnr_competition_unclamped",
-    "comp. clamped": "psnr_competition",
+    "2024 clamped": "psnr_competition",
     "lowest": "psnr_min",
     "pose box": "psnr_pose_box",
     "baseline": "psnr_given_frame_repeated",
@@ -29,22 +29,35 @@ COLUMNS = {  # printed heading -> key of a score
 
 
 def print_scores(scores: dict, baseline: str) -> None:
-    columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
-    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>14}" for heading in columns))
+    columns = columns_of(scores)
+    print(f"{'PSNR (dB)':<10}" + "".join(f"{heading:>13}" for heading in columns))
     clips = {f"clip {i}": clip for i, clip in enumerate(scores["clips"])}
     lines = clips if len(clips) <= MANY else {}
     for name, values in (lines | {"mean": scores["mean"]}).items():
-        print(f"{name:<10}" + "".join(f"{values[key]:>14.3f}" for key in columns.values()))
+        print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
     print(f"{gain:+.2f} dB over the {baseline}")
     if "drift" in scores["mean"]:
         print_drift(lines | {"mean": scores["mean"]})
     for suffix, word in ((UNCLAMPED, ""), ("", "clamped, ")):
+        if word and "2024 clamped" not in columns:
+            continue
         for name, value in scores["mean"].get(f"psnr_competition{suffix}_groups", {}).items():
             print(f"competition, {word}{name}: {value:.3f}")
     for key in columns.values():
         if key in scores.get("averages", {}):
             print(f"  {AVERAGES[key]}")
+
+
+def columns_of(scores: dict) -> dict[str, str]:
+    """{heading: key} of what is printed; a clamped score only where the clamp changes it."""
+    columns = {heading: key for heading, key in COLUMNS.items() if key in scores["mean"]}
+    return {
+        heading: key
+        for heading, key in columns.items()
+        if not heading.endswith(" clamped")
+        or any(abs(clip[key] - clip[key + UNCLAMPED]) > 5e-4 for clip in scores["clips"])
+    }
 
 
 def print_drift(clips: dict[str, dict]) -> None:

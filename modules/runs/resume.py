@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import BEFORE, MAY_CHANGE, Training, of_today
+from ..config import Training
 from ..errors import UserError
 from ..models.loading import load_weights, same_lab, warn_of_activation
+from ..stored import BEFORE, MAY_CHANGE, of_today
 from ..training import schedules
 from ..training.device import rng_states, set_rng_states
 from ..training.optimizer import load_optimizer

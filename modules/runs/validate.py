@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from ..config import LABS, MAY_CHANGE, TRAINING, by_todays_names
+from ..config import LABS, TRAINING
 from ..errors import UserError, is_short_of_memory
 from ..fields import Choice, Number, Numbers, Settings, kl_type, switch
+from ..stored import MAY_CHANGE, by_todays_names
 from .reader import natural
 
 MOST_STEPS = 10**12

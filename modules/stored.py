@@ -1,0 +1,35 @@
+"""Stored settings: which ones a checkpoint passes on, which a resumed run may change, old names."""
+
+from typing import Any
+
+# These fix the shapes of the weights, or what they were trained to do.
+SIZES = frozenset(
+    """F_dim L_dim N_dim D_out_dim g_dim z_dim rnn_size vgg_width posterior_rnn_layers
+    predictor_rnn_layers learned_prior nets scene first_frame posterior latent z_grid""".split()
+)
+# A checkpoint's own values of these are used at test, so that Tester.py needs none repeated.
+STORED = SIZES | frozenset(
+    """frame_H frame_W output_activation pose_norm position_map feedback_clamp z_source seed
+    n_past n_future n_eval last_frame_skip skip_from condition""".split()
+)
+# These may differ when a run is resumed; any other makes it a different experiment.
+MAY_CHANGE = frozenset(
+    """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
+    val_every cache_dir store_visualization preview tensorboard wandb wandb_project wandb_name
+    debug plots data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
+    deterministic cuda_graphs""".split()
+)
+# What runs did before the setting existed, where today's default is another.
+BEFORE = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last", "lab": "pose"}
+
+
+def of_today(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a run has stored, by today's names, with the defaults of its time."""
+    return BEFORE | by_todays_names(stored)
+
+
+def by_todays_names(stored: dict[str, Any]) -> dict[str, Any]:
+    if "sigmoid" not in stored:  # before --output_activation
+        return stored
+    activation = "sigmoid" if stored["sigmoid"] is True else "none"
+    return {k: v for k, v in stored.items() if k != "sigmoid"} | {"output_activation": activation}
