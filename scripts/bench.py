@@ -5,6 +5,7 @@
     python scripts/bench.py --batches 2 8 32 --rounds 5
     python scripts/bench.py --memory             peak memory and time against the size of a batch
     python scripts/bench.py --profile            where the time of a training step goes
+    python scripts/bench.py --exact              what --norm_over step costs, in both labs
 
 Both sides run alternately, each in its own process, so that other load slows down both; the table
 shows medians and their ratios.
@@ -40,6 +41,7 @@ def parse_arguments():
     add("--pictures", type=int, default=64, help="1024x512 images of the timed epoch")
     add("--memory", action="store_true", help="measure peak memory of a step")
     add("--profile", action="store_true", help="profile a training step instead")
+    add("--exact", action="store_true", help="time training steps with the published BatchNorm")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in its own process
     add("--compile", choices=("off", "default"), default="off", help="Trainer.py's --compile")
     add("--cuda_graphs", action="store_true", help="Trainer.py's --cuda_graphs")
@@ -62,7 +64,8 @@ def main():
     if opts.memory:
         measure = memory.memory_table
     else:
-        measure = operations.profile if opts.profile else speed.bench
+        modes = {"profile": operations.profile, "exact": speed.exact_steps}
+        measure = next((modes[name] for name in modes if getattr(opts, name)), speed.bench)
     numbers = {}
     try:
         measure(opts, numbers)

@@ -1,5 +1,6 @@
 """The table of frames per second."""
 
+import functools
 import tempfile
 
 import torch
@@ -32,6 +33,29 @@ def time_training(opts, device, precision, batch, forced):
     reference = reference_training, batch, opts.length, forced
     spent = time_alternately(workloads, opts.rounds, device, reference)
     return {name: batch * (opts.length - 1) / value for name, value in spent.items()}
+
+
+def exact_steps(opts, numbers):
+    """Print frames trained per second with --norm_over step and clip, which take turns."""
+    device = torch.device(opts.device)
+    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    print(f"{numbers['device']}, torch {torch.__version__}, float32, {opts.rounds} rounds")
+    print(f"{'frames per second':<44} {'step':>9} {'clip':>9} {'ratio':>8}")
+    for lab in ("pose", "robot"):
+        flags = "--lab", lab, "--norm_over"
+        trainers = {x: make_trainer(opts, "float32", device, *flags, x) for x in ("step", "clip")}
+        for batch in opts.batches:
+            clips = random_clips(batch, opts.length, device, lab)
+            for forced in (False, True):
+                workloads = {
+                    name: functools.partial(trainer.training_one_step, *clips, forced)
+                    for name, trainer in trainers.items()
+                }
+                spent = time_alternately(workloads, opts.rounds, device)
+                speeds = {name: batch * (opts.length - 1) / value for name, value in spent.items()}
+                result = {"reference": speeds["step"], "ours": speeds["clip"]}
+                name = f"{lab}, batch {batch}, tfr {int(forced)}"
+                numbers[name] = print_row(name, result)
 
 
 def time_rollout(opts, device, precision, clips):

@@ -10,6 +10,7 @@ from PIL import Image
 from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from modules.cli.parser import parse
+from modules.config import CONDITION, FRAME
 from modules.training.device import choose_device
 from Trainer import Trainer
 
@@ -35,8 +36,13 @@ def make_plain(device):
     return model, torch.optim.Adam(model.parameters(), lr=1e-5)
 
 
-def random_clips(batch, length, device):
-    return [torch.rand(batch, length, 3, *SIZE, device=device) for _ in range(2)]
+def random_clips(batch, length, device, lab="pose"):
+    """Frames and conditions (B, T, ...) of a lab."""
+    if lab == "robot":
+        shapes = (3, FRAME, FRAME), (CONDITION,)
+    else:
+        shapes = ((3, *SIZE),) * 2
+    return [torch.rand(batch, length, *shape, device=device) for shape in shapes]
 
 
 def zero_output_layer(model):
