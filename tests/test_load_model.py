@@ -108,8 +108,16 @@ def test_a_template_file_rolls_out_as_in_tester(runs, tmp_path):
     assert torch.equal(pred[0], tester.rollout()[0])
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, {"state_dict": {"a": torch.zeros(2)}}])
-def test_weights_of_another_model_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=r"x\.ckpt lacks the weights of .*: not a model"):
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("", "holds no weights"),
+        ("a b c d", "holds weights of another model: a, b, c, ..."),
+        ("frame_transformation.0.weight", "lacks the weights of .*: not a model"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, names, said):
+    weights = {name: torch.zeros(2) for name in names.split()}
+    torch.save({"state_dict": weights}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=rf"x\.ckpt {said}"):
         load_model(tmp_path / "x.ckpt", "cpu")

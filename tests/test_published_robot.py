@@ -1,11 +1,16 @@
 """State dicts of published robot code, against an independent model with its names and rollout."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from helpers import ROOT  # noqa: F401
+from helpers import ROOT
 from robot_reference import CONDITION, PAST, RNN, G, W, Z, make_nets, published_rollout
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import convert_robot
 
 from modules.errors import UserError
 from modules.models import load_model, roll_out
@@ -64,3 +69,53 @@ def test_whole_pickled_modules_are_refused(nets, tmp_path):
     torch.save(nets, tmp_path / "model.pth")
     with pytest.raises(UserError, match="loading it would run code"):
         load_model(tmp_path / "model.pth", "cpu")
+
+
+# ---------------------------------------------------------------- scripts/convert_robot.py
+
+
+def test_one_state_dict_of_all_nets_is_read_too(nets, path, tmp_path):
+    flat = {f"{net}.{k}": v for net, x in nets.items() for k, v in x.state_dict().items()}
+    torch.save(flat, tmp_path / "flat.pth")
+    found, expected = (load_model(p, "cpu").state_dict() for p in (tmp_path / "flat.pth", path))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_converted_file_needs_no_flags(nets, path, tmp_path, in_process):
+    """Its rollout is that of the published weights with what they do not tell."""
+    out = tmp_path / "new/robot.ckpt"
+    words = path, out, "--condition", "previous", "--last_frame_skip", "--n_past", 3
+    done = in_process(convert_robot.main, "convert_robot.py", *words)
+    assert done.code == 0, done.err
+    model = load_model(out, "cpu", "float32")
+    told = model.settings.condition, model.settings.last_frame_skip, model.settings.n_past
+    assert told == ("previous", True, 3) and model.settings.skip_from == "last"
+    plain = load_model(path, "cpu", "float32")
+    changes = {"condition": "previous", "last_frame_skip": True, "skip_from": "last"}
+    plain.settings = plain.settings.replace(n_past=3, **changes)
+    torch.manual_seed(1)
+    given, rows = torch.rand(2, 3, 3, 64, 64), torch.randn(2, LENGTH, CONDITION)
+    assert torch.equal(*(roll_out(x, given, rows) for x in (model, plain)))
+    again = in_process(convert_robot.main, "convert_robot.py", *words)
+    assert again.code == 1 and f"{out} exists" in again.err
+
+
+@pytest.mark.parametrize("content", ["ours", "template", "other", "text"])
+def test_other_files_are_named_for_what_they_are(nets, path, tmp_path, in_process, content):
+    source, said = tmp_path / "x.pth", {"ours": "a checkpoint of --lab robot"}
+    said |= {"template": "published code of --lab pose", "other": "another model: fc.weight"}
+    said |= {"text": "damaged or not a checkpoint"}
+    if content == "ours":
+        in_process(convert_robot.main, "convert_robot.py", path, source)
+    elif content == "text":
+        source.write_text("no weights")
+    else:
+        name = {"template": "frame_transformation.0.conv1.weight", "other": "fc.weight"}[content]
+        torch.save({"state_dict": {name: torch.zeros(2)}}, source)
+    done = in_process(convert_robot.main, "convert_robot.py", source, tmp_path / "y.ckpt")
+    assert done.code == 1 and said[content] in done.err
+    assert not (tmp_path / "y.ckpt").exists()
+    if content == "other":
+        with pytest.raises(UserError, match="another model"):
+            load_model(source, "cpu")

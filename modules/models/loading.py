@@ -33,8 +33,7 @@ def load_model(
     `device` defaults to a GPU where there is one; `precision` is auto, float32 or bf16.
     """
     checkpoint, device = ckpt.load(path), torch.device(device or default_device())
-    lab = ckpt.lab_of(checkpoint)
-    values = model_settings(checkpoint, path)
+    values, lab = model_settings(checkpoint, path), ckpt.lab_of(checkpoint)
     settings = settings_from(MODELS[lab], values)
     fits_weights(settings, lab, checkpoint["state_dict"], path)
     model = FAMILIES[lab][0](settings.replace(precision=choose_precision(precision, device)))
@@ -49,8 +48,11 @@ def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
     if ckpt.is_ours(checkpoint):
         stored = of_today(checkpoint["args"])
         return {name: stored[name] for name in STORED if name in stored}
+    lab = ckpt.lab_of(checkpoint)
+    if lab is None:
+        raise UserError(f"{path} holds {ckpt.kind_of(checkpoint)}")
     try:
-        return FAMILIES[ckpt.lab_of(checkpoint)][1](checkpoint["state_dict"])
+        return FAMILIES[lab][1](checkpoint["state_dict"])
     except (KeyError, IndexError) as error:
         raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
 
@@ -88,10 +90,8 @@ def fits_weights(settings: Any, lab: str, weights: dict, path: str | Path) -> No
 
 def same_lab(settings: Any, checkpoint: dict) -> None:
     if ckpt.lab_of(checkpoint) != settings.lab:
-        raise UserError(
-            f"{settings.ckpt_path} is of --lab {ckpt.lab_of(checkpoint)}, "
-            f"this is --lab {settings.lab}"
-        )
+        kind = ckpt.kind_of(checkpoint)
+        raise UserError(f"{settings.ckpt_path} holds {kind}; this is --lab {settings.lab}")
 
 
 def choose_pose_norm(model: VAE_Model, checkpoint: dict) -> bool:

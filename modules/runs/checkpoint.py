@@ -59,9 +59,8 @@ def contents(file: Reader) -> dict:
         return validate.parts({name: file.plain(x, name) for name, x in content.items()})
     if isinstance(content, dict) and "frame_transformation.0.conv1.weight" in content:
         weights = file.plain(content, "state_dict")
-    elif published.is_published_robot(content):
-        nets = {net: file.plain(content[net], net) for net in published.parts_of(content)}
-        weights = published.convert(nets)
+    elif nets := published.robot_nets(content):
+        weights = published.convert({net: file.plain(x, net) for net, x in nets.items()})
     elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         rest = [visible(str(name)[:40]) for name in content if name != "state_dict"]
         weights = file.plain(content["state_dict"], "state_dict")
@@ -163,11 +162,25 @@ def describe_template(path: str | Path, checkpoint: dict) -> str:
     return f"{path}: a checkpoint of published code; its weights are used{note}"
 
 
-def lab_of(checkpoint: dict) -> str:
-    """Stored in ours (runs from before there were two labs: pose); else told by the weights."""
+def lab_of(checkpoint: dict) -> str | None:
+    """Stored in ours (runs from before there were two labs: pose); else told by the weights, and
+    None where they are of neither lab."""
     if is_ours(checkpoint):
         return checkpoint["args"].get("lab", "pose")
-    return "robot" if "posterior.mu_net.weight" in checkpoint["state_dict"] else "pose"
+    nets = {name.partition(".")[0] for name in checkpoint["state_dict"]}
+    return next((lab for lab, net in published.MARKS.items() if net in nets), None)
+
+
+def kind_of(checkpoint: dict) -> str:
+    """What a file is, for an error: a run of ours, published weights of a lab, or neither."""
+    lab = lab_of(checkpoint)
+    if is_ours(checkpoint):
+        return f"a checkpoint of --lab {lab}"
+    if lab:
+        return f"weights of published code of --lab {lab}"
+    names = [visible(name[:60]) for name in checkpoint["state_dict"]]
+    more = ", ..." * (len(names) > 3)
+    return f"weights of another model: {', '.join(names[:3])}{more}" if names else "no weights"
 
 
 def load_if_readable(path: str | None) -> dict | None:

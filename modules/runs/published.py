@@ -8,6 +8,7 @@ import torch
 from ..config import CONDITION
 
 NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
+MARKS = {"pose": "frame_transformation", "robot": "frame_predictor"}  # a net that only this lab has
 NAMES = [  # a name of the published code -> ours
     (r"encoder\.c5\.(\d)\.", r"encoder.head.\1."),
     (r"encoder\.c(\d)\.(\d)\.main\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.{m[2]}."),
@@ -17,14 +18,22 @@ NAMES = [  # a name of the published code -> ours
 ]
 
 
-def is_published_robot(content: Any) -> bool:
-    """Whether a file holds one state dict per net, as docs/robot.md says how to save them."""
-    return isinstance(content, dict) and all(isinstance(content.get(n), dict) for n in NETS)
+def robot_nets(content: Any) -> dict[str, dict] | None:
+    """{net: its state dict} of a file of the robot lab's published code, else None.
 
-
-def parts_of(content: dict) -> list[str]:
-    """The nets of such a file that are used."""
-    return [net for net in content if net in NETS | {"prior"}]
+    It holds one state dict per net, as docs/robot.md says how to save them, or one of all nets.
+    """
+    content = content if isinstance(content, dict) else {}
+    names = [name for name in content if isinstance(name, str)]
+    if any(name.startswith("encoder.c1.") for name in names):
+        nets = {}
+        for name in names:
+            net, _, rest = name.partition(".")
+            nets.setdefault(net, {})[rest] = content[name]
+        content = nets
+    if not all(isinstance(content.get(net), dict) for net in NETS):
+        return None
+    return {net: content[net] for net in content if net in NETS | {"prior"}}
 
 
 def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Make a checkpoint of this package from the robot lab's published weights.
+
+    python scripts/convert_robot.py state_dicts.pth runs/published.ckpt --condition previous
+
+state_dicts.pth holds one state dict per net (docs/robot.md says how to save them), or one of all
+nets. The checkpoint also holds what the weights do not tell, so no flag has to be typed at test.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # before slow imports
+    from modules.cli.start import start
+
+    start()
+
+from modules.cli.entry import run  # noqa: E402
+from modules.config import RobotModel, RobotTraining  # noqa: E402
+from modules.errors import UserError  # noqa: E402
+from modules.models.loading import fits_weights, model_settings  # noqa: E402
+from modules.runs import checkpoint as ckpt  # noqa: E402
+
+NOT_IN_WEIGHTS = ("condition", "skip_from")  # settings with a choice of words
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("published", type=Path, help="file with the state dicts")
+    add("checkpoint", type=Path, help="file to write")
+    add("--n_past", type=int, default=RobotModel.default("n_past"), help="given frames")
+    for name in NOT_IN_WEIGHTS:
+        item = RobotModel.__dataclass_fields__[name]
+        default = "second_last" if name == "skip_from" else item.default
+        text = f"{item.metadata['help']} ({default})"
+        add(f"--{name}", choices=item.metadata["check"].words, default=default, help=text)
+    add("--last_frame_skip", action="store_true", help="skips come from the previous frame")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.checkpoint.exists():
+        raise UserError(f"{args.checkpoint} exists: choose another name, or remove it")
+    found = ckpt.load(args.published)
+    if ckpt.is_ours(found) or ckpt.lab_of(found) != "robot":
+        raise UserError(
+            f"{args.published} holds {ckpt.kind_of(found)}, not the robot lab's published weights"
+        )
+    changes = {name: getattr(args, name) for name in ("n_past", *NOT_IN_WEIGHTS)}
+    if args.last_frame_skip:
+        changes |= {"last_frame_skip": True, "skip_from": "last"}
+    settings = RobotTraining(**model_settings(found, args.published) | changes)
+    fits_weights(settings, "robot", found["state_dict"], args.published)
+    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    ckpt.save(
+        args.checkpoint,
+        {
+            "version": ckpt.VERSION,
+            "args": settings.as_dict(),
+            "state_dict": found["state_dict"],
+            "last_epoch": 0,
+        },
+    )
+    print(f"{args.checkpoint}: {len(found['state_dict'])} weights of {args.published}, with")
+    print("  " + " ".join(f"--{name} {getattr(settings, name)}" for name in sorted(changes)))
+
+
+if __name__ == "__main__":
+    run(main)
