@@ -547,7 +547,8 @@ def train_in(
     train_set, val_set = ranks.together(lambda: (lab.open_train(), lab.open_val()))
     if ranks.count > 1:
         pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
-        ranks.must_agree(code=code(), torch=torch.__version__, **pictures)
+        here = {"torch": torch.__version__, "precision": settings.precision}
+        ranks.must_agree(code=code(), **here, **pictures)
     trainer = ranks.together(lambda: Trainer(settings, device, train_set, val_set))
     if found:
         trainer.resume(*found)
@@ -587,9 +588,7 @@ def carry_out() -> None:
         schedules.preview(settings)
         path = run_folder(settings.save_root) / "schedules.png"
         charts.draw_schedules(path, schedules.table(settings))
-        for warning in schedules.warnings(settings):
-            print(warning)
-        print(f"drawn in {path}")
+        print(*schedules.warnings(settings), f"drawn in {path}", sep="\n")
     elif settings.test:
         validate_checkpoint(settings, typed)
     else:

@@ -1,13 +1,16 @@
-"""The job scripts, on a Slurm cluster of one node that is started here."""
+"""The job scripts, most of them on a Slurm cluster of one node that is started here."""
 
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 import slurm
 from helpers import ROOT, SHORT, assert_same_run, make_dataset, read_csv
 
-pytestmark = pytest.mark.skipif(bool(slurm.lacking()), reason=str(slurm.lacking()))
+needs_slurm = pytest.mark.skipif(bool(slurm.lacking()), reason=str(slurm.lacking()))
 FLAGS = [*SHORT, *"--num_epoch 3 --no-plots --train_vi_len 2".split()]
 
 
@@ -50,6 +53,31 @@ def wait_for_jobs(cluster):
     wait_until(none_left)
 
 
+@pytest.mark.parametrize("when", ["never", "setup", "run"])
+def test_a_job_is_queued_again_whenever_its_end_is_announced(tmp_path, when):
+    """Slurm's commands and setup.sh are replaced here."""
+    scripts, commands = tmp_path / "scripts", tmp_path / "commands"
+    scripts.mkdir()
+    commands.mkdir()
+    shutil.copy(ROOT / "scripts/slurm.sh", scripts)
+    signal = "kill -USR1 $$; sleep 0.1\n"
+    (scripts / "setup.sh").write_text(signal if when == "setup" else "")
+    run = f"kill -USR1 $PPID; exec {sys.executable} -c 'import time; time.sleep(60)'"
+    (commands / "run").write_text(f"echo run >> log\n{run if when == 'run' else ''}\n")
+    (commands / "scontrol").write_text('echo "$@" >> log\n')
+    for command in commands.iterdir():
+        command.write_text("#!/usr/bin/env bash\n" + command.read_text())
+        command.chmod(0o755)
+    job = "set -e; source scripts/slurm.sh; sleep() { true; }; resumable run"
+    environment = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", job], cwd=tmp_path, env=environment, timeout=50)
+    log = (tmp_path / "log").read_text().split("\n")[:-1]
+    expected = {"never": ["run"], "setup": ["requeue 7"], "run": ["run", "requeue 7"]}
+    assert log == expected[when]
+    assert (done.returncode == 0) == (when == "never")
+
+
+@needs_slurm
 def test_an_array_of_six_runs_of_which_one_is_preempted(cluster, data, tmp_path):
     lines = ["# name and flags", "", *(f"run{i}  --seed {i}  # a comment" for i in range(6))]
     (tmp_path / "settings.txt").write_text("\n".join(lines))
@@ -70,6 +98,7 @@ def test_an_array_of_six_runs_of_which_one_is_preempted(cluster, data, tmp_path)
     assert "run5" in (runs / "compare/report.html").read_text()
 
 
+@needs_slurm
 @pytest.mark.skipif(not os.environ.get("ALL_TESTS"), reason="set ALL_TESTS=1: it takes a minute")
 def test_a_preempted_job_of_torchrun_ends_like_one_that_was_not(cluster, data, tmp_path):
     cluster.environment |= {"SBATCH_GPUS_PER_NODE": "0", "SBATCH_OUTPUT": f"{tmp_path}/%x-%j.out"}
