@@ -42,7 +42,14 @@ from modules.report.reading import write_test
 from modules.report.tables import MANY
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
-from modules.runs.folder import TEST_FUTURES, clip_file, folder_for_test, run_folder, trained
+from modules.runs.folder import (
+    MOVING,
+    TEST_FUTURES,
+    clip_file,
+    folder_for_test,
+    run_folder,
+    trained,
+)
 from modules.stored import STORED
 from modules.training.device import choose_device, with_precision
 from modules.training.graphs import check_graphs, record_rollouts
@@ -207,7 +214,7 @@ class Tester:
             distribution.draw_latents(self.place, scores, latents, events)
             distribution.draw_traversal(self.place, scores, self.model, clips, events)
             if futures:
-                distribution.draw_futures(self.place, scores, futures, twin)
+                distribution.draw_futures(self.place, self.lab, scores, futures, twin)
         return scores
 
     def sample_futures(
@@ -295,7 +302,8 @@ class Tester:
         written += ["submission.csv"] * self.lab.submits
         written += ["seq*/*.gif"] * getattr(self.settings, "make_gif", False)
         written += ["scores.json"] + ["psnr_per_frame.png"] * plots if self.truth else []
-        return written + [n for n in FUTURES + LATENTS if (self.place / n).exists()] * plots
+        figures = (*FUTURES, MOVING, *LATENTS)
+        return written + [name for name in figures if (self.place / name).exists()] * plots
 
 
 def pad(conditions: torch.Tensor, length: int) -> torch.Tensor:

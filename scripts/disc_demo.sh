@@ -23,5 +23,5 @@ python "$ROOT/Tester.py" --lab robot --DR "$DATA" --save_root "$RUN" --ckpt_path
     --twin "$RUN/twin/last.ckpt" --n_samples 20
 echo
 echo "page            $RUN/report.html"
-echo "futures         $RUN/futures.png, $RUN/best_of_n.png, $RUN/rank_histogram.png"
+echo "futures         $RUN/futures.gif, $RUN/futures.png, $RUN/best_of_n.png, $RUN/rank_histogram.png"
 echo "z               $RUN/kl_over_time.png, $RUN/traversal.png"

@@ -2,6 +2,7 @@
 
 import warnings
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -134,6 +135,20 @@ def test_one_future_and_no_deviation(tmp_path, length):
     draw_futures(tmp_path / "one.png", clip(GREEN, length), one, range(length), flat)
     image = read(tmp_path / "one.png")
     assert area(image, BLUE) == 2 * area(image, GREEN) > 0  # the future, and the mean
+
+
+@pytest.mark.parametrize("length", [7, 130])
+def test_moving_futures_stand_in_a_row_and_play_to_their_end(tmp_path, length):
+    futures = torch.stack([clip(BLUE, length)] * 3 + [clip(RED, length)] * 3)
+    clips = {"truth": clip(GREEN, length), "mean": clip(TWIN, length)}
+    latents.write_moving_futures(tmp_path / "x.gif", clips, futures, 100)
+    assert pictures.gif_time(tmp_path / "x.gif") == 100 * min(length, 128)
+    frame = iio.imread(tmp_path / "x.gif", index=0)[..., :3]
+    middle = frame[len(frame) * 2 // 3].astype(int)  # a line of pixels
+    shown = [tuple(middle[round((i + 0.5) * len(middle) / 6)]) for i in range(6)]
+    expected = GREEN, BLUE, BLUE, BLUE, RED, TWIN
+    assert np.abs(np.subtract(shown, expected)).max() < 12  # a gif has 256 colours
+    assert (frame[:16] < 90).any(), "no labels"
 
 
 def test_a_traversal_has_a_row_per_dimension_and_a_column_per_value(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..evaluation import VALUES, Futures, Latents, traverse
+from ..runs.folder import MOVING
 from . import clips
 from . import latents as figures
 from .figures import draw_kl
@@ -53,15 +54,23 @@ def draw_latents(
 
 
 def draw_futures(
-    folder: Path, scores: dict[str, Any], futures: Futures, twin: Futures | None = None
+    folder: Path,
+    lab: Any,
+    scores: dict[str, Any],
+    futures: Futures,
+    twin: Futures | None = None,
 ) -> None:
-    """The first clip's futures as film strips, best of N, the rank histogram."""
+    """The first clip's futures as film strips and moving, best of N, the rank histogram."""
     samples, moments = torch.stack(futures.samples[0]).float(), futures.moments[0]
     mean, deviation = moments.mean.float(), moments.deviation().mean(1).float()
     others = {TWIN: twin.samples[0][0].float()} if twin else {}
     times = spread(samples.shape[1], FRAMES)
     path, truth = folder / "futures.png", futures.truth[0]
     figures.draw_futures(path, truth, samples, times, deviation, mean, others)
+    moving = {"truth": truth, "mean": mean}
+    if twin:
+        moving["twin"] = others[TWIN]
+    figures.write_moving_futures(folder / MOVING, moving, samples, lab.frame_ms)
     lines = {TWIN: scores["twin"]["futures"]["psnr_mean"]} if twin else {}
     figures.draw_best_of(folder / "best_of_n.png", scores["futures"]["best_of"]["psnr"], lines)
     counts = scores["futures"]["rank_histogram"]

@@ -8,9 +8,10 @@ import torch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .figures import plt, save_figure
-from .pictures import draw_strip, to_uint8
+from .pictures import draw_strip, labelled, to_uint8, write_gif
 
 SHOWN = 4  # sampled futures in a film strip
+MOVING = 128  # frames of a gif of futures
 BASELINE = {"color": "0.4", "ls": "--"}
 LEAST = 0.01  # dB: the height of an axis of PSNR, so that rounding errors do not fill it
 
@@ -53,6 +54,18 @@ def draw_futures(
     grey = (deviation / white)[:, None].expand(-1, 3, -1, -1)
     rows[f"deviation\nwhite: {255 * white:.0f}/255"] = to_uint8(grey)
     draw_strip(path, rows, times)
+
+
+def write_moving_futures(
+    path: Path, clips: Mapping[str, torch.Tensor], futures: torch.Tensor, frame_ms: int
+) -> None:
+    """A gif of the first SHOWN futures (N, T, 3, H, W) beside {label: (T, 3, H, W)}, in a row.
+
+    The first of these comes before the futures, the others after them.
+    """
+    (first, *others), length = clips.items(), min(MOVING, futures.shape[1])
+    rows = [first, *((f"future {i}", x) for i, x in enumerate(futures[:SHOWN], start=1)), *others]
+    write_gif(path, labelled({name: to_uint8(x[:length]) for name, x in rows}), frame_ms)
 
 
 def draw_best_of(

@@ -6,7 +6,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image, ImageDraw, ImageSequence
 
 from ..errors import UserError
 from ..files import write_atomically
@@ -17,6 +17,7 @@ LINE, GAP = 12, 2  # a film strip: images per line, pixels between them
 STRIP, COLUMN = 1650, 210  # the largest width of its images, and of one image, in pixels
 MP4_WIDTH = 512  # of a video, about
 HEADING, CHARACTER = 36, 8  # the height of a heading, the width of a character of a label
+LABEL = 16  # the height of a label of a moving clip
 
 
 def to_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -74,9 +75,25 @@ def gif_time(path: Path) -> int:
 
 def side_by_side(*clips: np.ndarray, scale: int = 3) -> np.ndarray:
     """uint8 clips (T, H, W, 3) -> one clip with all of them in a row, enlarged."""
-    gap = np.full((*clips[0].shape[:2], 2, 3), 255, np.uint8)
+    gap = np.full((*clips[0].shape[:2], GAP, 3), 255, np.uint8)
     row = [part for clip in clips for part in (clip, gap)][:-1]
     return np.concatenate(row, axis=2).repeat(scale, 1).repeat(scale, 2)
+
+
+def labelled(clips: dict[str, np.ndarray], width: int = 128) -> np.ndarray:
+    """{label: uint8 clip (T, H, W, 3)} -> one clip: all in a row, labels above.
+
+    Each is enlarged to about this width.
+    """
+    parts = [*clips.values()]
+    scale = max(round(width / parts[0].shape[2]), 1)
+    row = side_by_side(*parts, scale=scale)
+    head = Image.new("RGB", (row.shape[2], LABEL), "white")
+    for i, label in enumerate(clips):
+        middle = scale * (i * (parts[0].shape[2] + GAP) + parts[0].shape[2] / 2)
+        ImageDraw.Draw(head).text((middle, LABEL / 2), label, fill="black", anchor="mm")
+    heads = np.broadcast_to(np.asarray(head), (len(row), *np.asarray(head).shape))
+    return np.concatenate([heads, row], axis=1)
 
 
 def spread(length: int, columns: int) -> np.ndarray:

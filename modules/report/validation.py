@@ -94,6 +94,6 @@ def report_distribution(
         distribution.draw_latents(plots, scores, latents, events)
         distribution.draw_traversal(plots, scores, model, clips, events)
         if settings.latent:
-            distribution.draw_futures(plots, scores, futures)
+            distribution.draw_futures(plots, lab, scores, futures)
     if settings.latent:
         distribution.write_futures(folder / VAL_FUTURES, lab, futures)

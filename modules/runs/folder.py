@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files import UNFINISHED, locked_folder
 
 FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
+MOVING = "futures.gif"
 LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
 CONSOLE, TEST = "console.txt", "test.json"
 VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test_futures.json"
@@ -25,12 +26,12 @@ WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", "distribution.json", "repor
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
 WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, "visualization/epoch=#.gif"]
 WRITTEN += [f"plots/{name}.{kind}" for name in CURVES for kind in ("png", "pdf")]
-WRITTEN += [f"plots/{name}" for name in FUTURES + LATENTS]
+WRITTEN += [f"plots/{name}" for name in (*FUTURES, *LATENTS, MOVING)]
 WRITTEN += ["events.out.tfevents.*", "wandb/*run*", "wandb/debug*.log"]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png", "strip#.png"]
 TESTED += ["pred_seq#.gif", "pred_seq#.mp4"]
 TESTED += [f"seq#/{name}.gif" for name in ("pose", "pred_seq", "ground_truth")]
-TESTED += [*FUTURES, *LATENTS, "test_clip#.json", TEST_FUTURES, TEST]
+TESTED += [*FUTURES, *LATENTS, MOVING, "test_clip#.json", TEST_FUTURES, TEST]
 
 
 def is_one_of(name: str, patterns: Iterable[str]) -> bool:
