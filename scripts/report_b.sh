@@ -8,7 +8,7 @@ source "$(dirname "$0")/queue.sh"
 TFR=(0 1) # 1 decays from epoch 10
 ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --lr 3e-4 --lr_schedule cosine --lr_end 400
     --sigmoid --feedback features)
-COMPARE=(--group_by tfr) # mean and deviation over the KL types
+COMPARE=(--group_by tfr --group_by output_activation) # mean and deviation over the KL types
 CYCLES=(--kl_anneal_type Cyclical --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 --kl_anneal_start 0.1)
 
 for tfr in "${TFR[@]}"; do
