@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import UserError
+from .skeleton import SEEN
 
 VERSION = "0.10.21"
 INSTALL = f"pip install mediapipe=={VERSION}"
@@ -53,6 +54,9 @@ def keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
     joints = np.array(marks, np.float32)[NUMBERS]
     joints[NECK] = joints[SHOULDERS].mean(0)
     joints[NECK, 2] = joints[SHOULDERS, 2].min()
+    # a hidden keypoint is as near to the truth as the others, one outside the picture a mere guess
+    inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= (width, height))).all(1)
+    joints[:, 2] = np.where(inside, np.maximum(joints[:, 2], SEEN), 0)
     return joints
 
 

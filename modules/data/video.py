@@ -4,6 +4,7 @@ Nothing keeps more than a frame. A video is read by ffmpeg: it turns frames upri
 leaves out frames where the time between them varies, cuts, crops and scales.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,8 @@ def ffmpeg(path: Path, span: list[str], steps: str, header: bool = False) -> Ite
     try:
         from imageio_ffmpeg import read_frames
     except ImportError:
-        raise UserError("to read a video needs a package: pip install imageio-ffmpeg") from None
+        raise UserError("reading a video needs a package: pip install imageio-ffmpeg") from None
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of every new size
     place = f"file:{path.absolute()}"  # a name is not taken for an option or a protocol
     options = ["-nostdin", "-an", "-sn", "-vf", steps]
     frames = read_frames(place, input_params=span, output_params=options)
@@ -170,6 +172,8 @@ def reason(text: str) -> str:
     """What ffmpeg said, without its banner."""
     if "does not contain any stream" in text or "matches no streams" in text:
         return "it has no pictures"
+    if "moov atom not found" in text:
+        return "its index is missing: the file is not complete"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if "rror" in line or "nvalid" in line or "not found" in line]
     return (told or lines or ["no reason given"])[-1].partition("file:")[0].strip(" :") or "damaged"

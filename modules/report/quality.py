@@ -12,7 +12,7 @@ from ..data.skeleton import draw_skeleton
 from . import charts, pages, pictures
 
 FEWEST = 0.9  # a smaller share of frames with a pose is worth a warning
-STRIP = 12  # frames of the strip
+STRIPS, STRIP = 2, 5  # strips of so many frames
 POINTS = 2000  # of a curve
 SMALL_HEIGHT = 0.35  # of the picture: a smaller person is a few pixels at 32x64
 
@@ -115,8 +115,8 @@ def write_quality_page(
     page = pages.Page(f"Data set {data.name}")
     told = warnings_of(facts)
     page.add("Look at", "".join(f"<p>{html.escape(text)}</p>" for text in told))
-    page.add("Poses over frames", strip(samples, facts["fps"]))
-    page.add("Numbers", pages.table(table_of(facts), ("", "")))
+    page.add("Poses over frames", strips(samples, facts["fps"]))
+    page.add("Numbers", pages.table(table_of(facts), ("quantity", "value")))
     text = html.escape(train_command(facts, data))
     page.add("Train", f"<pre class=command><code>{text}</code></pre>")
     lines = [
@@ -127,18 +127,21 @@ def write_quality_page(
     page.write(path)
 
 
-def strip(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> str:
+def strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> str:
     """Frames, spread over the video, with their skeletons, as part of a page."""
-    chosen = np.array([*samples])[pictures.spread(len(samples), STRIP)]
+    chosen = np.array([*samples])[pictures.spread(len(samples), STRIPS * STRIP)]
     rows = {
         "frame": np.array([samples[n][0] for n in chosen]),
         "pose": np.array([overlaid(*samples[n]) for n in chosen]),
     }
-    headings = [f"{n / fps:.1f} s" for n in chosen]
+    headings, parts = [f"{n / fps:.1f} s" for n in chosen], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "poses.png"
-        pictures.draw_strip(path, rows, range(len(chosen)), headings)
-        return pages.picture(path, "frames of the video, and the poses over them")
+        for i in range(0, len(chosen), STRIP):
+            pictures.draw_strip(path, rows, range(len(chosen))[i : i + STRIP], headings)
+            label = f"frames from {headings[i]} on, and the poses over them"
+            parts.append(pages.picture(path, label))
+    return pages.pictures(parts)
 
 
 def thinned(name: str, values: Sequence[float]) -> charts.Series:
