@@ -59,9 +59,9 @@ def parse_arguments(argv=None):
     )
     add("--whole", action="store_true", help="keep the whole of it: no window around the poses")
     size = argparse_type(Number(int, 32, 1024))
-    add(
-        "--height", type=size, default=128, help="of the pictures; the width is twice as much (128)"
-    )
+    add("--height", type=size, default=128, metavar="N", help="of the pictures (128)")
+    text = "of the pictures (twice the height, as in the lab)"
+    add("--width", type=size, metavar="N", help=text)
     frames = {"type": argparse_type(Number(int, 2, 100_000)), "metavar": "N"}
     share = f"an eighth, at most {build.LARGEST}"
     add("--val_frames", **frames, help=f"frames to validate on ({share})")
@@ -90,7 +90,8 @@ def make(args, root, estimator):
     video = open_video(args.source, part)
     track = build.follow(video, estimator, args.gap, args.smooth, bar("poses", video.expected))
     refuse_two(track, args.source)
-    plan = build.make_plan(track, video, args.height, args.whole, args.val_frames, args.test_frames)
+    size = args.height, args.width or 2 * args.height
+    plan = build.make_plan(track, video, size, args.whole, args.val_frames, args.test_frames)
     number = len(track.kept)
     written = build.write_data_set(video, plan, track, root, bar("pictures", number))
     facts = build.describe(track, plan, written, video)

@@ -5,7 +5,8 @@
 
 The poses of another data set (of scripts/make_dataset.py, or drawn by scripts/make_toy_data.py) are
 brought to the size and place of the person that the run was trained on, and drawn. The rollout
-starts from the training frame whose pose is nearest to the first of them. Written: transfer.gif,
+starts from the training frame whose pose is nearest to the first of them; all frames of the result
+are predicted. Written: transfer.gif,
 transfer.mp4 (pose, result), transfer_strip.png.
 """
 
@@ -118,10 +119,12 @@ def transfer(args):
     poses = draw_poses(joints, person.size, size)
     given = to_float(torch.tensor(first))[None, None]
 
-    def progress(frames):
-        return tqdm(frames, "rollout", len(joints), disable=None, leave=False)
+    conditions = torch.cat([poses[:1], poses])[None]  # of the given frame, then of all predicted
 
-    result = roll_out(model, given, poses[None], progress=progress)[0]
+    def progress(frames):
+        return tqdm(frames, "rollout", conditions.shape[1], disable=None, leave=False)
+
+    result = roll_out(model, given, conditions, progress=progress)[0, 1:]
     return pictures.to_uint8(poses), pictures.to_uint8(result), fps
 
 

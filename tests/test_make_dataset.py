@@ -105,7 +105,7 @@ def test_the_page_shows_poses_numbers_and_the_command(made):
     assert page.count("data:image/png;base64") == 2
     assert f"DR={out} bash scripts/train_best.sh runs/me" in page and "--no-scene" not in page
     assert "copy-first-frame baseline, test" in page
-    first, *rest = load_truth(truth_folder(out), build.SCORED, [12])[0]
+    first, *rest = load_truth(truth_folder(out), (32, 64), [12])[0]
     expected = [-10 * torch.log10(((x - first) ** 2).mean()).item() for x in rest]
     assert facts["copy_first_frame"]["test0"] == pytest.approx(np.mean(expected), abs=1e-4)
     assert not facts["camera_moves"]
@@ -147,10 +147,20 @@ def test_a_window_holds_all_poses_and_has_bars_only_where_it_must(size, low, hig
     joints = np.zeros((10, 18, 3))
     joints[..., 2] = 1
     joints[..., :2] = np.linspace(low, high, 18)
-    left, top, width, height = build.window_around(joints, size)
+    left, top, width, height = build.window_around(joints, size, 2)
     assert width == pytest.approx(2 * height)
     assert left <= low[0] and top <= low[1] and left + width >= high[0] and top + height >= high[1]
     assert build.visible_share((left, top, width, height), size) == pytest.approx(share, abs=0.06)
+
+
+def test_pictures_of_another_aspect(video, tmp_path, monkeypatch):
+    joints = video[1].copy()
+    joints[..., 0] = joints[..., 0] * 0.2 + 50  # dances on the spot
+    out = tmp_path / "me"
+    facts = make(monkeypatch, video[0], out, Known(joints), "--width", 48)
+    assert facts["window"][2] == pytest.approx(0.75 * facts["window"][3], abs=0.1)
+    assert Image.open(out / "train/train_img/frame000000.png").size == (48, HEIGHT)
+    assert "runs/me --frame_H 32 --frame_W 24" in (out / "quality.html").read_text()
 
 
 def test_short_gaps_are_filled_and_long_ones_left_out(video, tmp_path, monkeypatch):

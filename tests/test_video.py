@@ -152,7 +152,7 @@ def damage(mp4, folder, kind):
     ("kind", "reason"),
     [
         ("silent", "it has no pictures"),
-        ("cut", "the file is not complete"),
+        ("cut", "it is not complete"),
         ("text", "cannot be read as a video"),
         ("empty", "cannot be read as a video"),
     ],

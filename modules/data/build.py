@@ -20,7 +20,7 @@ from .video import Video, is_cut_off
 LOOKS, SECOND = 16, 0.5  # looks for a second person; of the first one's height, to be one
 LARGEST = 630  # frames of val and of test, unless the user says so: as in the course
 SHARE, FEWEST = 8, 64  # val and test have an eighth of the frames each; the fewest frames of all
-SCORED = 32, 64  # the size at which the copy-first-frame baseline is measured
+SCORED = 32  # the height at which the copy-first-frame baseline is measured: the recipes'
 SAMPLES, TALLEST = 48, 128  # frames kept to judge the camera by and for the page; their height
 MARGIN, LEAST = 0.12, 0.03  # around all poses, in their height; where the picture has no more
 JUMP = 0.25  # of a height from one frame to the next is no motion
@@ -107,11 +107,20 @@ def has_another(frame: np.ndarray, found: np.ndarray, estimator: Estimator) -> b
 
 
 def make_plan(
-    track: Track, video: Video, height: int, whole: bool, val: int | None, test: int | None
+    track: Track,
+    video: Video,
+    size: tuple[int, int],
+    whole: bool,
+    val: int | None,
+    test: int | None,
 ) -> Plan:
-    """The window, 2:1 as in the lab, around all poses; frames of train, then val, then test."""
-    window = whole_window(video.size) if whole else window_around(track.joints, video.size)
-    size, scale = (height, 2 * height), height / window[3]
+    """The window around all poses, for pictures (H, W); frames of train, then val, then test."""
+    aspect = size[1] / size[0]
+    if whole:
+        window = whole_window(video.size, aspect)
+    else:
+        window = window_around(track.joints, video.size, aspect)
+    scale = size[0] / window[3]
     joints = track.joints.copy()
     joints[..., :2] = (joints[..., :2] - window[:2]) * scale
     return Plan(window, size, joints, split(np.flatnonzero(track.kept), val, test))
@@ -135,24 +144,31 @@ def split(numbers: np.ndarray, val: int | None, test: int | None) -> dict[str, n
     return dict(zip(("train", "val", "test0"), np.split(numbers, [train, train + val])))
 
 
-def whole_window(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """All of a picture (H, W), with bars where it is not 2:1."""
-    height = max(size[0], size[1] / 2)
-    return size[1] / 2 - height, size[0] / 2 - height / 2, 2 * height, height
+def whole_window(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
+    """All of a picture (H, W), with bars where its aspect is another."""
+    height = max(size[0], size[1] / aspect)
+    width = aspect * height
+    return (size[1] - width) / 2, (size[0] - height) / 2, width, height
 
 
-def window_around(joints: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """2:1 around the poses of all frames, within the picture if it can be: else with bars."""
+def window_around(
+    joints: np.ndarray, size: tuple[int, int], aspect: float
+) -> tuple[float, float, float, float]:
+    """Around the poses of all frames, within the picture if it can be: else with bars."""
     points = masked(joints)[has_pose(joints)].reshape(-1, 2)
     low, high = np.nanpercentile(points, (0.5, 99.5), axis=0)
     low, high = np.clip(low, 0, size[::-1]), np.clip(high, 0, size[::-1])
-    width, tall = np.maximum(high - low, 2)
-    wanted, least = (max(tall * (1 + 2 * m), (width + 2 * m * tall) / 2) for m in (MARGIN, LEAST))
-    height = max(least, min(wanted, size[0], size[1] / 2))
-    corner = (low + high) / 2 - (height, height / 2)
-    room = np.array([size[1] - 2 * height, size[0] - height])
+    across, tall = np.maximum(high - low, 2)
+    wanted, least = (
+        max(tall * (1 + 2 * margin), (across + 2 * margin * tall) / aspect)
+        for margin in (MARGIN, LEAST)
+    )
+    height = max(least, min(wanted, size[0], size[1] / aspect))
+    width = aspect * height
+    room = np.array([size[1] - width, size[0] - height])
+    corner = (low + high) / 2 - (width / 2, height / 2)
     left, top = np.where(room >= 0, np.clip(corner, 0, np.maximum(room, 0)), room / 2)
-    return float(left), float(top), 2 * height, height
+    return float(left), float(top), width, height
 
 
 # ---------------------------------------------------------------- writing
@@ -176,7 +192,7 @@ def write_data_set(
         Image.fromarray((pose * 255 + 0.5).astype(np.uint8)).save(
             folders[part][1] / name, compress_level=3
         )
-        small = to_float(torch.tensor(resize(picture, SCORED)))
+        small = to_float(torch.tensor(resize(picture, scored_size(plan.size))))
         if part in first:
             scores[part].append(frame_psnr(first[part], small).item())
         first.setdefault(part, small)
@@ -219,9 +235,14 @@ def cut(
     return image.crop([round(x) for x in box]).resize(size[::-1], Image.BILINEAR)
 
 
+def scored_size(size: tuple[int, int]) -> tuple[int, int]:
+    """32x64, or what the recipe trains at for pictures of another aspect; U-Nets halve it."""
+    return SCORED, 2 * round(SCORED * size[1] / size[0] / 2)
+
+
 def reduced(picture: Image.Image) -> Image.Image:
-    height = min(picture.height, TALLEST)
-    return picture.resize((2 * height, height), Image.BILINEAR)
+    scale = min(1, TALLEST / picture.height)
+    return picture.resize((round(scale * picture.width), round(scale * picture.height)))
 
 
 def sample_joints(plan: Plan, number: int) -> np.ndarray:
@@ -290,6 +311,7 @@ def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
         "background_psnr": written.background,
         "camera_moves": not still,
         "parts": {part: len(numbers) for part, numbers in plan.parts.items()},
+        "scored_at": list(scored_size(plan.size)),
         "copy_first_frame": written.baseline,
     }
 

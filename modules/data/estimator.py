@@ -4,8 +4,10 @@ The last release of the package that has the weights in it is 0.10.21: nothing i
 runs. Later ones have the program only.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -35,15 +37,31 @@ class BlazePose:
     """Of one person: the most certain one of the first frame, then the same."""
 
     def __init__(self) -> None:
-        solution, more = find_solution(), {"model_complexity": 1, "smooth_landmarks": False}
-        self.video = solution.Pose(static_image_mode=False, **more)
-        self.single = solution.Pose(static_image_mode=True, **more)
+        with quiet():
+            solution, more = find_solution(), {"model_complexity": 1, "smooth_landmarks": False}
+            self.video = solution.Pose(static_image_mode=False, **more)
+            self.single = solution.Pose(static_image_mode=True, **more)
 
     def follow(self, frame: np.ndarray) -> np.ndarray | None:
-        return keypoints(self.video.process(frame), frame)
+        with quiet():
+            return keypoints(self.video.process(frame), frame)
 
     def find(self, frame: np.ndarray) -> np.ndarray | None:
-        return keypoints(self.single.process(frame), frame)
+        with quiet():
+            return keypoints(self.single.process(frame), frame)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What the library's C++ writes to stderr, how it computes, is dropped; it has no switch."""
+    stream, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stream, 2)
+        os.close(stream)
+        os.close(nowhere)
 
 
 def keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
@@ -62,7 +80,6 @@ def keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
 
 def find_solution() -> object:
     """The part of mediapipe that has its weights beside it; an error where it is not installed."""
-    os.environ.setdefault("GLOG_minloglevel", "2")  # its notes on how it computes
     try:
         import mediapipe
     except ImportError as error:

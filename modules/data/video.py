@@ -173,7 +173,7 @@ def reason(text: str) -> str:
     if "does not contain any stream" in text or "matches no streams" in text:
         return "it has no pictures"
     if "moov atom not found" in text:
-        return "its index is missing: the file is not complete"
+        return "its index is missing: it is not complete"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if "rror" in line or "nvalid" in line or "not found" in line]
     return (told or lines or ["no reason given"])[-1].partition("file:")[0].strip(" :") or "damaged"

@@ -64,14 +64,16 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     if facts["bars"] > 0.05:
         told.append(
             f"{facts['bars']:.0%} of every picture are black bars: the lab's pictures are twice as "
-            "wide as high; a video filmed in landscape fills them."
+            "wide as high. --width makes them narrower, down to the height or less."
         )
     return told
 
 
 def train_command(facts: Mapping[str, Any], data: Path) -> str:
     """What trains the best recipe on the data set."""
-    more = ["--no-scene", "--warp 0"] * facts["camera_moves"]
+    height, width = facts["scored_at"]
+    more = [f"--frame_H {height} --frame_W {width}"] * (width != 2 * height)
+    more += ["--no-scene", "--warp 0"] * facts["camera_moves"]
     return " ".join([f"DR={data} bash scripts/train_best.sh runs/{data.name}", *more])
 
 
@@ -95,7 +97,10 @@ def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("background against its median", f"{background:.1f} dB"))
     rows.append(("camera", "moves" if facts["camera_moves"] else "still"))
     rows += [
-        (f"copy-first-frame baseline, {part.removesuffix('0')}", f"{psnr:.2f} dB at 32x64")
+        (
+            f"copy-first-frame baseline, {part.removesuffix('0')}",
+            f"{psnr:.2f} dB at {facts['scored_at'][0]}x{facts['scored_at'][1]}",
+        )
         for part, psnr in facts["copy_first_frame"].items()
     ]
     return rows
