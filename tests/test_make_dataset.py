@@ -222,6 +222,12 @@ def test_nobody_in_the_picture(video, tmp_path, monkeypatch, capsys):
     refused(monkeypatch, capsys, "no person was found in 96", video[0], tmp_path / "me", nobody)
 
 
+def test_a_part_without_frames(video, tmp_path, monkeypatch, capsys):
+    text = "has no frame between --start and --end"
+    flags = ("--start", 60)
+    refused(monkeypatch, capsys, text, video[0], tmp_path / "me", Known(video[1]), *flags)
+
+
 def test_two_persons(video, tmp_path, monkeypatch, capsys):
     two = Known(video[1], other=video[1][0])
     refused(monkeypatch, capsys, "shows two persons in", video[0], tmp_path / "me", two)

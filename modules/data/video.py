@@ -72,7 +72,10 @@ def open_video(path: Path, part: Part) -> Video:
 
 def open_folder(path: Path, part: Part) -> Video:
     """Pictures in the order of the numbers in their names, `fps` of them a second."""
-    files = [p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."]
+    try:
+        files = [p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not files:
         raise UserError(f"{path} has no picture ({', '.join(sorted(PICTURES))})")
     fps, files = part.fps or FASTEST, sorted(files, key=natural_key)

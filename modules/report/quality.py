@@ -95,7 +95,8 @@ def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if background is not None:
         rows.append(("background against its median", f"{background:.1f} dB"))
-    rows.append(("camera", "moves" if facts["camera_moves"] else "still"))
+    still = "still" if background is not None else "not known, the person hides the background"
+    rows.append(("camera", "moves" if facts["camera_moves"] else still))
     rows += [
         (
             f"copy-first-frame baseline, {part.removesuffix('0')}",
