@@ -87,10 +87,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def refuse_unless_new(out: Path) -> None:
-    """An error unless there is nothing at `out`, or an empty folder."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder")
+def is_new(out: Path) -> bool:
+    """Whether there is nothing at `out`, or an empty folder."""
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
 
 
 def remove_unfinished(out: Path) -> None:

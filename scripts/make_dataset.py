@@ -32,7 +32,7 @@ from modules.data.joints import jumps
 from modules.data.video import Part, open_video
 from modules.errors import UserError, shortage
 from modules.fields import Number
-from modules.files import new_folder, refuse_unless_new, write_json
+from modules.files import is_new, new_folder, write_json
 from modules.report.quality import warnings_of, write_quality_page
 
 SECONDS = Number(float, 0)
@@ -119,7 +119,8 @@ def refuse_two(track, source):
 
 def main(open_estimator=BlazePose):
     args, start = parse_arguments(), time.perf_counter()
-    refuse_unless_new(args.out)
+    if not is_new(args.out):
+        raise UserError(f"{args.out} exists and is not an empty folder")
     try:
         with new_folder(args.out) as partial:
             facts = make(args, partial, open_estimator())

@@ -57,7 +57,7 @@ from modules.data.joints import write_joints
 from modules.data.skeleton import draw_skeleton
 from modules.errors import UserError, shortage
 from modules.fields import Number
-from modules.files import new_folder
+from modules.files import is_new, new_folder
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
@@ -396,7 +396,7 @@ def write_safely(args):
 
 def main():
     args, start = parse_arguments(), time.perf_counter()
-    if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
+    if not is_new(args.out):
         print(f"error: {args.out} exists and is not an empty folder", file=sys.stderr)
         sys.exit(2)
     try:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHORT, settings_of, tree
+from helpers import ROOT, settings_of, tree
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -21,10 +22,11 @@ from toy import dance
 
 from modules.data import build
 from modules.data.estimator import find_solution
-from modules.data.joints import read_joints
+from modules.data.joints import read_joints, write_joints
 from modules.data.pose import Dataset_Dance, load_test_clips, load_truth, truth_folder
 from modules.data.skeleton import draw_skeleton
 from modules.errors import UserError
+from modules.labs.pose import PoseLab
 
 HEIGHT, FRAMES = 64, 96
 
@@ -67,11 +69,12 @@ def make(monkeypatch, source, out, estimator, *flags):
     return json.loads((out / "quality.json").read_text())
 
 
-@pytest.fixture
-def made(video, tmp_path, monkeypatch):
-    """A data set of the whole video."""
-    out = tmp_path / "data" / "me"
-    return out, make(monkeypatch, video[0], out, Known(video[1]), "--whole")
+@pytest.fixture(scope="module")
+def made(video):
+    """A data set of the whole video, to be read only."""
+    out = video[0].parent / "data" / "me"
+    with pytest.MonkeyPatch.context() as patch:
+        return out, make(patch, video[0], out, Known(video[1]), "--whole")
 
 
 # ---------------------------------------------------------------- what is made
@@ -111,16 +114,14 @@ def test_the_page_shows_poses_numbers_and_the_command(made):
     assert not facts["camera_moves"]
 
 
-def test_trainer_takes_it_as_it_is(made, tmp_path):
-    """A validation split of fewer frames than --val_vi_len's default is one clip."""
-    from Trainer import train
-
-    out, _ = made
-    flags = [*SHORT[: SHORT.index("--val_vi_len")], "--device", "cpu", "--num_epoch", 1]
-    train(settings_of(["--DR", out, "--save_root", tmp_path / "run", *flags, "--no-plots"]))
-    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    assert len(rows) == 2
-    assert (tmp_path / "run/val_frames.csv").read_text().count("\n") == 12  # a head, 11 frames
+def test_a_short_validation_split_is_one_clip(made):
+    """Trainer.py takes the data set as it is: --val_vi_len has a default of 630."""
+    flags = ["--DR", made[0], "--save_root", "run"]
+    assert PoseLab(settings_of(flags)).open_val().starts.tolist() == [0]
+    assert len(PoseLab(settings_of(flags)).open_val()[0][0]) == 12
+    assert len(PoseLab(settings_of([*flags, "--val_vi_len", 5])).open_val()) == 2
+    with pytest.raises(UserError, match="too few for one clip of 13"):
+        PoseLab(settings_of([*flags, "--val_vi_len", 13])).open_val()
 
 
 def test_the_window_is_around_the_poses(video, tmp_path, monkeypatch):
@@ -199,11 +200,14 @@ def test_a_camera_that_moves_gets_no_scene(video, tmp_path, monkeypatch, capsys)
     assert "runs/me --no-scene --warp 0<" in (tmp_path / "me/quality.html").read_text()
 
 
-def test_a_damaged_joints_file_is_named(made):
-    path = made[0] / "joints.npz"
-    path.write_bytes(path.read_bytes()[:100])
+def test_a_damaged_joints_file_is_named(made, tmp_path):
+    path = tmp_path / "joints.npz"
+    path.write_bytes((made[0] / "joints.npz").read_bytes()[:100])
     with pytest.raises(UserError, match=r"joints\.npz cannot be read as joints"):
-        read_joints(made[0], "--DR")
+        read_joints(tmp_path, "--DR")
+    write_joints(tmp_path, {"train": np.zeros((4, 17, 3))}, (8, 8), 30)
+    with pytest.raises(UserError, match=r"joints\.npz: train has the shape \(4, 17, 3\)"):
+        read_joints(tmp_path, "--DR")
 
 
 # ---------------------------------------------------------------- what is refused
@@ -286,10 +290,17 @@ def test_wrong_flags(flags, text, tmp_path, capsys):
     assert text in capsys.readouterr().err
 
 
-def test_a_missing_estimator_names_the_one_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
+@pytest.mark.parametrize(
+    ("package", "problem"),
+    [
+        (None, "finding poses needs a package"),
+        (SimpleNamespace(__version__="1.2.3"), "mediapipe 1.2.3 has no weights in its package"),
+    ],
+)
+def test_a_missing_estimator_names_the_one_command(monkeypatch, package, problem):
+    monkeypatch.setitem(sys.modules, "mediapipe", package)
     monkeypatch.setattr(sys, "version_info", (3, 12, 0))
-    with pytest.raises(UserError, match=r"pip install mediapipe==0\.10\.21$"):
+    with pytest.raises(UserError, match=rf"^{problem}: pip install mediapipe==0\.10\.21$"):
         find_solution()
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
     with pytest.raises(UserError, match=r"needs Python 3\.10 to 3\.12"):

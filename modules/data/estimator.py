@@ -41,6 +41,8 @@ class BlazePose:
             solution, more = find_solution(), {"model_complexity": 1, "smooth_landmarks": False}
             self.video = solution.Pose(static_image_mode=False, **more)
             self.single = solution.Pose(static_image_mode=True, **more)
+            for pose in (self.video, self.single):  # their threads have then told what they do
+                pose.process(np.zeros((64, 64, 3), np.uint8))
 
     def follow(self, frame: np.ndarray) -> np.ndarray | None:
         with quiet():
@@ -80,21 +82,21 @@ def keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
 
 def find_solution() -> object:
     """The part of mediapipe that has its weights beside it; an error where it is not installed."""
+    problem = "finding poses needs a package"
     try:
         import mediapipe
+
+        if hasattr(mediapipe, "solutions"):
+            return mediapipe.solutions.pose
+        problem = f"mediapipe {mediapipe.__version__} has no weights in its package"
     except ImportError as error:
         if error.name != "mediapipe":
-            raise UserError(f"mediapipe cannot be imported ({error}): {INSTALL}") from None
-        if sys.version_info[:2] > NEWEST:
-            python = ".".join(map(str, NEWEST))
-            raise UserError(
-                f"finding poses needs Python 3.10 to {python}, since mediapipe {VERSION} has no "
-                "package for a newer one: run this script in an environment of its own; what it "
-                "makes can be used anywhere"
-            ) from None
-        raise UserError(f"finding poses needs a package: {INSTALL}") from None
-    if not hasattr(mediapipe, "solutions"):
+            problem = f"mediapipe cannot be imported ({error})"
+    if sys.version_info[:2] > NEWEST:
+        python = ".".join(map(str, NEWEST))
         raise UserError(
-            f"mediapipe {mediapipe.__version__} has no weights in its package: {INSTALL}"
+            f"finding poses needs Python 3.10 to {python}, since mediapipe {VERSION} has no "
+            "package for a newer one: run this script in an environment of its own "
+            "(docs/own_video.md); what it makes can be used with any"
         )
-    return mediapipe.solutions.pose
+    raise UserError(f"{problem}: {INSTALL}")

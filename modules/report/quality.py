@@ -1,6 +1,7 @@
 """quality.html: whether a data set made from a video is fit to train on, seen before training."""
 
 import html
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,10 +72,11 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
 
 def train_command(facts: Mapping[str, Any], data: Path) -> str:
     """What trains the best recipe on the data set."""
+    run = shlex.quote(f"runs/{data.name}")
     height, width = facts["scored_at"]
     more = [f"--frame_H {height} --frame_W {width}"] * (width != 2 * height)
     more += ["--no-scene", "--warp 0"] * facts["camera_moves"]
-    return " ".join([f"DR={data} bash scripts/train_best.sh runs/{data.name}", *more])
+    return " ".join([f"DR={shlex.quote(str(data))} bash scripts/train_best.sh", run, *more])
 
 
 def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
