@@ -6,8 +6,7 @@
 The poses of another data set (of scripts/make_dataset.py, or drawn by scripts/make_toy_data.py) are
 brought to the size and place of the person that the run was trained on, and drawn. The rollout
 starts from the training frame whose pose is nearest to the first of them; all frames of the result
-are predicted. Written: transfer.gif,
-transfer.mp4 (pose, result), transfer_strip.png.
+are predicted. Written: transfer.gif, transfer.mp4 (pose, result), transfer_strip.png.
 """
 
 import argparse
@@ -54,7 +53,12 @@ def parse_arguments(argv=None):
     add("--part", default="test0", help="of --poses: train, val, test0, test1, ... (test0)")
     add("--start", type=number, default=0, metavar="N", help="its first frame to use (0)")
     frames = argparse_type(Number(int, 2, 1_000_000))
-    add("--frames", type=frames, metavar="N", help="length of the rollout (all of the part)")
+    add(
+        "--frames",
+        type=frames,
+        metavar="N",
+        help="length of the rollout, any: forth and back (all)",
+    )
     add("--save_root", type=Path, metavar="DIR", help="where to write (folder of the checkpoint)")
     add("--device", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
     return parser.parse_args(argv)
@@ -76,14 +80,19 @@ def poses_to_dance(args, person):
     scale = (person.size[0] / source.size[0],) * 2
     joints = source.parts[args.part] * (*scale, 1)
     placed = place_like(joints, person.parts["train"], (source.fps, person.fps))
-    end = None if args.frames is None else args.start + args.frames
-    placed = placed[args.start : end]
-    if len(placed) < max(2, args.frames or 0):
+    placed = placed[args.start :]
+    if len(placed) < 2:
         raise UserError(
-            f"--start {args.start}, --frames {args.frames}: {args.poses} has {len(joints)} poses "
-            f"in {args.part}"
+            f"--start {args.start}: {args.poses} has {len(joints)} poses in {args.part}, and a "
+            "rollout needs two"
         )
-    return placed, source.fps
+    return placed[forth_and_back(len(placed), args.frames or len(placed))], source.fps
+
+
+def forth_and_back(length, frames):
+    """The numbers (frames,) of `length` poses, played forwards, then backwards, and so on."""
+    t = np.arange(frames) % (2 * length - 2)
+    return np.minimum(t, 2 * length - 2 - t)
 
 
 def nearest_frame(joints, pose):

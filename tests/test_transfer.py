@@ -173,6 +173,11 @@ def test_the_rollout_is_of_the_poses_as_placed(made, tmp_path, monkeypatch):
     assert torch.equal(torch.from_numpy(pose).movedim(-1, 1) / 255, expected)
 
 
+def test_a_rollout_of_any_length_goes_forth_and_back():
+    assert transfer.forth_and_back(4, 11).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2]
+    assert transfer.forth_and_back(4, 3).tolist() == [0, 1, 2]
+
+
 def test_the_first_frame_is_the_one_of_the_nearest_pose():
     joints = dancer(1, 100)
     joints[70, :, 2] = 0  # no pose
@@ -185,7 +190,7 @@ def test_what_is_wrong_is_named(made, tmp_path, monkeypatch):
     words = ["--ckpt_path", made.ckpt, "--poses", made.friend, "--save_root", tmp_path]
     for more, text in (
         (["--part", "test7"], "--part test7: .*friend has train, val, test0, test1"),
-        (["--start", 10, "--frames", 9], "--start 10, --frames 9: .*has 12 poses"),
+        (["--start", 11], "--start 11: .*has 12 poses in test0, and a rollout needs two"),
         (["--poses", tmp_path], "has no joints.npz"),
         (["--DR", tmp_path], "--DR .* has no joints.npz"),
     ):
