@@ -28,7 +28,6 @@ from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.data import build
 from modules.data.estimator import BlazePose
-from modules.data.joints import jumps
 from modules.data.video import Part, open_video
 from modules.errors import UserError, shortage
 from modules.fields import Number
@@ -96,11 +95,9 @@ def make(args, root, estimator):
     written = build.write_data_set(video, plan, track, root, bar("pictures", number))
     facts = build.describe(track, plan, written, video)
     samples = {n: (x, build.sample_joints(plan, n)) for n, x in written.samples.items()}
-    steps = [0.0, *jumps(track.joints).tolist()]
-    confidence = track.found[..., 2].mean(1).tolist()
     curves = {
-        ("Motion of the pose", "heights per frame"): steps,
-        ("Confidence", "mean of the keypoints"): confidence,
+        ("Motion of the pose", "heights per frame"): build.motion(track).tolist(),
+        ("Confidence", "mean of the keypoints"): track.found[..., 2].mean(1).tolist(),
     }
     write_json(root / "quality.json", facts)
     write_quality_page(root / "quality.html", facts, samples, curves, args.out)

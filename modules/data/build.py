@@ -23,6 +23,7 @@ SHARE, FEWEST = 8, 64  # val and test have an eighth of the frames each; the few
 SCORED = 32  # the height at which the copy-first-frame baseline is measured: the recipes'
 SAMPLES, TALLEST = 48, 128  # frames kept to judge the camera by and for the page; their height
 MARGIN, LEAST = 0.12, 0.03  # around all poses, in their height; where the picture has no more
+AROUND = 0.15  # of a pose's height, beyond its keypoints, is covered by the person too
 JUMP = 0.25  # of a height from one frame to the next is no motion
 STILL = 22.0  # dB; what a shift of 0.5 % of the width leaves of a background and its median
 
@@ -89,20 +90,28 @@ def follow(
 
 def has_another(frame: np.ndarray, found: np.ndarray, estimator: Estimator) -> bool:
     """Whether there is a second person, beside the box of the first one."""
-    seen = found[found[:, 2] >= SEEN, :2]
-    if len(seen) < 2:
+    if (found[:, 2] >= SEEN).sum() < 2:
         return False
-    low, high = seen.min(0), seen.max(0)
-    margin = 0.12 * (high[1] - low[1])
-    (left, top), (right, bottom) = (
-        np.maximum(v, 0).astype(int) for v in (low - margin, high + margin)
-    )
     covered = frame.copy()
-    covered[top : bottom + 1, left : right + 1] = np.median(frame, axis=(0, 1))
+    covered[pose_box(found)] = np.median(frame, axis=(0, 1))
     other = estimator.find(covered)
     if other is None or not has_pose(other[None])[0]:
         return False
-    return bool(np.ptp(other[other[:, 2] >= SEEN, 1]) >= SECOND * (high[1] - low[1]))
+    return tallness(other) >= SECOND * tallness(found)
+
+
+def tallness(joints: np.ndarray) -> float:
+    """From the highest to the lowest keypoint of (18, 3)."""
+    return float(np.ptp(joints[joints[:, 2] >= SEEN, 1]))
+
+
+def pose_box(joints: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the person with keypoints (18, 3): beyond them are hair, hands, feet."""
+    seen, margin = joints[joints[:, 2] >= SEEN, :2], AROUND * tallness(joints)
+    (left, top), (right, bottom) = (
+        np.maximum(corner, 0).astype(int) for corner in (seen.min(0) - margin, seen.max(0) + margin)
+    )
+    return slice(top, bottom + 1), slice(left, right + 1)
 
 
 # ---------------------------------------------------------------- what to write
@@ -260,7 +269,7 @@ def background_psnr(
         return None
     frames = np.array([*samples.values()], np.float32) / 255  # (N, H, W, 3)
     for frame, number in zip(frames, samples):
-        hide_person(frame, sample_joints(plan, number))
+        frame[pose_box(sample_joints(plan, number))] = np.nan
     left, top, right, bottom = visible_box(plan, video_size, frames.shape[1])
     frames = frames[:, top:bottom, left:right]
     empty = np.isnan(frames).all((0, 3))
@@ -273,25 +282,12 @@ def background_psnr(
     return float(np.percentile(-10 * np.log10(mse), 10))
 
 
-def hide_person(frame: np.ndarray, joints: np.ndarray) -> None:
-    """NaN in the box of a pose, and around it."""
-    seen = joints[joints[:, 2] >= SEEN, :2]
-    margin = 0.15 * np.ptp(seen[:, 1])
-    (left, top), (right, bottom) = (
-        np.maximum(v, 0).astype(int) for v in (seen.min(0) - margin, seen.max(0) + margin)
-    )
-    frame[top : bottom + 1, left : right + 1] = np.nan
-
-
 # ---------------------------------------------------------------- facts
 
 
 def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
     """What the page and quality.json say of a data set."""
-    found = has_pose(track.found)
-    steps = jumps(track.joints)
-    both = track.kept[1:] & track.kept[:-1]
-    steps = np.where(both, steps, 0)
+    found, steps = has_pose(track.found), motion(track)
     left_out = [(a, b) for a, b in runs(~track.kept)]
     moves = written.background is not None and written.background < STILL
     bars = 1 - visible_share(plan.window, video.size)
@@ -304,7 +300,7 @@ def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
         "found": float(found.mean()),
         "interpolated": int((track.kept & ~found).sum()),
         "left_out": [[a, b - 1] for a, b in left_out],
-        "jumps": [[int(t) + 1, float(steps[t])] for t in np.argsort(-steps)[:3]],
+        "jumps": [[int(t), float(steps[t])] for t in np.argsort(-steps)[:3]],
         "jumped": int((steps > JUMP).sum()),
         "height": standing_height(track.joints) * plan.size[0] / plan.window[3],
         "looked": track.looked,
@@ -316,6 +312,12 @@ def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
         "scored_at": list(scored_size(plan.size)),
         "copy_first_frame": written.baseline,
     }
+
+
+def motion(track: Track) -> np.ndarray:
+    """(T,): how far the pose, as it was estimated, has moved since the frame before, in heights."""
+    found = has_pose(track.found)
+    return np.concatenate([[0.0], np.where(found[1:] & found[:-1], jumps(track.found), 0)])
 
 
 def visible_box(plan: Plan, size: tuple[int, int], height: int) -> tuple[int, int, int, int]:
