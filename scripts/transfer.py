@@ -27,17 +27,19 @@ from tqdm import tqdm
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
+from modules.config import Compute
 from modules.data.cache import decode, resize, to_float
 from modules.data.folders import find_root, list_images
 from modules.data.joints import has_pose, place_like, read_joints
 from modules.data.skeleton import SEEN, draw_skeleton
 from modules.errors import UserError
-from modules.fields import Number
+from modules.fields import Number, device_name
 from modules.models.loading import load_model
 from modules.models.pose import VAE_Model
 from modules.models.rollout import roll_out
 from modules.report import pictures
 from modules.runs import checkpoint as ckpt
+from modules.training.device import choose_device
 
 STRIP = 8  # frames of the strip
 SCALE = 4  # pixels of the gif for one of the rollout
@@ -60,7 +62,8 @@ def parse_arguments(argv=None):
         help="length of the rollout, any: forth and back (all)",
     )
     add("--save_root", type=Path, metavar="DIR", help="where to write (folder of the checkpoint)")
-    add("--device", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
+    device = argparse_type(device_name)
+    add("--device", type=device, help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
     return parser.parse_args(argv)
 
 
@@ -115,7 +118,8 @@ def draw_poses(joints, drawn, size):
 @torch.inference_mode()
 def transfer(args):
     """-> pose and result, uint8 (T, H, W, 3) each, and frames per second."""
-    model, root = load_model(args.ckpt_path, args.device), data_set_of(args)
+    device = choose_device(Compute(device=args.device))
+    model, root = load_model(args.ckpt_path, device), data_set_of(args)
     if not isinstance(model, VAE_Model):
         raise UserError(f"{args.ckpt_path} is of the robot lab: there is no pose to transfer")
     person = read_joints(root, "--DR")

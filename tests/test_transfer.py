@@ -193,6 +193,7 @@ def test_what_is_wrong_is_named(made, tmp_path, monkeypatch):
         (["--start", 11], "--start 11: .*has 12 poses in test0, and a rollout needs two"),
         (["--poses", tmp_path], "has no joints.npz"),
         (["--DR", tmp_path], "--DR .* has no joints.npz"),
+        (["--ckpt_path", tmp_path / "none.ckpt"], "none.ckpt"),
     ):
         with pytest.raises(UserError, match=text):
             run_transfer(monkeypatch, *words, *more)
