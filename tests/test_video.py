@@ -1,5 +1,6 @@
 """modules/data/video.py: frames of files, gifs and folders, as upright as a player shows them."""
 
+import shutil
 import subprocess
 
 import numpy as np
@@ -182,6 +183,7 @@ def test_a_file_that_ends_early_is_known(mp4, tmp_path):
     assert is_cut_off(video, len([*video.frames()]))
 
 
+@pytest.mark.skipif(not shutil.which("ps"), reason="ps is not installed")
 def test_an_abandoned_reader_leaves_no_process(mp4):
     frames = open_video(mp4, Part()).frames()
     next(frames)
