@@ -197,7 +197,7 @@ def test_a_camera_that_moves_gets_no_scene(video, tmp_path, monkeypatch, capsys)
         Image.fromarray(np.roll(frame, t // 3, 1)).save(moving / f"{t}.png")
     facts = make(monkeypatch, moving, tmp_path / "me", Known(video[1]), "--whole")
     assert facts["camera_moves"] and "The background is not the same" in capsys.readouterr().out
-    assert "runs/me --no-scene --warp 0<" in (tmp_path / "me/quality.html").read_text()
+    assert "runs/me --no-scene --warp 0 --sigmoid<" in (tmp_path / "me/quality.html").read_text()
 
 
 def test_a_damaged_joints_file_is_named(made, tmp_path):

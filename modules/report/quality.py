@@ -75,7 +75,7 @@ def train_command(facts: Mapping[str, Any], data: Path) -> str:
     run = shlex.quote(f"runs/{data.name}")
     height, width = facts["scored_at"]
     more = [f"--frame_H {height} --frame_W {width}"] * (width != 2 * height)
-    more += ["--no-scene", "--warp 0"] * facts["camera_moves"]
+    more += ["--no-scene", "--warp 0", "--sigmoid"] * facts["camera_moves"]
     return " ".join([f"DR={shlex.quote(str(data))} bash scripts/train_best.sh", run, *more])
 
 
