@@ -278,7 +278,9 @@ class PoseData(Data):
     title: ClassVar[str] = "data"
 
     train_vi_len: int = setting(16, frames, "frames per training clip")
-    val_vi_len: int = setting(630, frames, "frames per validation clip; Tester: default all frames")
+    val_vi_len: int = setting(
+        630, frames, "frames per validation clip, at most all; Tester: default all frames"
+    )
     curriculum: int = setting(
         0, natural, "epochs in which training clips grow from 2 frames to --train_vi_len", "E"
     )

@@ -19,7 +19,6 @@ has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 
 import argparse
 import contextlib
-import glob
 import itertools
 import os
 import shutil
@@ -39,6 +38,8 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
 
     start()
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 from PIL import Image
 from toy import dance as toy_dance
@@ -49,13 +50,14 @@ from toy import slippery as toy_slippery
 from toy.files import write_events, write_futures
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.cli.signals import STOPPING, listener
+from modules.data.joints import write_joints
+from modules.data.skeleton import draw_skeleton
 from modules.errors import UserError, shortage
 from modules.fields import Number
-from modules.files import UNFINISHED, locked_folder
+from modules.files import is_new, new_folder
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time
@@ -64,6 +66,7 @@ PAUSE, END = 0.2, 10  # seconds: a signal waits so long; so long a killed worker
 RECORD = 256  # robot clips in a record folder, as in the real set
 FUTURE = 31  # frames of a take's futures: the given one and one second
 SCENE, TRAIN, VAL, TEST, FUTURES, LAMPS = range(6)  # random streams of one seed
+PARTS = {TRAIN: "train", VAL: "val", TEST: "test"}
 
 WORLDS = {"pose": ("dancer", "lamps"), "robot": ("arm", "slippery", "disc")}  # default first
 OPEN = {"lamps": 20, "slippery": 50, "disc": 50}  # worlds with an open future: default --futures
@@ -145,15 +148,19 @@ def takes(args):
 
 def plan(args, root):
     """Generate the motion of all takes, make their folders; yield chunks of frames to draw."""
+    keypoints = {}
     for stream, length, *names in takes(args):
         folders = [root / name for name in names]
         for folder in folders:
             folder.mkdir(parents=True)
         joints, stature = toy_dance.dance(np.random.default_rng([args.seed, *stream]), length)
+        part = "".join(map(str, (PARTS[stream[0]], *stream[1:])))  # train, val, test0, test1, ...
+        keypoints[part] = np.array([toy_dance.keypoints(body, args.height) for body in joints])
         lit = switch(args, stream, length)[0] if args.world == "lamps" else [None] * length
         for start in range(0, length, CHUNK):
             part = slice(start, start + CHUNK)
             yield args.seed, args.height, folders, start, joints[part], stature[part], lit[part]
+    write_joints(root, keypoints, (args.height, 2 * args.height), toy_dance.FPS)
 
 
 def switch(args, stream, length):
@@ -183,7 +190,8 @@ def draw_chunk(chunk):
     for i, (body, size, lit) in enumerate(zip(*rows, strict=True), start):
         name = f"frame{i:06d}.png"
         save(draw_dancer(seed, height, body, size, lit), frames / name)
-        save(toy_dance.draw_skeleton(body, height) * 255 + 0.5, poses / name)
+        pose = draw_skeleton(toy_dance.keypoints(body, height), (height, 2 * height))
+        save(pose * 255 + 0.5, poses / name)
     return len(rows[0])
 
 
@@ -379,33 +387,16 @@ def end_workers():
 
 def write_safely(args):
     """Draw into a folder beside OUT and rename it at the end: OUT is complete or absent."""
-    out = args.out.absolute()
-    remove_unfinished(out)
-    partial = out.with_name(f"{out.name}{UNFINISHED}-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        with locked_folder(partial):
-            contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
-            listener.check()
-            partial.rename(out)
-            listener.asked = None  # too late: all is written
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(args.out) as partial:
+        contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
+        listener.check()
+    listener.asked = None  # too late: all is written
     return contents
-
-
-def remove_unfinished(out):
-    """Remove what killed processes left of the same OUT."""
-    for left in out.parent.glob(f"{glob.escape(out.name)}{UNFINISHED}-*"):
-        if left.name.rpartition("-")[2].isdecimal() and left.is_dir():
-            with locked_folder(left) as free:
-                if free:
-                    shutil.rmtree(left, ignore_errors=True)
 
 
 def main():
     args, start = parse_arguments(), time.perf_counter()
-    if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
+    if not is_new(args.out):
         print(f"error: {args.out} exists and is not an empty folder", file=sys.stderr)
         sys.exit(2)
     try:

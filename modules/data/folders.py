@@ -47,6 +47,19 @@ def find_data_set(
     return None
 
 
+def find_file(root: str | Path, name: str) -> Path | None:
+    """A file of the data set, where the data set may be nested as in a zip."""
+    for folders in levels(root, "val"):
+        found = [folder / name for folder in folders if (folder / name).exists()]
+        if len(found) > 1:
+            raise UserError(f"--DR {root} contains {found[0]} and {found[1]}; name one data set")
+        if found and not found[0].is_file():
+            raise UserError(f"{found[0]} is not a file")
+        if found:
+            return found[0]
+    return None
+
+
 def find_root(root: str | Path, split: str) -> Path:
     """The folder of the pose lab's data set with `split`."""
     splits = ("train", "val", "test")

@@ -13,22 +13,9 @@ from PIL import Image
 
 from ..errors import UserError
 from .cache import resize
-from .folders import levels
+from .folders import find_file
 
 ROW = re.compile(r"([0-9]{1,9}),([0-9]{1,9})", re.ASCII)
-
-
-def find_file(root: str | Path, name: str) -> Path | None:
-    """A file of the data set, where the data set may be nested as in a zip."""
-    for folders in levels(root, "val"):
-        found = [folder / name for folder in folders if (folder / name).exists()]
-        if len(found) > 1:
-            raise UserError(f"--DR {root} contains {found[0]} and {found[1]}; name one data set")
-        if found and not found[0].is_file():
-            raise UserError(f"{found[0]} is not a file")
-        if found:
-            return found[0]
-    return None
 
 
 def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..config import BASELINES, PoseTest, PoseTraining
+from ..data.folders import find_root, list_images
 from ..data.open_world import cut_events, read_events
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
@@ -59,7 +60,15 @@ class PoseLab:
         return self.open_split("train", self.settings.train_vi_len, self.settings.partial)
 
     def open_val(self) -> Dataset_Dance:
-        return self.open_split("val", self.settings.val_vi_len)
+        return self.open_split("val", self.val_length())
+
+    def val_length(self) -> int:
+        """--val_vi_len; by default no more than the split has, as of a short video."""
+        length = self.settings.val_vi_len
+        if length != PoseTraining.default("val_vi_len"):
+            return length
+        found = len(list_images(find_root(self.settings.DR, "val") / "val" / "val_img"))
+        return min(length, max(found, 2))
 
     def open_split(self, mode: str, length: int, share: float = 1.0) -> Dataset_Dance:
         settings = self.settings
@@ -68,7 +77,7 @@ class PoseLab:
 
     def val_events(self) -> dict[int, list[int]]:
         """The event frames of each validation clip, where the data set lists them."""
-        return cut_events(read_events(self.settings.DR, "val") or {}, self.settings.val_vi_len)
+        return cut_events(read_events(self.settings.DR, "val") or {}, self.val_length())
 
     def open_test(self, typed: set[str]) -> tuple[list, list, list | None]:
         """-> given frames, conditions and true frames (None where unknown) of every clip."""

@@ -10,6 +10,8 @@ from itertools import cycle
 import numpy as np
 from PIL import Image
 
+from modules.data.skeleton import KEYPOINTS, paint
+
 # ---------------------------------------------------------------- choreography
 FPS = 30
 BLEND = 15  # frames over which neighbouring key poses melt into each other
@@ -134,10 +136,8 @@ EYE_LEVEL, FOCAL = (
     2.9,
 )  # camera: height above the floor; s high on the screen is FOCAL / s away
 
-# The first 18 are the COCO keypoints in OpenPose's order; the others only help to draw.
-NAMES = """nose neck shoulder_r elbow_r wrist_r shoulder_l elbow_l wrist_l hip_r knee_r ankle_r
-hip_l knee_l ankle_l eye_r eye_l ear_r ear_l hand_r hand_l toe_r toe_l face hair"""
-INDEX = {name: i for i, name in enumerate(NAMES.split())}
+NAMES = *KEYPOINTS, *"hand_r hand_l toe_r toe_l face hair".split()  # these only help to draw
+INDEX = {name: i for i, name in enumerate(NAMES)}
 
 
 def rotation(axis, degrees):
@@ -210,8 +210,6 @@ def support(body, lift):
 
 
 # ---------------------------------------------------------------- drawing
-LIGHT = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of the dancer
-
 # Parts, * for right and left: first end, second end (a sheet has two corners at each end), radius
 # at both ends, material, how much nearer the part counts in the order of painting.
 TABLE = """
@@ -242,35 +240,6 @@ def read_parts(table):
 PARTS = list(read_parts(TABLE))
 
 
-def along(point, start, end):
-    """How far from start to end, 0..1, the nearest point of that segment lies (all x + iy)."""
-    span = end - start + 1e-6
-    return np.clip(((point - start) * span.conjugate()).real / abs(span) ** 2, 0, 1)
-
-
-def paint(picture, start, end, radii, colour, lit=True):
-    """Blend in a rounded sheet with two corners x + iy (pixels) at each end: a capsule if equal."""
-    corners, margin = np.array([*start, *end]), max(radii) + 1
-    spans = (corners.imag, picture.shape[0]), (corners.real, picture.shape[1])
-    ends = (np.clip((v.min() - margin, v.max() + margin + 1), 0, n) for v, n in spans)
-    box = tuple(slice(*end.astype(int)) for end in ends)
-    y, x = np.ogrid[box]
-    pixel = x + 0.5 + 1j * (y + 0.5)
-    t = along(pixel, sum(start) / 2, sum(end) / 2)  # down the sheet
-    right, left = start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])
-    s = along(pixel, right, left)  # across the sheet
-    radius = radii[0] + t * (radii[1] - radii[0])
-    offset = pixel - right - s * (left - right)  # from the nearest point of the sheet
-    coverage = np.clip(0.5 + radius - abs(offset), 0, 1)[..., None]
-    if lit:
-        lean = offset / radius + (s - 0.5) * (left - right) / (abs(left - right) + radius)
-        lean /= np.maximum(abs(lean), 1)  # of the surface's normal, sideways
-        upright = np.sqrt(1 - np.minimum(abs(lean) ** 2, 1))
-        light = np.maximum((lean * LIGHT.conjugate()).real + 0.66 * upright, 0)
-        colour = colour * (0.5 + 0.75 * light[..., None])
-    picture[box] += coverage * (colour - picture[box])
-
-
 def draw_frame(joints, stature, scene):
     """The dancer with joints (J, 3) in a scene (background, colours) -> (H, 2H, 3) in 0..1."""
     picture, colours = scene[0].copy(), scene[1]
@@ -288,24 +257,14 @@ def draw_frame(joints, stature, scene):
     return np.clip(picture, 0, 1)
 
 
-# Pairs of COCO keypoints; limb i and keypoint i wear colour i.
-PAIRS = "1-2 1-5 2-3 3-4 5-6 6-7 1-8 8-9 9-10 1-11 11-12 12-13 1-0 0-14 14-16 0-15 15-17"
-LIMBS = [tuple(map(int, pair.split("-"))) for pair in PAIRS.split()]
 FACE = {0, 14, 15, 16, 17}  # nose, eyes, ears: a detector misses them on a head turned away
-COLOURS = [np.array(hsv_to_rgb(k / 18, 1, 1)) for k in range(18)]
 
 
-def draw_skeleton(joints, height):
-    """The keypoints of joints (J, 3) in OpenPose's colours on white -> (H, 2H, 3) in 0..1."""
-    picture = np.ones((height, 2 * height, 3))
-    points = (joints[:, 0] + 1 + 1j * joints[:, 1]) * height
-    hidden = {k for k in FACE if joints[k, 2] < joints[INDEX["face"], 2] - 0.03}
-    sticks = [(a, b, 0.012, 0.85 * COLOURS[i]) for i, (a, b) in enumerate(LIMBS)]
-    dots = [(k, k, 0.016, COLOURS[k]) for k in range(18)]
-    for a, b, radius, colour in sticks + dots:
-        if not hidden & {a, b}:
-            paint(picture, points[[a, a]], points[[b, b]], [radius * height] * 2, colour, lit=False)
-    return picture
+def keypoints(joints, height):
+    """The 18 keypoints of joints (J, 3) in a picture of a height: x and y in pixels, confidence."""
+    behind = joints[:18, 2] < joints[INDEX["face"], 2] - 0.03
+    seen = [not (k in FACE and hidden) for k, hidden in enumerate(behind)]
+    return np.stack([(joints[:18, 0] + 1) * height, joints[:18, 1] * height, seen], -1)
 
 
 def hsv(hue, saturation, value):

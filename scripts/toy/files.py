@@ -1,8 +1,8 @@
 """What a world with an open future adds to its data set: events/SPLIT.csv and futures/CLIP.npz."""
 
-import zipfile
-
 import numpy as np
+
+from modules.files import write_npz
 
 
 def write_events(path, clips):
@@ -13,9 +13,6 @@ def write_events(path, clips):
 
 
 def write_futures(path, frames):
-    """An npz with the array `frames`, for np.load; np.savez would store the time of day, too."""
+    """An npz with the array `frames`, for np.load."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    entry = zipfile.ZipInfo("frames.npy")  # of 1980
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(path, "w") as archive, archive.open(entry, "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, frames)
+    write_npz(path, {"frames": frames})

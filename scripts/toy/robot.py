@@ -8,7 +8,9 @@ the height of the lift command; the close command sets the gripper. Metres, pure
 import numpy as np
 from PIL import Image
 
-from .dance import along, hsv
+from modules.data.skeleton import along
+
+from .dance import hsv
 
 # ---------------------------------------------------------------- commands and motion
 LENGTH = 30  # frames of a clip

@@ -1,0 +1,159 @@
+"""quality.html: whether a data set made from a video is fit to train on, seen before training."""
+
+import html
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.skeleton import draw_skeleton
+from . import charts, pages, pictures
+
+FEWEST = 0.9  # a smaller share of frames with a pose is worth a warning
+STRIPS, STRIP = 2, 5  # strips of so many frames
+POINTS = 2000  # of a curve
+SMALL_HEIGHT = 0.35  # of the picture: a smaller person is a few pixels at 32x64
+
+
+def overlaid(picture: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) with the skeleton of (18, 3) over it."""
+    drawn = draw_skeleton(joints, picture.shape[:2])
+    share = np.clip((1 - drawn.min(-1, keepdims=True)) * 2, 0, 1)  # 0 where it is white
+    return (share * drawn * 255 + (1 - share) * picture + 0.5).astype(np.uint8)
+
+
+def warnings_of(facts: Mapping[str, Any]) -> list[str]:
+    """What the user should look at, a sentence each."""
+    told, fps = [], facts["fps"]
+    if facts["cut_off"]:
+        told.append(
+            f"The file ends after {facts['frames'] / fps:.1f} s, before the time that it says it "
+            "lasts: it may be damaged or cut off."
+        )
+    left_out = sum(b - a + 1 for a, b in facts["left_out"])
+    if left_out:
+        spans = ", ".join(f"{a / fps:.1f}-{(b + 1) / fps:.1f}" for a, b in facts["left_out"][:5])
+        more = ", ..." * (len(facts["left_out"]) > 5)
+        told.append(
+            f"{left_out} of {facts['frames']} frames show no whole pose and are left out "
+            f"(seconds {spans}{more})."
+        )
+    if facts["others"]:
+        told.append(
+            f"A second person was seen in {facts['others']} of {facts['looked']} frames looked at; "
+            "--crop LEFT TOP WIDTH HEIGHT leaves only one in the picture."
+        )
+    if facts["jumped"]:
+        number, way = facts["jumps"][0]
+        told.append(
+            f"The pose jumps in {facts['jumped']} frames, most in frame {number} "
+            f"({number / fps:.1f} s, {way:.0%} of the height): look at these poses."
+        )
+    if facts["camera_moves"]:
+        told.append(
+            "The background is not the same in all frames: the camera moves, or the light changes. "
+            "The command below leaves out --scene and --warp, which need a static background."
+        )
+    if facts["height"] < SMALL_HEIGHT * facts["size"][0]:
+        told.append(
+            f"The person is {facts['height'] / facts['size'][0]:.0%} as high as the pictures: "
+            "film from nearer, or name a smaller part with --crop."
+        )
+    if facts["bars"] > 0.05:
+        told.append(
+            f"{facts['bars']:.0%} of every picture are black bars: the lab's pictures are twice as "
+            "wide as high. --width makes them narrower, down to the height or less."
+        )
+    return told
+
+
+def train_command(facts: Mapping[str, Any], data: Path) -> str:
+    """What trains the best recipe on the data set."""
+    run = shlex.quote(f"runs/{data.name}")
+    height, width = facts["scored_at"]
+    more = [f"--frame_H {height} --frame_W {width}"] * (width != 2 * height)
+    more += ["--no-scene", "--warp 0", "--sigmoid"] * facts["camera_moves"]
+    return " ".join([f"DR={shlex.quote(str(data))} bash scripts/train_best.sh", run, *more])
+
+
+def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    parts, fps = facts["parts"], facts["fps"]
+    height, width = facts["size"]
+    background = facts["background_psnr"]
+    rows = [
+        ("frames read", f"{facts['frames']}, {facts['frames'] / fps:.1f} s at {fps:g} per second"),
+        ("pictures", f"{width} wide, {height} high"),
+        ("frames with a pose", f"{facts['found']:.1%}"),
+        ("filled by interpolation", str(facts["interpolated"])),
+        ("train, val, test", ", ".join(str(parts[p]) for p in ("train", "val", "test0"))),
+        ("height of the person", f"{facts['height'] / height:.0%} of the picture"),
+    ]
+    rows += [
+        (f"jump into frame {number} ({number / fps:.1f} s)", f"{way:.1%} of the height")
+        for number, way in facts["jumps"]
+    ]
+    if background is not None:
+        rows.append(("background against its median", f"{background:.1f} dB"))
+    still = "still" if background is not None else "not known, the person hides the background"
+    rows.append(("camera", "moves" if facts["camera_moves"] else still))
+    rows += [
+        (
+            f"copy-first-frame baseline, {part.removesuffix('0')}",
+            f"{psnr:.2f} dB at {facts['scored_at'][0]}x{facts['scored_at'][1]}",
+        )
+        for part, psnr in facts["copy_first_frame"].items()
+    ]
+    return rows
+
+
+def write_quality_page(
+    path: Path,
+    facts: Mapping[str, Any],
+    samples: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    curves: Mapping[str, Sequence[float]],
+    data: Path,
+) -> None:
+    """samples: {number of a frame: its picture and keypoints}; curves: a value for every frame.
+
+    `data` is where the data set will be.
+    """
+    page = pages.Page(f"Data set {data.name}")
+    told = warnings_of(facts)
+    page.add("Look at", "".join(f"<p>{html.escape(text)}</p>" for text in told))
+    page.add("Poses over frames", strips(samples, facts["fps"]))
+    page.add("Numbers", pages.table(table_of(facts), ("quantity", "value")))
+    text = html.escape(train_command(facts, data))
+    page.add("Train", f"<pre class=command><code>{text}</code></pre>")
+    lines = [
+        charts.Chart(name, name, "frame", unit, [charts.Panel("", [thinned(name, values)])])
+        for (name, unit), values in curves.items()
+    ]
+    pages.add_charts(page, lines)
+    page.write(path)
+
+
+def strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> str:
+    """Frames, spread over the video, with their skeletons, as part of a page."""
+    chosen = np.array([*samples])[pictures.spread(len(samples), STRIPS * STRIP)]
+    rows = {
+        "frame": np.array([samples[n][0] for n in chosen]),
+        "pose": np.array([overlaid(*samples[n]) for n in chosen]),
+    }
+    headings, parts = [f"{n / fps:.1f} s" for n in chosen], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "poses.png"
+        for i in range(0, len(chosen), STRIP):
+            pictures.draw_strip(path, rows, range(len(chosen))[i : i + STRIP], headings)
+            label = f"frames from {headings[i]} on, and the poses over them"
+            parts.append(pages.picture(path, label))
+    return pages.pictures(parts)
+
+
+def thinned(name: str, values: Sequence[float]) -> charts.Series:
+    """A line of no more than POINTS, each the largest of its neighbours."""
+    step = -(-len(values) // POINTS)
+    groups = [values[i : i + step] for i in range(0, len(values), step)]
+    return charts.Series(name, [*range(0, len(values), step)], [float(max(g)) for g in groups])
