@@ -77,7 +77,6 @@ class Tester:
         load_weights(self.model, checkpoint["state_dict"], settings.ckpt_path)
         if settings.cuda_graphs:
             check_graphs(settings, device, self.model, training=False)
-            record_rollouts(self.model)
         self.posterior = has_posterior(checkpoint)
         self.twin = settings.twin and self.load_twin(settings.twin)
         details = self.lab.prepare_test(self.model, checkpoint)
@@ -86,6 +85,8 @@ class Tester:
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
         first = torch.stack([rows[:2] for rows in self.conditions])
         warn_of_activation(self.model, checkpoint, torch.stack([*self.given]), first)
+        if settings.cuda_graphs:
+            record_rollouts(self.model)
         self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")

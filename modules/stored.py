@@ -29,7 +29,7 @@ def of_today(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_todays_names(stored: dict[str, Any]) -> dict[str, Any]:
-    if "sigmoid" not in stored:  # before --output_activation
+    sigmoid = stored.get("sigmoid")  # before --output_activation
+    if "output_activation" in stored or type(sigmoid) is not bool:
         return stored
-    activation = "sigmoid" if stored["sigmoid"] is True else "none"
-    return {k: v for k, v in stored.items() if k != "sigmoid"} | {"output_activation": activation}
+    return stored | {"output_activation": "sigmoid" if sigmoid else "none"}

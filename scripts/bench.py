@@ -39,9 +39,10 @@ def parse_arguments():
     add("--length", type=int, default=16, help="frames per training clip")
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 images of the timed epoch")
-    add("--memory", action="store_true", help="measure peak memory of a step")
-    add("--profile", action="store_true", help="profile a training step instead")
-    add("--exact", action="store_true", help="time training steps with the published BatchNorm")
+    mode = parser.add_mutually_exclusive_group().add_argument
+    mode("--memory", action="store_true", help="measure peak memory of a step")
+    mode("--profile", action="store_true", help="profile a training step instead")
+    mode("--exact", action="store_true", help="time training steps with the published BatchNorm")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in its own process
     add("--compile", choices=("off", "default"), default="off", help="Trainer.py's --compile")
     add("--cuda_graphs", action="store_true", help="Trainer.py's --cuda_graphs")

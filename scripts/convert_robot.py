@@ -10,6 +10,7 @@ nets. The checkpoint also holds what the weights do not tell, so no flag has to 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if __name__ == "__main__":  # before slow imports
@@ -22,8 +23,10 @@ from modules.config import RobotModel, RobotTraining  # noqa: E402
 from modules.errors import UserError  # noqa: E402
 from modules.models.loading import fits_weights, model_settings  # noqa: E402
 from modules.runs import checkpoint as ckpt  # noqa: E402
+from modules.runs.folder import run_folder  # noqa: E402
 
 NOT_IN_WEIGHTS = ("condition", "skip_from")  # settings with a choice of words
+PUBLISHED_SKIP = "second_last"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,11 +39,24 @@ def parse_arguments() -> argparse.Namespace:
     add("--n_past", type=int, default=RobotModel.default("n_past"), help="given frames")
     for name in NOT_IN_WEIGHTS:
         item = RobotModel.__dataclass_fields__[name]
-        default = "second_last" if name == "skip_from" else item.default
+        default = PUBLISHED_SKIP if name == "skip_from" else item.default
         text = f"{item.metadata['help']} ({default})"
-        add(f"--{name}", choices=item.metadata["check"].words, default=default, help=text)
+        add(f"--{name}", choices=item.metadata["check"].words, help=text)
     add("--last_frame_skip", action="store_true", help="skips come from the previous frame")
     return parser.parse_args()
+
+
+def settings_of(args: argparse.Namespace, of_weights: dict[str, Any]) -> RobotTraining:
+    """Of the weights, of what was typed, and of published code."""
+    n_future = RobotTraining.default("n_future")
+    longest = max(RobotTraining.default("n_eval"), args.n_past + n_future)
+    skip = "last" if args.last_frame_skip or args.n_past == 1 else PUBLISHED_SKIP
+    return RobotTraining(
+        **of_weights
+        | {"n_past": args.n_past, "n_eval": longest, "last_frame_skip": args.last_frame_skip}
+        | {"skip_from": args.skip_from or skip}
+        | ({"condition": args.condition} if args.condition else {})
+    )
 
 
 def main() -> None:
@@ -52,23 +68,22 @@ def main() -> None:
         raise UserError(
             f"{args.published} holds {ckpt.kind_of(found)}, not the robot lab's published weights"
         )
-    changes = {name: getattr(args, name) for name in ("n_past", *NOT_IN_WEIGHTS)}
-    if args.last_frame_skip:
-        changes |= {"last_frame_skip": True, "skip_from": "last"}
-    settings = RobotTraining(**model_settings(found, args.published) | changes)
+    settings = settings_of(args, model_settings(found, args.published))
     fits_weights(settings, "robot", found["state_dict"], args.published)
-    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    run_folder(args.checkpoint.parent, "the folder")
     ckpt.save(
         args.checkpoint,
         {
             "version": ckpt.VERSION,
             "args": settings.as_dict(),
             "state_dict": found["state_dict"],
-            "last_epoch": 0,
+            "last_epoch": 1,  # an epoch with a posterior
         },
     )
     print(f"{args.checkpoint}: {len(found['state_dict'])} weights of {args.published}, with")
-    print("  " + " ".join(f"--{name} {getattr(settings, name)}" for name in sorted(changes)))
+    told = {name: getattr(settings, name) for name in ("n_past", *NOT_IN_WEIGHTS)}
+    switch = " --last_frame_skip" * settings.last_frame_skip
+    print("  " + " ".join(f"--{name} {value}" for name, value in told.items()) + switch)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import convert_robot
 
 from modules.errors import UserError
 from modules.models import load_model, roll_out
+from modules.models.loading import has_posterior
+from modules.runs import checkpoint
 
 LENGTH = 6
 
@@ -74,9 +76,10 @@ def test_whole_pickled_modules_are_refused(nets, tmp_path):
 # ---------------------------------------------------------------- scripts/convert_robot.py
 
 
-def test_one_state_dict_of_all_nets_is_read_too(nets, path, tmp_path):
+@pytest.mark.parametrize("nested", [False, True])
+def test_one_state_dict_of_all_nets_is_read_too(nets, path, tmp_path, nested):
     flat = {f"{net}.{k}": v for net, x in nets.items() for k, v in x.state_dict().items()}
-    torch.save(flat, tmp_path / "flat.pth")
+    torch.save({"state_dict": flat, "epoch": 3} if nested else flat, tmp_path / "flat.pth")
     found, expected = (load_model(p, "cpu").state_dict() for p in (tmp_path / "flat.pth", path))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
@@ -97,8 +100,35 @@ def test_a_converted_file_needs_no_flags(nets, path, tmp_path, in_process):
     torch.manual_seed(1)
     given, rows = torch.rand(2, 3, 3, 64, 64), torch.randn(2, LENGTH, CONDITION)
     assert torch.equal(*(roll_out(x, given, rows) for x in (model, plain)))
+    assert has_posterior(checkpoint.load(out)) and has_posterior(checkpoint.load(path))
     again = in_process(convert_robot.main, "convert_robot.py", *words)
     assert again.code == 1 and f"{out} exists" in again.err
+    with pytest.raises(UserError, match="holds weights only: start from them with --ckpt_path"):
+        checkpoint.check_run(checkpoint.load(out), out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--n_past 1", "--skip_from last"),
+        ("--n_past 25", "--n_past 25"),
+        ("--last_frame_skip --skip_from second_last", "leave one of them out"),
+    ],
+)
+def test_what_is_typed_of_a_converted_file_is_kept_or_refused(
+    path, tmp_path, in_process, flags, said
+):
+    words = path, tmp_path / "x.ckpt", *flags.split()
+    done = in_process(convert_robot.main, "convert_robot.py", *words)
+    assert said in done.out + done.err
+    assert (done.code == 0) == (tmp_path / "x.ckpt").exists() == ("leave" not in said)
+
+
+def test_a_converted_file_in_a_place_that_is_no_folder_is_refused(path, tmp_path, in_process):
+    (tmp_path / "file").touch()
+    words = path, tmp_path / "file/x.ckpt"
+    done = in_process(convert_robot.main, "convert_robot.py", *words)
+    assert done.code == 1 and f"{tmp_path / 'file'} cannot be written to" in done.err
 
 
 @pytest.mark.parametrize("content", ["ours", "template", "other", "text"])

@@ -228,7 +228,9 @@ def test_preview_of_the_labs_runs(call, tmp_path, flags):
     places = ["--save_root", tmp_path / "run", "--lab", "robot", "--preview"]
     done = call("Trainer", *places, *RUN.split(), *flags.split())
     assert done.code == 0, done.err
-    rows = [[float(x) for x in line.split()] for line in done.out.splitlines()[1:101]]
+    note, _, *lines = done.out.splitlines()
+    assert "--tfr_start_decay_epoch 26 --tfr_end 101 gives its numbers" in note
+    rows = [[float(x) for x in line.split()] for line in lines[:100]]
     assert [row[0] for row in rows] == [*range(100)]
     assert [row[1] for row in rows] == pytest.approx([BETAS[flags](e) for e in range(100)])
     tfr = [1] * 25 + [1 - (e - 25) / 74 for e in range(25, 100)]

@@ -104,7 +104,9 @@ def test_the_number_of_frames_per_piece_on_a_cpu_changes_nothing(
     assert_same_results(results_of(make_trainer(tmp_path), forced), expected)
 
 
-@pytest.mark.parametrize("line", ["", "--posterior previous", "--feedback_noise 0.1"])
+@pytest.mark.parametrize(
+    "line", ["", "--posterior previous", "--feedback_noise 0.1", "--norm_over step"]
+)
 @pytest.mark.parametrize("forced", [False, True])
 def test_recomputing_activations_changes_nothing(tmp_path, forced, line):
     expected = results_of(make_trainer(tmp_path, *line.split()), forced)

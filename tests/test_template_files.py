@@ -12,7 +12,8 @@ from helpers import SHORT, SIZE, TINY, read_submission, to_rows, train_once
 import dataloader
 import Tester
 import Trainer
-from modules.models import VAE_Model
+from modules.errors import UserError
+from modules.models import VAE_Model, load_model
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -151,6 +152,10 @@ def test_files_of_earlier_versions_say_whether_they_have_a_sigmoid(run_test, tra
         torch.save(state, tmp_path / "earlier.ckpt")
         printed = run_test(ckpt=tmp_path / "earlier.ckpt", name=name)[1]
         assert f"output activation {name}" in printed
+    state["args"]["sigmoid"] = "yes"
+    torch.save(state, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match="its setting sigmoid is of another kind"):
+        load_model(tmp_path / "odd.ckpt")
 
 
 def test_trainer_validates_a_template_file_by_the_statistics_of_each_image(

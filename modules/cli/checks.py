@@ -103,11 +103,12 @@ def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
     if spelling and kl_type(spelling) == kind and spelling.lower() != kind.lower():
         yield f"note: --kl_anneal_type {spelling} is taken for {kind}: {MEANINGS[kind]}"
     old = sorted(SHIFTED & {word.partition("=")[0] for word in words})
-    if old and STEPS[1](settings) and FORCED[1](settings) and DECAY[1](settings):
-        first = settings.tfr_sde
+    if old and FORCED[1](settings) and DECAY[1](settings):
+        first, end = settings.tfr_sde, settings.num_epoch + 1
+        line = f" --tfr_end {end}" if settings.tfr_mode == "linear" else ""
         yield (
             f"note: {old[-1]}: tfr falls from epoch {first} on; published code lowers it after "
-            f"that epoch: --tfr_start_decay_epoch {first + 1} gives its numbers"
+            f"that epoch: --tfr_start_decay_epoch {first + 1}{line} gives its numbers"
         )
 
 

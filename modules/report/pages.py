@@ -336,7 +336,7 @@ def add_charts(page: Page, drawn: Sequence[charts.Chart]) -> None:
 
 def test_scores(run: Run) -> str:
     """Tester's scores of every clip, and their mean."""
-    keys = {head: key for head, key in tables.COLUMNS.items() if key in run.scores}
+    keys = tables.columns_of({"mean": run.scores, "clips": run.clips})
     named = {f"test clip {i}": clip for i, clip in enumerate(run.clips[:CLIPS])}
     named |= {f"mean of {len(run.clips)}": run.scores} if run.clips else {}
     rows = [

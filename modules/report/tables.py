@@ -55,9 +55,14 @@ def columns_of(scores: dict) -> dict[str, str]:
     return {
         heading: key
         for heading, key in columns.items()
-        if not heading.endswith(" clamped")
-        or any(abs(clip[key] - clip[key + UNCLAMPED]) > 5e-4 for clip in scores["clips"])
+        if not heading.endswith(" clamped") or any(differs(clip, key) for clip in scores["clips"])
     }
+
+
+def differs(clip: dict, key: str) -> bool:
+    """Whether a clamp changes a clip's score. Earlier versions have the clamped one only."""
+    scores = clip.get(key), clip.get(key + UNCLAMPED)
+    return None in scores or abs(scores[0] - scores[1]) > 5e-4
 
 
 def print_drift(clips: dict[str, dict]) -> None:

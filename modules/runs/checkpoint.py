@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ def contents(file: Reader) -> dict:
         return validate.parts({name: file.plain(x, name) for name, x in content.items()})
     if isinstance(content, dict) and "frame_transformation.0.conv1.weight" in content:
         weights = file.plain(content, "state_dict")
-    elif nets := published.robot_nets(content):
+    elif nets := published.robot_nets(content) or published.robot_nets(within(content)):
         weights = published.convert({net: file.plain(x, net) for net, x in nets.items()})
     elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         rest = [visible(str(name)[:40]) for name in content if name != "state_dict"]
@@ -67,6 +68,10 @@ def contents(file: Reader) -> dict:
     else:
         raise UserError("is not a checkpoint of this package: it has no state_dict")
     return {"state_dict": validate.weights(weights), "ignored": rest}
+
+
+def within(content: Any) -> Any:
+    return content.get("state_dict") if isinstance(content, dict) else None
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
@@ -130,6 +135,8 @@ def check_run(checkpoint: dict, path: Path) -> None:
             f"{path} is not from this package, so no run can resume from it; "
             "start from its weights with --ckpt_path and another --save_root"
         )
+    if "optimizer" not in checkpoint and "history" not in checkpoint:
+        raise UserError(f"{path} holds weights only: start from them with --ckpt_path")
     for part in PARTS + (MORE_PARTS if checkpoint["version"] > 1 else ()):
         if part not in checkpoint:
             raise UserError(f"{path} is damaged: it has no {part}")

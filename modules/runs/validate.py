@@ -61,6 +61,8 @@ def settings(stored: Any) -> dict[str, Any]:
         raise ValueError("its args are no settings of a lab")
     kind = TRAINING[stored.get("lab", "pose")]
     fields = {item.name: item for item in dataclasses.fields(kind)}
+    if type(stored.get("sigmoid", False)) is not bool:
+        raise ValueError("its setting sigmoid is of another kind than --sigmoid")
     stored = by_todays_names(stored)
     return {k: setting(fields[k], value) for k, value in stored.items() if k in fields}
 
