@@ -29,6 +29,7 @@ from modules.cli.parser import parse
 from modules.report.charts import CURVES
 from modules.report.pages import FUTURES, LATENTS, PLACE
 from modules.report.pictures import gif_time
+from modules.runs.folder import MOVING
 from modules.training import schedules
 
 # ---------------------------------------------------------------- training
@@ -74,7 +75,7 @@ def test_a_run_writes_the_documented_files(call, trained, tmp_path):
     assert {p.name for p in folder.iterdir()} == kept
     plots = {f"{name}.{kind}" for name in CURVES for kind in ("png", "pdf")}
     plots |= {"curves.png", "psnr_per_frame.png"}
-    assert {p.name for p in (folder / "plots").iterdir()} == plots | {*FUTURES, *LATENTS}
+    assert {p.name for p in (folder / "plots").iterdir()} == plots | {*FUTURES, *LATENTS, MOVING}
     assert all(is_picture(p) for p in [*folder.glob("plots/*.png"), folder / "val_strip.png"])
     args = json.loads((folder / "args.json").read_text())
     assert (args["lab"], args["n_past"], args["num_epoch"]) == ("robot", 2, 2)

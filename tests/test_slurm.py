@@ -8,7 +8,7 @@ import time
 
 import pytest
 import slurm
-from helpers import ROOT, SHORT, assert_same_run, make_dataset, read_csv
+from helpers import ROOT, SHORT, assert_same_run, long, make_dataset, read_csv
 
 needs_slurm = pytest.mark.skipif(bool(slurm.lacking()), reason=str(slurm.lacking()))
 FLAGS = [*SHORT, *"--num_epoch 3 --no-plots --train_vi_len 2".split()]
@@ -99,7 +99,7 @@ def test_an_array_of_six_runs_of_which_one_is_preempted(cluster, data, tmp_path)
 
 
 @needs_slurm
-@pytest.mark.skipif(not os.environ.get("ALL_TESTS"), reason="set ALL_TESTS=1: it takes a minute")
+@long
 def test_a_preempted_job_of_torchrun_ends_like_one_that_was_not(cluster, data, tmp_path):
     cluster.environment |= {"SBATCH_GPUS_PER_NODE": "0", "SBATCH_OUTPUT": f"{tmp_path}/%x-%j.out"}
     cluster.environment["PROCESSES"] = "2"

@@ -12,6 +12,7 @@ from helpers import (
     SHORT,
     SIZE,
     differences,
+    long,
     make_dataset,
     make_trainer,
     random_clips,
@@ -113,7 +114,11 @@ def train_beside_the_template(trainers, forced, epochs=10, steps=12):
 
 
 @pytest.mark.parametrize(
-    "beta, forced", [*itertools.product(("0", "1"), (True, False)), ("Cyclical", True)]
+    "beta, forced",
+    [
+        *(("0", False), ("1", True), ("Cyclical", True)),
+        *(pytest.param(*x, marks=long) for x in (("0", True), ("1", False))),
+    ],
 )
 @pytest.mark.usefixtures("float64")
 def test_120_steps_with_the_courses_flags_match_the_template(tmp_path, beta, forced):

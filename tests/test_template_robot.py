@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import make_trainer
+from helpers import long, make_trainer
 from robot_reference import CONDITION, RNN, G, W, Z, make_nets, robot_step
 
 from modules.runs.published import convert
@@ -70,7 +70,10 @@ def make_robot_trainer(folder, beta, *flags):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("forced, beta", [(True, 1), (True, 0), (False, 1), (False, 0)])
+@pytest.mark.parametrize(
+    "forced, beta",
+    [(True, 1), (False, 0), *(pytest.param(*x, marks=long) for x in ((True, 0), (False, 1)))],
+)
 def test_120_steps_match_the_published_loop(tmp_path, forced, beta):
     """Weights, BatchNorm's averages, and how often those were updated.
 

@@ -77,7 +77,8 @@ class PoseLab:
 
     def val_events(self) -> dict[int, list[int]]:
         """The event frames of each validation clip, where the data set lists them."""
-        return cut_events(read_events(self.settings.DR, "val") or {}, self.val_length())
+        events = read_events(self.settings.DR, "val")
+        return cut_events(events, self.val_length()) if events else {}
 
     def open_test(self, typed: set[str]) -> tuple[list, list, list | None]:
         """-> given frames, conditions and true frames (None where unknown) of every clip."""
