@@ -36,7 +36,7 @@ CASES = {
         POSE.replace("SGD --lr 0.01", "Adam --lr 0.001") + "--tfr 0 --recompute",
     ),
     "pose, a step that is not finite": ("pose", POSE + "--tfr 0"),
-    "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise --norm_over step"),
+    "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise"),
     "robot, free-running": (
         "robot",
         ARM + "--tfr 0 --learned_prior --nets dcgan --loss calibrated",

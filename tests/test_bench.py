@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, long
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from benchmark.memory import memory_of_one
@@ -58,6 +58,7 @@ def test_a_missing_gpu_is_an_error():
     assert done.returncode == 2 and "finds no CUDA GPU" in done.stderr
 
 
+@long
 def test_the_published_statistics_are_timed_in_both_labs(tmp_path):
     flags = "--exact --device cpu --batches 2 --rounds 1 --length 3".split()
     command = [sys.executable, ROOT / "scripts/bench.py", *flags, "--out", tmp_path / "b.json"]
