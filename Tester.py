@@ -83,8 +83,7 @@ class Tester:
         source = "this package" if ckpt.is_ours(checkpoint) else "published code"
         print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
-        first = torch.stack([rows[:2] for rows in self.conditions])
-        warn_of_activation(self.model, checkpoint, torch.stack([*self.given]), first)
+        warn_of_activation(self.model, checkpoint, self.given, self.conditions)
         if settings.cuda_graphs:
             record_rollouts(self.model)
         self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite

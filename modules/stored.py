@@ -29,7 +29,8 @@ def of_today(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_todays_names(stored: dict[str, Any]) -> dict[str, Any]:
-    sigmoid = stored.get("sigmoid")  # before --output_activation
-    if "output_activation" in stored or type(sigmoid) is not bool:
-        return stored
-    return stored | {"output_activation": "sigmoid" if sigmoid else "none"}
+    stored = dict(stored)
+    sigmoid = stored.pop("sigmoid", None)  # before --output_activation
+    if type(sigmoid) is bool:
+        stored.setdefault("output_activation", "sigmoid" if sigmoid else "none")
+    return stored

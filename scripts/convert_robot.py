@@ -12,18 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # before slow imports
+if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
     from modules.cli.start import start
 
     start()
 
-from modules.cli.entry import run  # noqa: E402
-from modules.config import RobotModel, RobotTraining  # noqa: E402
-from modules.errors import UserError  # noqa: E402
-from modules.models.loading import fits_weights, model_settings  # noqa: E402
-from modules.runs import checkpoint as ckpt  # noqa: E402
-from modules.runs.folder import run_folder  # noqa: E402
+from modules.cli.entry import run
+from modules.config import RobotModel, RobotTraining
+from modules.errors import UserError
+from modules.models.loading import fits_weights, model_settings
+from modules.runs import checkpoint as ckpt
+from modules.runs.folder import run_folder
 
 NOT_IN_WEIGHTS = ("condition", "skip_from")  # settings with a choice of words
 PUBLISHED_SKIP = "second_last"
@@ -48,14 +48,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def settings_of(args: argparse.Namespace, of_weights: dict[str, Any]) -> RobotTraining:
     """Of the weights, of what was typed, and of published code."""
-    n_future = RobotTraining.default("n_future")
-    longest = max(RobotTraining.default("n_eval"), args.n_past + n_future)
+    shortest = args.n_past + RobotTraining.default("n_future")
     skip = "last" if args.last_frame_skip or args.n_past == 1 else PUBLISHED_SKIP
-    return RobotTraining(
-        **of_weights
-        | {"n_past": args.n_past, "n_eval": longest, "last_frame_skip": args.last_frame_skip}
-        | {"skip_from": args.skip_from or skip}
-        | ({"condition": args.condition} if args.condition else {})
+    return RobotTraining(**of_weights).replace(
+        n_past=args.n_past,
+        n_eval=max(RobotTraining.default("n_eval"), shortest),
+        last_frame_skip=args.last_frame_skip,
+        skip_from=args.skip_from or skip,
+        condition=args.condition or RobotModel.default("condition"),
     )
 
 

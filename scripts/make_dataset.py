@@ -20,7 +20,6 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     from modules.cli.start import start
 
     start()
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
@@ -65,7 +64,8 @@ def parse_arguments(argv=None):
     share = f"an eighth, at most {build.LARGEST}"
     add("--val_frames", **frames, help=f"frames to validate on ({share})")
     add("--test_frames", **frames, help=f"frames of the test clip ({share})")
-    add("--gap", **seconds, default=0.3, help="interpolate keypoints missing for so long (0.3)")
+    text = f"interpolate keypoints missing for so long ({build.GAP})"
+    add("--gap", **seconds, default=build.GAP, help=text)
     deviation = argparse_type(Number(float, 0, 100))
     text = "smooth keypoints over time: standard deviation of a Gaussian, in frames (1; 0: none)"
     add("--smooth", type=deviation, default=1.0, metavar="FRAMES", help=text)

@@ -54,7 +54,7 @@ from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.cli.signals import STOPPING, listener
 from modules.data.joints import write_joints
-from modules.data.skeleton import draw_skeleton
+from modules.data.skeleton import skeleton_picture
 from modules.errors import UserError, shortage
 from modules.fields import Number
 from modules.files import is_new, new_folder
@@ -190,8 +190,8 @@ def draw_chunk(chunk):
     for i, (body, size, lit) in enumerate(zip(*rows, strict=True), start):
         name = f"frame{i:06d}.png"
         save(draw_dancer(seed, height, body, size, lit), frames / name)
-        pose = draw_skeleton(toy_dance.keypoints(body, height), (height, 2 * height))
-        save(pose * 255 + 0.5, poses / name)
+        keypoints = toy_dance.keypoints(body, height)
+        save(skeleton_picture(keypoints, (height, 2 * height)), poses / name)
     return len(rows[0])
 
 

@@ -20,20 +20,18 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     from modules.cli.start import start
 
     start()
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from toy import dance
 from tqdm import tqdm
 
 from modules.cli.entry import run
-from modules.data.build import follow
+from modules.data.build import GAP, follow
 from modules.data.estimator import BlazePose
 from modules.data.joints import has_pose, smooth, standing_height
 from modules.data.skeleton import KEYPOINTS, SEEN
 from modules.data.video import Part, open_video
 
-GAP = 0.3  # seconds: make_dataset.py's --gap
 OTHER = {"_r": "_l", "_l": "_r"}
 
 

@@ -18,7 +18,6 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     from modules.cli.start import start
 
     start()
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from modules.config import Compute
 from modules.data.cache import decode, resize, to_float
 from modules.data.folders import find_root, list_images
 from modules.data.joints import has_pose, place_like, read_joints
-from modules.data.skeleton import SEEN, draw_skeleton
+from modules.data.skeleton import SEEN, skeleton_picture
 from modules.errors import UserError
 from modules.fields import Number, device_name
 from modules.models.loading import load_model
@@ -39,6 +38,7 @@ from modules.models.pose import VAE_Model
 from modules.models.rollout import roll_out
 from modules.report import pictures
 from modules.runs import checkpoint as ckpt
+from modules.runs.folder import run_folder
 from modules.training.device import choose_device
 
 STRIP = 8  # frames of the strip
@@ -110,8 +110,7 @@ def draw_poses(joints, drawn, size):
     """Keypoints (T, 18, 3) -> pose images (T, 3, H, W), drawn and resized as the data set's are."""
     poses = np.empty((len(joints), *size, 3), np.uint8)
     for t, pose in enumerate(tqdm(joints, "poses", disable=None, leave=False)):
-        picture = (draw_skeleton(pose, drawn) * 255 + 0.5).astype(np.uint8)
-        poses[t] = resize(Image.fromarray(picture), size)
+        poses[t] = resize(Image.fromarray(skeleton_picture(pose, drawn)), size)
     return to_float(torch.from_numpy(poses))
 
 
@@ -144,7 +143,6 @@ def transfer(args):
 def write(folder, pose, result, fps):
     """-> the names of what was written."""
     both, duration = pictures.side_by_side(pose, result, scale=SCALE), round(1000 / fps)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures.write_gif(folder / "transfer.gif", both, duration)
     rows, times = {"pose": pose, "result": result}, pictures.spread(len(pose), STRIP)
     pictures.draw_strip(folder / "transfer_strip.png", rows, times)
@@ -161,7 +159,7 @@ def write(folder, pose, result, fps):
 def main():
     args = parse_arguments()
     pose, result, fps = transfer(args)
-    folder = args.save_root or Path(args.ckpt_path).parent
+    folder = run_folder(args.save_root or Path(args.ckpt_path).parent)
     names = write(folder, pose, result, fps)
     print(f"{len(result)} frames written to {folder}: {', '.join(names)}")
 

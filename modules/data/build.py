@@ -14,7 +14,7 @@ from ..metrics import frame_psnr
 from .cache import resize, to_float
 from .estimator import Estimator
 from .joints import fill_gaps, has_pose, jumps, masked, runs, smooth, standing_height, write_joints
-from .skeleton import SEEN, draw_skeleton
+from .skeleton import SEEN, skeleton_picture
 from .video import Video, is_cut_off
 
 LOOKS, SECOND = 16, 0.5  # looks for a second person; of the first one's height, to be one
@@ -25,6 +25,7 @@ SAMPLES, TALLEST = 48, 128  # frames kept to judge the camera by and for the pag
 MARGIN, LEAST = 0.12, 0.03  # around all poses, in their height; where the picture has no more
 AROUND = 0.15  # of a pose's height, beyond its keypoints, is covered by the person too
 JUMP = 0.25  # of a height from one frame to the next is no motion
+GAP = 0.3  # seconds without a keypoint that are interpolated, unless the user says so
 STILL = 22.0  # dB; what a shift of 0.5 % of the width leaves of a background and its median
 
 
@@ -199,10 +200,8 @@ def write_data_set(
         part, name = where[number], f"frame{number:06d}.png"
         picture = cut(frame, plan.window, plan.size)
         picture.save(folders[part][0] / name, compress_level=3)
-        pose = draw_skeleton(plan.joints[number], plan.size)
-        Image.fromarray((pose * 255 + 0.5).astype(np.uint8)).save(
-            folders[part][1] / name, compress_level=3
-        )
+        pose = Image.fromarray(skeleton_picture(plan.joints[number], plan.size))
+        pose.save(folders[part][1] / name, compress_level=3)
         small = to_float(torch.tensor(resize(picture, scored_size(plan.size))))
         if part in first:
             scores[part].append(frame_psnr(first[part], small).item())

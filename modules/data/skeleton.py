@@ -31,6 +31,11 @@ def draw_skeleton(joints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return picture
 
 
+def skeleton_picture(joints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The same as uint8: a pose picture of a data set."""
+    return (draw_skeleton(joints, size) * 255 + 0.5).astype(np.uint8)
+
+
 def along(point: np.ndarray, start: complex, end: complex) -> np.ndarray:
     """How far from start to end, 0..1, the nearest point of that segment lies (all x + iy)."""
     span = end - start + 1e-6

@@ -1,6 +1,7 @@
 """A checkpoint -> the settings of its model, and the model itself."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,20 @@ def choose_pose_norm(model: VAE_Model, checkpoint: dict) -> bool:
 
 
 def warn_of_activation(
-    model: torch.nn.Module, checkpoint: dict, given: torch.Tensor, poses: torch.Tensor
+    model: torch.nn.Module,
+    checkpoint: dict,
+    given: Sequence[torch.Tensor],
+    poses: Sequence[torch.Tensor],
 ) -> None:
     """Print a warning where another --output_activation fits the weights of published code.
 
-    An activation has no weights, so a file does not tell it. The first predicted frames resemble
-    the given ones (B, 1, 3, H, W) most under the activation that the model was trained with.
+    An activation has no weights, so a file does not tell it. The first predicted frames of clips
+    resemble the given ones most under the activation that the model was trained with.
     """
     if ckpt.is_ours(checkpoint) or not isinstance(model, VAE_Model):
         return
-    settings, given, poses = model.settings, given[:FEW].cpu(), poses[:FEW, :2]
+    settings, given = model.settings, torch.stack([*given[:FEW]]).cpu()  # (B, 1, 3, H, W)
+    poses = torch.stack([clip[:2] for clip in poses[:FEW]])
     model.settings = settings.replace(output_activation="none")
     first = roll_out(model, given, poses, noise_source("mean", 0, range(len(given))))[:, 1:]
     model.settings, psnr = settings, {}

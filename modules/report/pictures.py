@@ -89,10 +89,11 @@ def labelled(clips: dict[str, np.ndarray], width: int = 128) -> np.ndarray:
     scale = max(round(width / parts[0].shape[2]), 1)
     row = side_by_side(*parts, scale=scale)
     head = Image.new("RGB", (row.shape[2], LABEL), "white")
+    draw = ImageDraw.Draw(head)
     for i, label in enumerate(clips):
         middle = scale * (i * (parts[0].shape[2] + GAP) + parts[0].shape[2] / 2)
-        ImageDraw.Draw(head).text((middle, LABEL / 2), label, fill="black", anchor="mm")
-    heads = np.broadcast_to(np.asarray(head), (len(row), *np.asarray(head).shape))
+        draw.text((middle, LABEL / 2), label, fill="black", anchor="mm")
+    heads = np.asarray(head)[None].repeat(len(row), 0)
     return np.concatenate([heads, row], axis=1)
 
 

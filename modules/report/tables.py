@@ -39,9 +39,8 @@ def print_scores(scores: dict, baseline: str) -> None:
     print(f"{gain:+.2f} dB over the {baseline}")
     if "drift" in scores["mean"]:
         print_drift(lines | {"mean": scores["mean"]})
-    for suffix, word in ((UNCLAMPED, ""), ("", "clamped, ")):
-        if word and "2024 clamped" not in columns:
-            continue
+    groups = [(UNCLAMPED, "")] + [("", "clamped, ")] * ("2024 clamped" in columns)
+    for suffix, word in groups:
         for name, value in scores["mean"].get(f"psnr_competition{suffix}_groups", {}).items():
             print(f"competition, {word}{name}: {value:.3f}")
     for key in columns.values():

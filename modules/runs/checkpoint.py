@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -60,18 +59,21 @@ def contents(file: Reader) -> dict:
         return validate.parts({name: file.plain(x, name) for name, x in content.items()})
     if isinstance(content, dict) and "frame_transformation.0.conv1.weight" in content:
         weights = file.plain(content, "state_dict")
-    elif nets := published.robot_nets(content) or published.robot_nets(within(content)):
-        weights = published.convert({net: file.plain(x, net) for net, x in nets.items()})
+    elif nets := published.robot_nets(content):
+        weights = robot_weights(file, nets)
     elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         rest = [visible(str(name)[:40]) for name in content if name != "state_dict"]
-        weights = file.plain(content["state_dict"], "state_dict")
+        content = content["state_dict"]
+        nets = published.robot_nets(content)
+        weights = robot_weights(file, nets) if nets else file.plain(content, "state_dict")
     else:
         raise UserError("is not a checkpoint of this package: it has no state_dict")
     return {"state_dict": validate.weights(weights), "ignored": rest}
 
 
-def within(content: Any) -> Any:
-    return content.get("state_dict") if isinstance(content, dict) else None
+def robot_weights(file: Reader, nets: dict[str, dict]) -> dict[str, torch.Tensor]:
+    """A state dict per net of the robot lab's published code -> ours."""
+    return published.convert({net: file.plain(x, net) for net, x in nets.items()})
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
