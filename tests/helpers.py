@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT))  # before modules is imported
 from modules.cli.parser import Parser  # noqa: E402
 from modules.fields import settings_from  # noqa: E402
 
-long = pytest.mark.skipif(not os.environ.get("ALL_TESTS"), reason="set ALL_TESTS=1: it takes long")
+ALL = bool(os.environ.get("ALL_TESTS"))
+long = pytest.mark.skipif(not ALL, reason="set ALL_TESTS=1: it takes long")
 TINY = "--F_dim 8 --L_dim 2 --N_dim 4 --D_out_dim 8 --frame_H 12 --frame_W 16".split()
 SHORT = [*TINY, "--train_vi_len", "4", "--val_vi_len", "6", "--device", "cpu"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
+    ALL,
     assert_ended,
     assert_no_traceback,
     assert_same_files,
@@ -71,7 +72,10 @@ def test_the_comparison_sees_every_column_but_the_speed(whole, tmp_path, column)
 
 @pytest.mark.parametrize(
     ("setting", "plots", "kills"),
-    [("every source of randomness and EMA", True, 14), ("the robot lab", False, 12)],
+    [
+        ("every source of randomness and EMA", True, 14 if ALL else 7),
+        ("the robot lab", False, 12 if ALL else 6),
+    ],
 )
 def test_a_run_killed_at_random_moments_resumes_identically(
     whole, command, children, tmp_path, fault, setting, plots, kills
