@@ -52,6 +52,7 @@ from modules.training.graphs import Recorded, check_graphs, record_rollouts
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion
 from modules.training.optimizer import (
     buffer_copies,
+    finite_step,
     make_optimizer,
     restore_buffers_unless,
     set_lr,
@@ -204,7 +205,7 @@ class Trainer(Resumable, StopsWhenStuck):
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1, 1), on the device.
 
         The clips are this rank's of a batch of `whole` clips. The last result is 0 if z was a prior
-        sample. A step with a non-finite loss or gradient changes nothing and returns zeros.
+        sample. A step that is not finite changes nothing and returns zeros.
         """
         self.step += 1
         self.beta.fill_(self.kl_annealing.get_beta())
@@ -237,12 +238,11 @@ class Trainer(Resumable, StopsWhenStuck):
         loss, mse, kl = sums
         clip = self.settings.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        finite = torch.isfinite(loss + norm)
+        finite = finite_step(loss + norm, self.model)
         self.update(finite, before)
         posterior = finite.float() * (not prior)
-        return torch.where(
-            finite, torch.stack([loss, mse, kl, finite.float(), posterior]), 0
-        ).detach()
+        result = torch.stack([loss, mse, kl, finite.float(), posterior])
+        return torch.where(finite, result, 0).detach()
 
     def trains_on_prior(self) -> bool:
         """Whether z of this step is a prior sample: pre-training, or the hybrid objective."""
@@ -283,7 +283,8 @@ class Trainer(Resumable, StopsWhenStuck):
         """The reconstruction loss of --loss, plus beta * KL in the same unit."""
         if self.settings.loss == "mse":
             return mse + self.beta * kl
-        return calibrated_loss(pred, true) + self.beta * kl * 2 / true[0, 0].numel()
+        loss = calibrated_loss(pred, true, whole_batch=self.settings.loss == "calibrated_batch")
+        return loss + self.beta * kl * 2 / true[0, 0].numel()
 
     def loss_scale(self, frames: torch.Tensor) -> int:
         """The template minimises the sum over a clip's predicted frames: it clips that gradient."""

@@ -38,7 +38,11 @@ LABS = ("pose", "robot")
 FRAME = 64  # robot lab: height and width of a frame
 CONDITION = 7  # robot lab: 4 values of the action, 3 of the arm's position
 LARGEST_FRAME, WIDEST, MOST_LAYERS = 1024, 4096, 32  # pixels, channels, layers of an LSTM
-OBJECTIVES = {"mse": "MSE + beta KL", "calibrated": "log MSE + beta KL"}  # of --loss
+OBJECTIVES = {  # of --loss
+    "mse": "MSE + beta KL",
+    "calibrated": "log MSE + beta KL",
+    "calibrated_batch": "log MSE + beta KL",
+}
 BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 
@@ -372,8 +376,10 @@ class Optimization(Settings):
     title: ClassVar[str] = "loss, optimizer and learning rate"
 
     loss: str = setting(
-        "mse", Choice(("mse", "calibrated")),
-        "mse, or calibrated: Gaussian likelihood with the optimal variance of each frame",
+        "mse", Choice(tuple(OBJECTIVES)),
+        "mse; calibrated: Gaussian likelihood with the optimal variance of each frame; "
+        "calibrated_batch: with one variance for the batch, so that frames with large errors count "
+        "more",
     )  # fmt: skip
     posterior_share: float = setting(
         1.0,
@@ -463,6 +469,10 @@ class KLAnnealing(Settings):
     )  # fmt: skip
     kl_anneal_start: float = setting(0.0, non_negative, "beta at the start of a ramp")
     kl_anneal_stop: float = setting(1.0, non_negative, "beta at the end of a ramp")
+    kl_anneal_shape: str = setting(
+        "linear", Choice(("linear", "geometric")),
+        "of a ramp; geometric: beta rises by a constant factor",
+    )  # fmt: skip
     kl_anneal_floor: float = setting(0.0, non_negative, "lower bound of beta")
     kl_anneal_from: str = setting(
         "pretraining", Choice(("pretraining", "start")),
@@ -479,6 +489,8 @@ class KLAnnealing(Settings):
     def contradiction(self):
         stop = "kl_anneal_stop"
         problem = above(self, "kl_anneal_start", stop) or above(self, "kl_anneal_floor", stop)
+        if self.kl_anneal_shape == "geometric" and self.kl_anneal_start == 0:
+            return "--kl_anneal_shape geometric multiplies beta: --kl_anneal_start must be above 0"
         return problem or super().contradiction()
 
 

@@ -39,7 +39,7 @@ CASES = {
     "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise"),
     "robot, free-running": (
         "robot",
-        ARM + "--tfr 0 --learned_prior --nets dcgan --loss calibrated",
+        ARM + "--tfr 0 --learned_prior --nets dcgan --loss calibrated_batch",
     ),
 }
 

@@ -311,6 +311,7 @@ def test_a_value_out_of_the_flags_range_is_wrong_usage(call, flag, value):
         ("--lr_schedule cosine --lr 1e-4 --lr_min 1e-3", "--lr_min"),
         ("--tfr 0.2 --tfr_lower_bound 0.5", "--tfr_lower_bound"),
         ("--kl_anneal_start 2", "--kl_anneal_start"),
+        ("--kl_anneal_shape geometric", "--kl_anneal_start"),
         ("--lr_schedule constant --lr_milestones 3", "--lr_milestones"),
         ("--lr_schedule cosine --lr_gamma 0.5", "--lr_gamma"),
         ("--lr_min 1e-5", "--lr_min"),

@@ -66,6 +66,24 @@ def test_a_poisoned_batch_leaves_every_tensor_as_it_was(one_trainer, fault, lab,
     fault("a batch of NaN or infinity, every optimizer", "no tensor changed", 2)
 
 
+def test_a_step_with_infinite_statistics_leaves_every_tensor_as_it_was(one_trainer):
+    """BatchNorm divides by them: the loss of weights that have diverged stays finite."""
+    trainer = one_trainer("robot", "--ema", 0.5)
+    trainer.model.train()
+    with torch.no_grad():
+        trainer.model.encoder.stages[0][0][0].weight.mul_(1e25)
+    before = copy.deepcopy(learned(trainer))
+    clips = next(trainer.clips.fetch(trainer.clips.batches(0)))
+    losses = trainer.losses(trainer.model, *clips, True, False)
+    assert losses[0].isfinite()
+    trainer.model.load_state_dict(before["trained_weights"])
+    assert trainer.training_one_step(*clips, True).tolist() == [0] * 5
+    after = learned(trainer)
+    for state in (before, after):
+        state["moments"] = without_moments_of_zero(state["moments"])
+    assert differences(before, after) == []
+
+
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_run_gives_up_after_max_skipped_with_its_last_good_checkpoint(
     whole, command, children, tmp_path, fault, stop

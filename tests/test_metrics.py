@@ -315,22 +315,40 @@ def test_frames_without_a_pose_are_ignored_unless_no_frame_has_one():
 # ---------------------------------------------------------------- a calibrated likelihood
 
 
-def test_calibrated_loss_is_the_likelihood_under_the_optimal_variance():
+@pytest.mark.parametrize("whole_batch", [False, True])
+def test_calibrated_loss_is_the_likelihood_under_the_optimal_variance(whole_batch):
     pred, true = images(6, 3, 8, 8).view(2, 3, 3, 8, 8), images(6, 3, 8, 8, seed=1)
     true, values = true.view(2, 3, 3, 8, 8), 3 * 8 * 8
-    expected = []
+    pred[0, 0] = true[0, 0] + 0.1 * (pred - true)[0, 0]  # a frame with smaller errors
+    expected, whole = [], ((pred - true) ** 2).mean().sqrt()
     for p, t in zip(pred.flatten(0, 1), true.flatten(0, 1)):
-        std = ((p - t) ** 2).mean().sqrt()
+        std = whole if whole_batch else ((p - t) ** 2).mean().sqrt()
         likelihood = torch.distributions.Normal(p, std).log_prob(t).sum()
         constants = values / 2 * (1 + math.log(2 * math.pi))
         expected.append(-(likelihood + constants) * 2 / values)
     expected = torch.stack(expected).mean().item()
-    assert calibrated_loss(pred, true).item() == pytest.approx(expected, abs=1e-3)
+    found = calibrated_loss(pred, true, whole_batch).item()
+    assert found == pytest.approx(expected, abs=4e-3)  # MSE_FLOOR
+    assert abs(found - calibrated_loss(pred, true, not whole_batch).item()) > 0.1
 
 
-def test_calibrated_loss_of_an_exact_frame_is_finite():
+def test_with_one_variance_for_the_batch_a_frame_counts_by_its_error():
+    true = torch.zeros(1, 2, 3, 8, 8)
+    pred = torch.full_like(true, 0.1)
+    pred[:, 1] = 0.3
+    shares = []
+    for whole_batch in (False, True):
+        x = pred.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(calibrated_loss(x, true, whole_batch), x)
+        shares.append((grad * x).detach().sum((0, 2, 3, 4)))  # how far a frame moves the loss
+    torch.testing.assert_close(shares[0], torch.ones(2), rtol=1e-2, atol=0)
+    torch.testing.assert_close(shares[1], torch.tensor([0.2, 1.8]), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("whole_batch", [False, True])
+def test_calibrated_loss_of_an_exact_frame_is_finite(whole_batch):
     pred = images(2, 3, 8, 8)[None].requires_grad_()
-    loss = calibrated_loss(pred, pred.detach())
+    loss = calibrated_loss(pred, pred.detach(), whole_batch)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(pred.grad).all()
 

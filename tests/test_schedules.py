@@ -42,6 +42,10 @@ BETAS = {  # flags -> beta of every epoch; {c} stands for --kl_anneal_cycle, {r}
     "--num_epoch 8 --kl_anneal_type Monotonic {r} 0.5": [0, 0.25, 0.5, 0.75, 1, 1, 1, 1],
     "--num_epoch 6 --kl_anneal_type Monotonic {r} 0.25 {c} 3": [0, 2 / 3, 1, 1, 1, 1],
     "--num_epoch 3 --kl_anneal_type None --kl_anneal_stop 0.5": [0.5] * 3,
+    "--num_epoch 4 --kl_anneal_type Monotonic --kl_anneal_shape geometric {r} 0.75 "
+    "--kl_anneal_start 1 --kl_anneal_stop 1000": [1, 10, 100, 1000],
+    "--num_epoch 8 {c} 2 {r} 0.5 --kl_anneal_shape geometric --kl_anneal_start 0.01 "
+    "--kl_anneal_stop 4 --kl_anneal_floor 0.1": [0.1, 0.2, 4, 4] * 2,
     "--num_epoch 4 --kl_anneal_type None --pretrain_epochs 2": [0, 0, 1, 1],
     "--num_epoch 6 {c} 2 {r} 1.5": [0, 2 / 9, 4 / 9] * 2,
     "--num_epoch 4 --kl_anneal_type Monotonic {r} 2 --kl_anneal_stop 0.8": [0, 0.1, 0.2, 0.3],
@@ -319,6 +323,7 @@ def random_flags(rng):
         "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9, rng.uniform(1, 3)]),
         "kl_anneal_from": rng.choice(["pretraining", "start"]),
         "kl_anneal_unit": rng.choice(["cycles", "epochs"]),
+        "kl_anneal_shape": rng.choice(["linear", "geometric"] if start else ["linear"]),
         "kl_anneal_start": start,
         "kl_anneal_stop": stop,
         "kl_anneal_floor": stop * rng.choice([0, 1e-6, rng.random()]),

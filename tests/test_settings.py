@@ -207,6 +207,10 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
         PRETRAINED, NO_POSTERIOR, NO_LATENT,
     ]),
+    "kl_anneal_shape": ("geometric --kl_anneal_start 0.1", [
+        ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
+        PRETRAINED, NO_POSTERIOR, NO_LATENT,
+    ]),
     "kl_anneal_floor": (0.5, [
         ("--kl_anneal_type None", "--kl_anneal_type Cyclical or Monotonic"),
         PRETRAINED, NO_POSTERIOR, NO_LATENT,

@@ -45,6 +45,7 @@ NOTED = {  # a flag that has no effect without all of these: noted
     "kl_anneal_unit": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_ratio": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_start": (RAMP, POSTERIOR, SHARE, LATENT),
+    "kl_anneal_shape": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_floor": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_stop": (POSTERIOR, SHARE, LATENT),
     "kl_anneal_type": (POSTERIOR, SHARE, LATENT),

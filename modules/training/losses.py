@@ -35,11 +35,20 @@ def kl_above(free_bits: float, mu: torch.Tensor, logvar: torch.Tensor) -> torch.
     return torch.where(ranks.mean_of_piece(kl) < free_bits, free_bits, kl).sum()
 
 
-def calibrated_loss(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+def calibrated_loss(
+    pred: torch.Tensor, true: torch.Tensor, whole_batch: bool = False
+) -> torch.Tensor:
     """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, up to a constant.
 
-    Of a Gaussian whose variance is the best for every frame, which is the frame's own squared
-    error; times 2 / (C H W). Every frame counts alike, as it does in a mean of PSNRs.
+    Of a Gaussian with the optimal variance, which is the mean squared error; times 2 / (C H W).
+    Each frame has its own: then every frame counts alike, as it does in a mean of PSNRs. Or one
+    serves the whole batch: then frames with large errors count more, as in the MSE.
     """
     mse = (pred - true).pow(2).mean(dim=(-3, -2, -1))
-    return torch.log(mse + MSE_FLOOR).mean()
+    if not whole_batch:
+        return torch.log(mse + MSE_FLOOR).mean()
+    mse = mse.mean()
+    if not ranks.shares_batches:
+        return torch.log(mse + MSE_FLOOR)
+    of_ranks = ranks.mean_of_piece(mse) + MSE_FLOOR
+    return torch.log(of_ranks) + (mse - mse.detach()) / of_ranks  # the gradient of that logarithm

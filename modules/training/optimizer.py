@@ -3,6 +3,7 @@
 No host-device synchronisation, except with optimizers that torch has not fused.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -94,6 +95,13 @@ def step_if(finite: torch.Tensor, optim: torch.optim.Optimizer) -> None:
 def buffer_copies(model: torch.nn.Module) -> list[torch.Tensor]:
     """Copies of the running statistics of BatchNorm, which the forward pass changes."""
     return [buffer.clone() for buffer in model.buffers()]
+
+
+def finite_step(loss_and_gradient: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
+    """Whether loss, gradient norm and the model's buffers (BatchNorm statistics) are finite."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    largest = torch._foreach_norm(buffers, math.inf) if buffers else []
+    return torch.stack([loss_and_gradient, *largest]).isfinite().all()
 
 
 def restore_buffers_unless(

@@ -54,13 +54,17 @@ def beta_at(epoch: int, settings: Training) -> float:
     ratio, monotonic = settings.kl_anneal_ratio, settings.kl_anneal_type == "Monotonic"
     if settings.kl_anneal_type == "None":
         return stop
+    geometric = settings.kl_anneal_shape == "geometric"
+    low, high = (0.0, 1.0) if geometric else (start, stop)
     if settings.kl_anneal_unit == "epochs":
         length = settings.kl_anneal_cycle
         age = epoch - first if monotonic else (epoch - first) % length
-        beta = ramp(age, ratio * length, start, stop)
+        beta = ramp(age, ratio * length, low, high)
     else:
         cycles = 1 if monotonic else min(settings.kl_anneal_cycle, epochs)
-        beta = cycle_linear(min(epoch - first, epochs - 1), epochs, start, stop, cycles, ratio)
+        beta = cycle_linear(min(epoch - first, epochs - 1), epochs, low, high, cycles, ratio)
+    if geometric:
+        beta = start * (stop / start) ** beta
     return max(beta, settings.kl_anneal_floor)
 
 
