@@ -160,9 +160,8 @@ class PoseModel(Model):
         "or of each image; auto: image for template checkpoints, else learned",
     )  # fmt: skip
     posterior: str = setting(
-        "current", Choice(("current", "previous", "both")),
-        "what the posterior q(z | frames, pose) sees: the frame to predict, the one before it, or "
-        "both; previous: it is used at test too",
+        "current", Choice(("current", "previous")),
+        "frame that the posterior q(z | frame, pose) sees; previous: it is used at test too",
     )  # fmt: skip
     z_grid: str = setting(
         "full", Choice(("full", "coarse", "vector")),

@@ -44,10 +44,8 @@ def reference_forward(model, frames, poses, forced, noise):
         features = encode(model, previous)
         condition = condition_on(model, poses[:, t], frames[:, 0])
         seen = features
-        if model.settings.posterior != "previous":
+        if model.settings.posterior == "current":
             seen = model.frame_transformation(frames[:, t])
-        if model.settings.posterior == "both":
-            seen = torch.cat([seen, features], 1)
         mu, logvar = gaussian(model.Gaussian_Predictor, seen, condition)
         z = mu + noise[:, t - 1] * torch.exp(logvar / 2)
         frame = generate(model, features, condition, z)
@@ -66,8 +64,7 @@ def reference_rollout(model, first, poses, noises):
         features, condition = encode(model, frames[-1]), condition_on(model, poses[:, t], first)
         z = noise
         if model.settings.posterior == "previous" or model.settings.learned_prior:
-            seen = model.settings.posterior == "previous"
-            net = model.Gaussian_Predictor if seen else model.prior
+            net = model.prior if model.settings.posterior == "current" else model.Gaussian_Predictor
             mu, logvar = gaussian(net, features, condition)
             z = mu + noise * torch.exp(logvar / 2)
         frames.append(generate(model, features, condition, z))

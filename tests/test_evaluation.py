@@ -23,7 +23,6 @@ POSE = [
     {},
     {"learned_prior": True},
     {"posterior": "previous"},
-    {"posterior": "both", "learned_prior": True},
     {"z_grid": "coarse", "learned_prior": True},
     {"z_grid": "vector"},
     {"nets": "unet", "first_frame": True, "scene": True, "position_map": 2},

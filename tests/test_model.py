@@ -34,7 +34,7 @@ def gradients(model, results, frames):
 STRATEGIES = [
     pytest.param(forced, posterior, feedback, EXTRAS[extra], id=f"{mode}-{posterior}-{rest}")
     for mode, posterior, feedback, extra in itertools.product(
-        ("forced", "free"), ("current", "previous", "both"), ("full", "frame", "features"), EXTRAS
+        ("forced", "free"), ("current", "previous"), ("full", "frame", "features"), EXTRAS
     )
     for forced, rest in [(mode == "forced", f"{feedback}-{extra}")]
 ]
@@ -84,7 +84,7 @@ def test_push_forward_predictions_have_no_gradient(count, trained_from):
 
 
 @pytest.mark.parametrize("feedback", ["full", "frame", "features"])
-@pytest.mark.parametrize("posterior", ["current", "previous", "both"])
+@pytest.mark.parametrize("posterior", ["current", "previous"])
 @pytest.mark.parametrize("forced", [True, False])
 def test_every_net_has_a_gradient_in_every_strategy(feedback, posterior, forced):
     if settings_of(["--feedback", feedback, "--posterior", posterior]).contradiction():
@@ -139,7 +139,7 @@ def test_bf16_results_are_float32_and_close():
 
 
 @pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("posterior", ["current", "previous", "both"])
+@pytest.mark.parametrize("posterior", ["current", "previous"])
 def test_prior_samples_z_from_a_standard_normal_without_a_posterior(forced, posterior):
     model, (frames, poses) = make_model(posterior=posterior), random_clips(2)
     seen = []
@@ -156,7 +156,7 @@ def test_prior_samples_z_from_a_standard_normal_without_a_posterior(forced, post
 
 
 @pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("posterior", ["current", "previous", "both"])
+@pytest.mark.parametrize("posterior", ["current", "previous"])
 def test_training_samples_a_new_z_every_time(forced, posterior):
     model, (frames, poses) = make_model(posterior=posterior), random_clips(2)
     first, second = (model(frames, poses, forced) for _ in range(2))
@@ -195,9 +195,7 @@ def test_the_pose_of_the_given_frame_is_not_used():
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"prior": True}, {"posterior": "both", "prior": True}, {"posterior": "previous"}]
-)
+@pytest.mark.parametrize("changes", [{"prior": True}, {"posterior": "previous"}])
 def test_free_running_without_the_current_posterior_ignores_the_true_future(changes):
     changes = dict(changes)
     prior = changes.pop("prior", False)

@@ -15,7 +15,7 @@ POSE = [
     {"z_grid": "coarse"},
     {"z_grid": "vector"},
     {"z_grid": "vector", "posterior": "previous"},
-    {"z_grid": "coarse", "learned_prior": True, "nets": "unet", "posterior": "both"},
+    {"z_grid": "coarse", "learned_prior": True, "nets": "unet"},
     {"latent": False},
     {"latent": False, "posterior": "previous"},
 ]

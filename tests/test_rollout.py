@@ -22,7 +22,7 @@ def rolled(model, frames, poses, z_source="sample", seed=0):
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-@pytest.mark.parametrize("posterior", ["current", "previous", "both"])
+@pytest.mark.parametrize("posterior", ["current", "previous"])
 @pytest.mark.parametrize("z_source", ["sample", "mean"])
 def test_a_rollout_matches_the_loop_over_frames(extra, posterior, z_source):
     model = make_model(posterior=posterior, **EXTRAS[extra])

@@ -49,8 +49,7 @@ class VAE_Model(nn.Module):
         self.label_transformation = nets.Label_Encoder(3, settings.L_dim)
         self.label_transformation.per_image = settings.pose_norm == "image"
         known = settings.F_dim + settings.L_dim + settings.F_dim * settings.first_frame
-        seen = known + settings.F_dim * (settings.posterior == "both")
-        self.Gaussian_Predictor = nets.Gaussian_Predictor(seen, settings.N_dim)
+        self.Gaussian_Predictor = nets.Gaussian_Predictor(known, settings.N_dim)
         self.prior = None  # N(0, I)
         if settings.learned_prior:
             self.prior = nets.Gaussian_Predictor(known, settings.N_dim)
@@ -187,15 +186,7 @@ class VAE_Model(nn.Module):
             previous = self.per_frame(self.encode_previous, self.noisy(frames[:, :-1], input_noise))
         else:  # the same features serve twice
             previous = self.cut(truth[:, :-1])
-        return previous, self.seen(None if truth is None else truth[:, 1:], previous)
-
-    def seen(self, truth: torch.Tensor | None, previous: torch.Tensor) -> torch.Tensor:
-        """Features that the net of z sees; `truth` is None where it sees no true frame."""
-        if truth is None:
-            return previous
-        if self.settings.posterior == "current":
-            return truth
-        return over_time(lambda *maps: torch.cat(maps, dim=1), truth, previous)
+        return previous, previous if truth is None else truth[:, 1:]
 
     def net_of_draws(self, prior: bool) -> nn.Module | None:
         """The net that draws z in training; None: z is drawn from N(0, I)."""
@@ -212,18 +203,16 @@ class VAE_Model(nn.Module):
         """Predict step by step, each frame from the last prediction."""
         truth = self.encode_truth(frames[:, 1:], prior)
         draws = self.net_of_draws(prior)
-        # z depends on the previous prediction
-        waits = draws is not None and (truth is None or self.settings.posterior == "both")
+        waits = truth is None and draws is not None  # z depends on the previous prediction
         latents = (None,) * 3 if waits else self.draw_z(draws, truth, conditions, noise)
         frame, results, steps = frames[:, :1], [], conditions.shape[1]
         untrained = min(self.settings.push_forward, steps - 1)
-        inputs = one_by_one(1, truth, conditions, noise, input_noise, *latents)
-        for t, (true, condition, draw, draw_in, z, *posterior) in enumerate(inputs):
+        inputs = one_by_one(1, conditions, noise, input_noise, *latents)
+        for t, (condition, draw, draw_in, z, *posterior) in enumerate(inputs):
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
                 previous = self.per_frame(self.encode_previous, self.noisy(frame, draw_in))
                 if waits:
-                    seen = self.seen(true, previous)
-                    z, *posterior = self.draw_z(draws, seen, condition, draw)
+                    z, *posterior = self.draw_z(draws, previous, condition, draw)
                 frame = self.per_frame(self.decode, previous, condition, z)
                 if not prior:
                     posterior = self.relative_to_prior(posterior, previous, condition, draw)
