@@ -41,7 +41,7 @@ LARGEST_FRAME, WIDEST, MOST_LAYERS = 1024, 4096, 32  # pixels, channels, layers 
 OBJECTIVES = {  # of --loss
     "mse": "MSE + beta KL",
     "calibrated": "log MSE + beta KL",
-    "calibrated_batch": "log MSE + beta KL",
+    "calibrated_batch": "log MSE of the batch + beta KL",
 }
 BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
@@ -377,8 +377,7 @@ class Optimization(Settings):
     loss: str = setting(
         "mse", Choice(tuple(OBJECTIVES)),
         "mse; calibrated: Gaussian likelihood with the optimal variance of each frame; "
-        "calibrated_batch: with one variance for the batch, so that frames with large errors count "
-        "more",
+        "calibrated_batch: with one variance for the batch: frames with large errors count more",
     )  # fmt: skip
     posterior_share: float = setting(
         1.0,
@@ -470,7 +469,7 @@ class KLAnnealing(Settings):
     kl_anneal_stop: float = setting(1.0, non_negative, "beta at the end of a ramp")
     kl_anneal_shape: str = setting(
         "linear", Choice(("linear", "geometric")),
-        "of a ramp; geometric: beta rises by a constant factor",
+        "shape of a ramp; geometric: beta grows by the same factor in every epoch",
     )  # fmt: skip
     kl_anneal_floor: float = setting(0.0, non_negative, "lower bound of beta")
     kl_anneal_from: str = setting(
@@ -488,7 +487,8 @@ class KLAnnealing(Settings):
     def contradiction(self):
         stop = "kl_anneal_stop"
         problem = above(self, "kl_anneal_start", stop) or above(self, "kl_anneal_floor", stop)
-        if self.kl_anneal_shape == "geometric" and self.kl_anneal_start == 0:
+        ramp = self.kl_anneal_type != "None" and self.kl_anneal_shape == "geometric"
+        if ramp and self.kl_anneal_start == 0:
             return "--kl_anneal_shape geometric multiplies beta: --kl_anneal_start must be above 0"
         return problem or super().contradiction()
 

@@ -9,10 +9,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 [ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA" --world lamps --test_clips 8
 
-# The short demo's nets, with few jump starts: across a jump every lamp may have toggled, so the prior
-# would expect too many toggles. One variance for the batch, and a beta that stays small for long: z
-# learns the rare toggles. A large beta in the end leaves only them to z, one vector for each 4 x 4
-# features.
+# The short demo's nets, with few jump starts: across a jump every lamp may have toggled, so with many
+# the prior expects too many toggles; without any, the background behind the dancer is not learned.
+# One variance for the batch, and a beta that stays small for long: z learns the rare toggles. A large
+# beta in the end leaves only them to z, one vector for each 4 x 4 features.
 FLAGS=(--DR "$DATA" --nets unet --scene --first_frame --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32
     --loss calibrated_batch --loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle
     --random_offset --jump_start 0.05 --feedback_noise 0.05 --tfr 0 --optim AdamW --lr 0.005

@@ -25,7 +25,10 @@ BEST = (
 )
 CASES = {
     "pose, teacher forcing": ("pose", POSE + "--tfr 1 --ema 0.9"),
-    "pose, free-running": ("pose", POSE + "--tfr 0 --feedback_noise 0.1 --learned_prior"),
+    "pose, free-running": (
+        "pose",
+        POSE + "--tfr 0 --feedback_noise 0.1 --learned_prior --loss calibrated_batch",
+    ),
     "pose, posterior of the previous frame": (
         "pose",
         POSE + "--tfr 0.5 --posterior previous --jump_start 0.5 --warp 0.5 --feedback_noise 0.1",
@@ -39,7 +42,7 @@ CASES = {
     "robot, teacher forcing": ("robot", ARM + "--tfr 1 --standardise"),
     "robot, free-running": (
         "robot",
-        ARM + "--tfr 0 --learned_prior --nets dcgan --loss calibrated_batch",
+        ARM + "--tfr 0 --learned_prior --nets dcgan --loss calibrated",
     ),
 }
 

@@ -89,7 +89,12 @@ def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("loss", "label"), [("mse", "MSE + beta KL"), ("calibrated", "log MSE + beta KL")]
+    ("loss", "label"),
+    [
+        ("mse", "MSE + beta KL"),
+        ("calibrated", "log MSE + beta KL"),
+        ("calibrated_batch", "log MSE of the batch + beta KL"),
+    ],
 )
 def test_curves_name_the_loss_that_is_minimised(data, tmp_path, monkeypatch, loss, label):
     labels = []

@@ -84,7 +84,7 @@ def test_ranks_train_like_one_process(alone, together):
 
 
 def test_pieces_of_a_batch_train_like_all_of_it(data):
-    """Without BatchNorm and free bits, which see one piece at a time."""
+    """Without BatchNorm, free bits and calibrated_batch, which see one piece at a time."""
     whole, pieces = (train_steps("pose", BEST, data["pose"], most) for most in (4, 2))
     for part in ("losses", "gradients", "weights"):
         for name, expected in whole[part].items():

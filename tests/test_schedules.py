@@ -313,7 +313,8 @@ def test_nothing_raises_beyond_the_last_epoch(kind, epochs, pretrained):
 def random_flags(rng):
     """Legal settings of all flags that the schedules use, ordinary and extreme ones."""
     epochs = rng.choice([1, 2, 3, 10, 70, rng.randint(1, 400)])
-    start, stop = sorted(rng.choice([0.0, 1.0, round(rng.random(), 3)]) for _ in range(2))
+    values = [0.0, 1.0, round(rng.random(), 3), 1e-310, 1e9]
+    start, stop = sorted(rng.choice(values) for _ in range(2))
     tfr = rng.choice([0.0, 1.0, rng.random()])
     lr = 10 ** rng.uniform(-6, 0)
     flags = {

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UserError
 from ..models.loading import load_weights
+from ..training.optimizer import finite_step
 from . import checkpoint as ckpt
 from .folder import CHECKPOINTS, files_of_run
 
@@ -24,8 +25,8 @@ class StopsWhenStuck:
             return
         if self.most_in_a_row >= most:
             raise UserError(
-                f"{most} consecutive steps had a non-finite loss or gradient; none of them "
-                f"changed the weights. {self.advice()}"
+                f"{most} consecutive steps were not finite (loss, gradient or BatchNorm "
+                f"statistics); none of them changed the weights. {self.advice()}"
             )
         self.most_in_a_row.zero_()
 
@@ -40,12 +41,12 @@ class StopsWhenStuck:
             again = f"; if steps are skipped again, add {' or '.join(more)}"
         if good := self.newest_that_trains():
             start = f"--ckpt_path {shlex.quote(str(good))} {lr} and another --save_root{again}"
-            return f"{good} gives a finite gradient. Continue in another run: {start}"
+            return f"{good} gives a finite step. Continue in another run: {start}"
         start = f"Start a new run: --resume never {lr}{again}"
-        return f"No checkpoint here gives a finite gradient. {start}"
+        return f"No checkpoint here gives a finite step. {start}"
 
     def newest_that_trains(self) -> Path | None:
-        """The newest checkpoint here whose loss and gradient are finite on a validation clip."""
+        """The newest checkpoint here that trains()."""
         for path, state in ckpt.readable(files_of_run(self.folder, CHECKPOINTS)):
             load_weights(self.model, state.get("trained_weights", state["state_dict"]), path)
             if self.trains():
@@ -53,7 +54,7 @@ class StopsWhenStuck:
         return None
 
     def trains(self) -> bool:
-        """Whether loss and gradient are finite on a validation clip, with true and own frames."""
+        """Whether a step is finite on a validation clip, with true and own frames."""
         self.model.train()
         self.model.zero_grad()
         clip = (x[:1, :JUDGED] for x in self.some_of_validation())
@@ -63,4 +64,4 @@ class StopsWhenStuck:
         )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)
-        return bool(torch.isfinite(loss + norm))
+        return bool(finite_step(loss + norm, self.model))

@@ -42,7 +42,8 @@ def calibrated_loss(
 
     Of a Gaussian with the optimal variance, which is the mean squared error; times 2 / (C H W).
     Each frame has its own: then every frame counts alike, as it does in a mean of PSNRs. Or one
-    serves the whole batch: then frames with large errors count more, as in the MSE.
+    serves all clips that are trained on at once, on all ranks: then frames with large errors count
+    more, as in the MSE.
     """
     mse = (pred - true).pow(2).mean(dim=(-3, -2, -1))
     if not whole_batch:

@@ -55,17 +55,17 @@ def beta_at(epoch: int, settings: Training) -> float:
     if settings.kl_anneal_type == "None":
         return stop
     geometric = settings.kl_anneal_shape == "geometric"
-    low, high = (0.0, 1.0) if geometric else (start, stop)
+    low, high = (0.0, 1.0) if geometric else (start, stop)  # of a ramp
     if settings.kl_anneal_unit == "epochs":
         length = settings.kl_anneal_cycle
         age = epoch - first if monotonic else (epoch - first) % length
-        beta = ramp(age, ratio * length, low, high)
+        value = ramp(age, ratio * length, low, high)
     else:
         cycles = 1 if monotonic else min(settings.kl_anneal_cycle, epochs)
-        beta = cycle_linear(min(epoch - first, epochs - 1), epochs, low, high, cycles, ratio)
+        value = cycle_linear(min(epoch - first, epochs - 1), epochs, low, high, cycles, ratio)
     if geometric:
-        beta = start * (stop / start) ** beta
-    return max(beta, settings.kl_anneal_floor)
+        value = start ** (1 - value) * stop**value
+    return max(value, settings.kl_anneal_floor)
 
 
 def has_posterior(
