@@ -76,6 +76,7 @@ def test_the_published_statistics_are_timed_in_both_labs(tmp_path):
         assert f"{result['ratio']:.2f}x" in printed
 
 
+@long
 def test_the_table_is_printed_and_written(tmp_path):
     """The smallest run, with nets of the default sizes."""
     flags = "--batches 1 --rounds 1 --length 3 --frames 3 --pictures 3"

@@ -120,6 +120,7 @@ def test_a_run_killed_at_any_save_resumes_identically(
     counted = children.run(*command("two epochs", tmp_path / "counted", *flags)).places
     times = occurrences(counted, kind)
     assert len(times) > 7
+    times = times if ALL else times[::2]
     for nth in times:
         parts = tmp_path / f"parts{nth}"
         done = children.run(*command("two epochs", parts, *flags), at=kill_at(kind, nth))
