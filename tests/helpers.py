@@ -21,6 +21,13 @@ from modules.fields import settings_from  # noqa: E402
 
 ALL = bool(os.environ.get("ALL_TESTS"))
 long = pytest.mark.skipif(not ALL, reason="set ALL_TESTS=1: it takes long")
+
+
+def fewer(count):
+    """How many random cases are tried: half as many without ALL_TESTS."""
+    return count if ALL else count // 2
+
+
 TINY = "--F_dim 8 --L_dim 2 --N_dim 4 --D_out_dim 8 --frame_H 12 --frame_W 16".split()
 SHORT = [*TINY, "--train_vi_len", "4", "--val_vi_len", "6", "--device", "cpu"]
 

@@ -19,6 +19,7 @@ from helpers import (
     assert_same_files,
     contents,
     differences,
+    fewer,
     load,
     nothing_unfinished,
     tree,
@@ -73,8 +74,8 @@ def test_the_comparison_sees_every_column_but_the_speed(whole, tmp_path, column)
 @pytest.mark.parametrize(
     ("setting", "plots", "kills"),
     [
-        ("every source of randomness and EMA", True, 14 if ALL else 7),
-        ("the robot lab", False, 12 if ALL else 6),
+        ("every source of randomness and EMA", True, fewer(14)),
+        ("the robot lab", False, fewer(12)),
     ],
 )
 def test_a_run_killed_at_random_moments_resumes_identically(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ALL, ROBOT, SHORT, files_below, load, make_dataset, make_robot_data
+from helpers import ROBOT, SHORT, fewer, files_below, load, make_dataset, make_robot_data
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,11 +27,10 @@ MAKE = {"pose": make_dataset, "robot": make_robot_data}
 
 
 def fuzz(examples):
-    """The same examples in every run, without a time limit per example; half without ALL_TESTS."""
+    """The same examples in every run, without a time limit per example."""
     shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(
-        max_examples=examples if ALL else examples // 2,
-        deadline=None, derandomize=True, database=None,
+        max_examples=fewer(examples), deadline=None, derandomize=True, database=None,
         suppress_health_check=shared, phases=[Phase.explicit, Phase.generate],
     )  # fmt: skip
 
