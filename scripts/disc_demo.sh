@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The robot lab's world with an open future: a disc that leaves every wall in a random direction.
+# A world of the robot lab with an open future: a disc that leaves every wall in a random direction.
 # Trains the conditional VAE and its deterministic twin, samples 20 futures of each test clip and
-# compares them with the true ones.
+# compares them with the true ones. slippery_demo.sh does so in another world.
 #   bash scripts/disc_demo.sh [RUN_FOLDER [flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
-DATA=${DATA:-$ROOT/data/disc}
-RUN=${1:-$ROOT/runs/disc}
+WORLD=${WORLD:-disc}
+DATA=${DATA:-$ROOT/data/$WORLD}
+RUN=${1:-$ROOT/runs/$WORLD}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-[ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA" --lab robot --world disc
+[ -d "$DATA" ] || python "$ROOT/scripts/make_toy_data.py" "$DATA" --lab robot --world "$WORLD"
 
 FLAGS=(--lab robot --DR "$DATA" --nets dcgan --vgg_width 16 --z_dim 8 --condition none
     --loss calibrated --niter 40 --epoch_size 50 --random_offset --n_eval 26 --val_every 40

@@ -120,9 +120,10 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(world, make, monkey
     assert hashes(tmp_path / "again") == names
     other = hashes(make(world, 1))
     assert other.keys() == names.keys()
-    constant = "actions.csv", "endeffector_positions.csv"  # zeros in the world of the disc
-    changed = [n for n in names if world != "disc" or not n.endswith(constant)]
-    assert all(other[name] != names[name] for name in changed)
+    hand = "actions.csv", "endeffector_positions.csv"  # zeros in the world of the disc
+    names = {n: digest for n, digest in names.items() if world != "disc" or not n.endswith(hand)}
+    changed = sum(other[name] != digest for name, digest in names.items()) / len(names)
+    assert changed > 0.7 if world == "slippery" else changed == 1  # there, all clips begin alike
 
 
 def test_worker_processes_draw_the_same(make, monkeypatch, tmp_path):
@@ -270,61 +271,77 @@ def test_a_disc_is_drawn_where_it_is():
 # ---------------------------------------------------------------- slippery
 
 
-def copied(start):
-    return [part.copy() if isinstance(part, np.ndarray) else part for part in start]
+def contact(path, hand):
+    """The gap (T,) between hand and puck, in pixels."""
+    return np.hypot(path[:, 0] - hand, path[:, 1] - 32) - slippery.PUCK - slippery.HAND
 
 
-def test_commands_do_not_depend_on_outcomes():
+def test_commands_move_the_hand_and_do_not_depend_on_outcomes():
     for seed in range(10):
         start = slippery.begin(np.random.default_rng(seed))
         before = copied(start)
         paths = [slippery.play(np.random.default_rng([seed, k]), start)[0] for k in range(3)]
         assert all((paths[0] != path).any() for path in paths[1:])
-        assert all(np.array_equal(a, b) for a, b in zip(before[1:], start[1:]))
+        assert all(np.array_equal(a, b) for a, b in zip(before, start))
         actions, positions = slippery.tables(start)
-        hand = positions[0]
-        for action, position in zip(actions, positions):  # the commands alone move the hand
-            assert np.array_equal(hand, position)
-            hand, _ = robot.move_hand(hand, action)
+        assert actions.shape == (robot.LENGTH, 4) and positions.shape == (robot.LENGTH, 3)
+        assert np.allclose(positions[1:, :2], positions[:-1, :2] + actions[:-1, :2])
+        assert np.allclose(positions[:, 0], 0.01 * start[0][: robot.LENGTH])
 
 
-def test_almost_every_clip_has_a_push_early_and_things_slide_apart():
-    pushes, ends = [], []
-    for seed in range(60):
-        start = slippery.begin(np.random.default_rng(seed))
-        courses = [slippery.play(np.random.default_rng([seed, k]), start) for k in range(4)]
-        pushes.append(courses[0][1][3:13].sum())
-        first = np.flatnonzero(courses[0][1])
-        if len(first) and first[0] < 20:
-            ends.append(np.std([path[first[0] + 4, :, :2] for path, _ in courses], 0).max())
-        for path, _ in courses:
-            assert (path[..., :2] > robot.TABLE[0]).all() and (path[..., :2] < robot.TABLE[1]).all()
-    assert np.mean(np.array(pushes) > 0) > 0.95 and np.mean(pushes) < 3
-    assert np.mean(ends) > 0.03  # metres: two pixels
+def copied(start):
+    return [part.copy() for part in start]
 
 
-def test_a_slide_slows_down_and_has_the_drawn_length():
-    turns, lengths = [], []
-    for seed in range(200):
-        slide = slippery.outcome(np.random.default_rng(seed), np.array((0.6, 0.8)))
-        lengths.append(np.hypot(*slide))
-        turns.append(np.degrees(np.arctan2(0.6 * slide[1] - 0.8 * slide[0], slide @ (0.6, 0.8))))
-    assert 0.05 <= min(lengths) < 0.07 and 0.19 < max(lengths) <= 0.2
-    assert -60.01 <= min(turns) < -55 and 55 < max(turns) <= 60.01
-    radii = np.array((0.07, 0.07)), np.array((0.25, 0.25))
-    pose = np.array([(0.6, 0, 0), (0.6, 0.3, 0.0)])
-    slides, touched = np.zeros((4, 2, 2)), np.zeros(2, bool)
-    hands = [(0.45, 0, 0.2), (0.49, 0, 0.2), (0.45, 0, 0.2), *[(0.45, 0, 0.2)] * 4]  # touch, go
-    places, fresh = [pose[0, :2]], []
-    for hand, target in zip(hands, hands[1:]):
-        way, rng = np.linspace(hand, target, robot.SUBSTEPS + 1), np.random.default_rng(1)
-        pose, slides, touched, new = slippery.step(rng, way, radii, pose, slides, touched)
-        places.append(pose[0, :2])
-        fresh.append(new[0])
-    steps = np.hypot(*np.diff(places, axis=0).T)
-    assert fresh == [True] + [False] * 5 and not slides.any()
-    assert np.allclose(steps[1:4] / steps[1:4].sum(), (0.5, 1 / 3, 1 / 6)) and not steps[4:].any()
-    assert steps[0] > 0.02 and 0.05 < steps.sum() < 0.21
+def test_a_push_is_a_touch_and_sends_the_puck_off_at_random():
+    angles, speeds, pauses, firsts = [], [], [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        start = slippery.begin(rng)
+        path, events = slippery.play(rng, start)
+        gap = contact(path, start[0][: robot.LENGTH])
+        assert gap.min() > -1e-9  # they never overlap
+        pushes = np.flatnonzero(events)
+        assert np.array_equal(pushes - 1, np.flatnonzero(gap[:-1] < 1e-9))
+        assert (path[pushes - 1] == slippery.HOME).all()  # it came back before the next push
+        way = path[pushes] - slippery.HOME
+        angles += list(np.degrees(np.arctan2(way[:, 1], way[:, 0])))
+        speeds += list(np.hypot(*way.T))
+        pauses += list(np.diff(pushes) - 2 * slippery.STEPS)
+        firsts.append(pushes[0])
+        assert path.min() > slippery.PUCK and path.max() < 64 - slippery.PUCK  # in the picture
+    assert -75 <= min(angles) < -70 and 70 < max(angles) <= 75
+    assert 4 <= min(speeds) < 4.1 and 5.9 < max(speeds) <= 6
+    assert set(pauses) == {0, 1, 2, 3} and set(firsts) == {5, 6, 7, 8}
+
+
+def test_the_puck_slides_out_and_back_on_a_line():
+    rng = np.random.default_rng(4)
+    start = slippery.begin(rng)
+    path, events = slippery.play(rng, start)
+    push = np.flatnonzero(events)[0]
+    way = (path[push - 1 : push + 7] - slippery.HOME) / (path[push] - slippery.HOME)
+    assert np.allclose(way, np.array((0, 1, 2, 3, 2.25, 1.5, 0.75, 0))[:, None])
+
+
+def test_puck_hand_and_arm_are_drawn_where_they_are():
+    rng = np.random.default_rng(0)
+    start = slippery.begin(rng)
+    path, _ = slippery.play(rng, start)
+    scene = slippery.make_scene(rng)
+    frames = slippery.draw(slippery.set_up(scene, start), path)
+    rows, columns = np.mgrid[0:64, 0:64] + 0.5
+    puck, dark = slippery.COLOURS
+    for frame, place, hand in zip(frames, path, start[0]):
+        assert abs(frame[int(place[1]), int(place[0])] - 255 * puck).max() <= 1
+        assert abs(frame[32, int(hand)] - 255 * dark).max() <= 1
+        rod = (columns < hand) & (abs(rows - 32) < slippery.ARM - disc.EDGE / 2)
+        assert abs(frame - 255 * dark)[rod].max() <= 1
+        edge = disc.EDGE / 2
+        bare = np.hypot(columns - place[0], rows - place[1]) > slippery.PUCK + edge
+        bare &= np.hypot(columns - hand, rows - 32) > slippery.HAND + edge
+        bare &= (columns > hand) | (abs(rows - 32) > slippery.ARM + edge)
+        assert abs(frame - 255 * scene)[bare].max() <= 0.5
 
 
 # ---------------------------------------------------------------- lamps

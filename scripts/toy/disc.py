@@ -74,8 +74,20 @@ def set_up(scene, start):
 
 def draw(scene, path):
     """All bytes (T, H, W, 3) of a course: places (T, 2)."""
+    return as_bytes(add_disc(scene, path, RADIUS, COLOUR))
+
+
+def add_disc(frames, path, radius, colour, reach=0):
+    """Frames (T, H, W, 3), or one for all, with a disc at places (T, 2).
+
+    reach (T,) makes it a rod from so many pixels to the left of the place.
+    """
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
-    away = np.hypot(x - path[:, 0, None, None], y - path[:, 1, None, None])
-    coverage = np.clip(0.5 + (RADIUS - away) / EDGE, 0, 1)[..., None]
-    frames = scene + coverage * (COLOUR - scene)
+    right, down = x - path[:, 0, None, None], y - path[:, 1, None, None]
+    along = right - np.clip(right, -np.reshape(reach, (-1, 1, 1)), 0)
+    coverage = np.clip(0.5 + (radius - np.hypot(along, down)) / EDGE, 0, 1)[..., None]
+    return frames + coverage * (colour - frames)
+
+
+def as_bytes(frames):
     return (255 * frames + 0.5).astype(np.uint8)
