@@ -8,7 +8,7 @@ endeffector_positions.csv is the position of the fingertips in frame t.
 In these two worlds the conditions determine the motion. In the others the future is open:
 
   lamps     the dancer's room with three lamps, each of which goes on and off at random
-  slippery  things on ice: a push sends each off in a random direction, at a random speed
+  slippery  a puck on ice: an arm pushes it off in a random direction, at a random speed
   disc      a disc that leaves every wall in a random direction; actions and positions are 0
 
 An open world has two more folders. events/val.csv and events/test.csv list the frames that first

@@ -1,6 +1,7 @@
 """Fixtures: the scripts called as a user calls them, and the table of the faults caused."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import Tester
 import Trainer
 from modules.cli.entry import run as run_script
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and `&` have it ignored
 torch.set_num_threads(1)  # tiny nets: a second thread costs more than it saves
 SCRIPTS = {"Trainer": Trainer, "Tester": Tester}
 

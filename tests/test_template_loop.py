@@ -116,8 +116,11 @@ def train_beside_the_template(trainers, forced, epochs=10, steps=12):
 @pytest.mark.parametrize(
     "beta, forced",
     [
-        *(("0", False), ("1", True)),
-        *(pytest.param(*x, marks=long) for x in (("0", True), ("1", False), ("Cyclical", True))),
+        ("1", True),
+        *(
+            pytest.param(*x, marks=long)
+            for x in (("0", False), ("0", True), ("1", False), ("Cyclical", True))
+        ),
     ],
 )
 @pytest.mark.usefixtures("float64")
