@@ -46,23 +46,27 @@ def play(rng, start):
     return path, events
 
 
+def hand_places(start):
+    """Where the hand is in every frame (T, 2)."""
+    return np.stack((start[0][:-1], np.full(LENGTH, HOME[1])), 1)
+
+
 def tables(start):
     """Actions (T, 4): dx, and zeros; positions (T, 3): the hand's x and y, and 0. In metres."""
     actions, positions = np.zeros((LENGTH, 4)), np.zeros((LENGTH, 3))
     actions[:, 0] = PIXEL * np.diff(start[0])
-    positions[:] = np.stack((start[0][:-1], np.full(LENGTH, HOME[1]), np.zeros(LENGTH)), 1) * PIXEL
+    positions[:, :2] = PIXEL * hand_places(start)
     return actions, positions
 
 
 def set_up(scene, start):
     """What the pictures of all courses of a clip share."""
-    return scene, start[0][:-1]
+    return scene, hand_places(start)
 
 
 def draw(stage, path):
     """All bytes (T, H, W, 3) of a course: places of the puck (T, 2)."""
     scene, hand = stage
-    hand = np.stack((hand, np.full(LENGTH, HOME[1])), 1)
     frames = add_disc(scene, path, PUCK, COLOURS[0])
     frames = add_disc(frames, hand, ARM, COLOURS[1], reach=hand[:, 0])
     return as_bytes(add_disc(frames, hand, HAND, COLOURS[1]))
