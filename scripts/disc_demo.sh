@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A world of the robot lab with an open future: a disc that leaves every wall in a random direction.
 # Trains the conditional VAE and its deterministic twin, samples 20 futures of each test clip and
-# compares them with the true ones. slippery_demo.sh does so in another world.
+# compares them with the true ones. slippery_demo.sh does so with OPEN_WORLD=slippery.
 #   bash scripts/disc_demo.sh [RUN_FOLDER [flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
-WORLD=${WORLD:-disc}
+WORLD=${OPEN_WORLD:-disc}
 DATA=${DATA:-$ROOT/data/$WORLD}
 RUN=${1:-$ROOT/runs/$WORLD}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -24,5 +24,6 @@ python "$ROOT/Tester.py" --lab robot --DR "$DATA" --save_root "$RUN" --ckpt_path
     --twin "$RUN/twin/last.ckpt" --n_samples 20
 echo
 echo "page            $RUN/report.html"
-echo "futures         $RUN/futures.gif, $RUN/futures.png, $RUN/best_of_n.png, $RUN/rank_histogram.png"
+echo "futures         $RUN/futures.gif, $RUN/futures.png"
+echo "compared        $RUN/best_of_n.png, $RUN/rank_histogram.png"
 echo "z               $RUN/kl_over_time.png, $RUN/traversal.png"

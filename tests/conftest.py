@@ -20,7 +20,7 @@ import Tester
 import Trainer
 from modules.cli.entry import run as run_script
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and `&` have it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `command &` in a script ignores it
 torch.set_num_threads(1)  # tiny nets: a second thread costs more than it saves
 SCRIPTS = {"Trainer": Trainer, "Tester": Tester}
 

@@ -2,8 +2,8 @@
 
 python tests/push_events.py data/toy_robot [SEED]     the seed of make_toy_data.py, default 0
 
-Tester.py then prints the KL of these frames beside that of the others. They are no random
-outcomes, the actions tell them: so make_toy_data.py does not write this file.
+With it Tester.py prints the KL of z at these frames. The actions determine them, so
+make_toy_data.py does not list them.
 """
 
 import sys
@@ -17,14 +17,29 @@ from toy import robot
 from toy.files import write_events
 
 
-def pushes(seed, clip):
+def main(root, seed=0):
+    root, out = Path(root), Path(root) / "events/test.csv"
+    if out.exists():
+        sys.exit(f"error: {out} exists")
+    folders = list(root.glob("test/*/*"))
+    clips = [
+        robot.simulate(np.random.default_rng([int(seed), TEST, i])) for i in range(len(folders))
+    ]
+    for folder in folders:
+        first = int(folder.parent.name.split("_")[1])  # traj_0_to_255.tfrecords
+        actions = np.loadtxt(folder / "actions.csv", delimiter=",")
+        if not np.allclose(actions, clips[first + int(folder.name)][0]):
+            sys.exit(f"error: {folder} is no clip of the arm with seed {seed}")
+    write_events(out, [pushes(poses) for *_, poses in clips])
+
+
+def pushes(poses):
     """(T,): whether a thing moves in this frame that did not move in the one before."""
-    poses = robot.simulate(np.random.default_rng([seed, TEST, clip]))[-1]
     moved = np.diff(poses, axis=0, prepend=poses[:1]).any(-1)
     return (moved & ~np.roll(moved, 1, axis=0)).any(-1)
 
 
 if __name__ == "__main__":
-    root, seed = Path(sys.argv[1]), int((sys.argv[2:] or [0])[0])
-    clips = range(len(list(root.glob("test/*/*"))))
-    write_events(root / "events/test.csv", [pushes(seed, clip) for clip in clips])
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -378,7 +378,7 @@ def test_tfr_never_rises_and_beta_falls_only_where_a_cycle_begins(seed):
 
 # ---------------------------------------------------------------- notes on posterior collapse
 
-COLLAPSING = {  # flags -> what the note advises; measured: docs/latents.md, docs/results.md
+COLLAPSING = {  # flags -> what the note advises; measured: docs/kl_annealing.md, docs/results.md
     "": "--loss calibrated",
     "--kl_anneal_type None --kl_anneal_stop 0.0001": "--loss calibrated",
     "--lab robot": "--loss calibrated",

@@ -10,6 +10,8 @@ import pytest
 import slurm
 from helpers import ALL, ROOT, SHORT, assert_same_run, long, make_dataset, read_csv
 
+from modules.report.reading import read_json
+
 needs_slurm = pytest.mark.skipif(bool(slurm.lacking()), reason=str(slurm.lacking()))
 FLAGS = [*SHORT, *"--num_epoch 3 --no-plots --train_vi_len 2".split()]
 
@@ -80,7 +82,7 @@ def test_a_job_is_queued_again_whenever_its_end_is_announced(tmp_path, when):
 @needs_slurm
 def test_an_array_of_runs_of_which_one_is_preempted(cluster, data, tmp_path):
     names = [f"run{i}" for i in range(6 if ALL else 3)]
-    lines = ["# name and flags", "", *(f"{name}  --seed 1  # a comment" for name in names)]
+    lines = ["# name and flags", "", *(f"{name}  --seed {name[3:]}  # a comment" for name in names)]
     (tmp_path / "settings.txt").write_text("\n".join(lines))
     runs = tmp_path / "runs"
     cluster.environment |= {"SBATCH_GPUS": "0", "SBATCH_OUTPUT": f"{tmp_path}/%x-%A_%a.out"}
@@ -96,6 +98,7 @@ def test_an_array_of_runs_of_which_one_is_preempted(cluster, data, tmp_path):
     for name in names:
         assert len(read_csv(runs / name / "metrics.csv")) == 3, logs
         assert (runs / name / "scores.json").exists(), logs
+        assert read_json(runs / name / "args.json")["seed"] == int(name[3:])
     assert names[-1] in (runs / "compare/report.html").read_text()
 
 

@@ -122,8 +122,9 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(world, make, monkey
     assert other.keys() == names.keys()
     hand = "actions.csv", "endeffector_positions.csv"  # zeros in the world of the disc
     names = {n: digest for n, digest in names.items() if world != "disc" or not n.endswith(hand)}
-    changed = sum(other[name] != digest for name, digest in names.items()) / len(names)
-    assert changed > 0.7 if world == "slippery" else changed == 1  # there, all clips begin alike
+    if world == "slippery":  # frames before the first push, and with them motions, may be equal
+        names = {n: digest for n, digest in names.items() if n.startswith(("futures/", "events/"))}
+    assert len(names) > 2 and all(other[name] != digest for name, digest in names.items())
 
 
 def test_worker_processes_draw_the_same(make, monkeypatch, tmp_path):
@@ -279,7 +280,7 @@ def contact(path, hand):
 def test_commands_move_the_hand_and_do_not_depend_on_outcomes():
     for seed in range(10):
         start = slippery.begin(np.random.default_rng(seed))
-        before = copied(start)
+        before = [part.copy() for part in start]
         paths = [slippery.play(np.random.default_rng([seed, k]), start)[0] for k in range(3)]
         assert all((paths[0] != path).any() for path in paths[1:])
         assert all(np.array_equal(a, b) for a, b in zip(before, start))
@@ -287,10 +288,6 @@ def test_commands_move_the_hand_and_do_not_depend_on_outcomes():
         assert actions.shape == (robot.LENGTH, 4) and positions.shape == (robot.LENGTH, 3)
         assert np.allclose(positions[1:, :2], positions[:-1, :2] + actions[:-1, :2])
         assert np.allclose(positions[:, 0], 0.01 * start[0][: robot.LENGTH])
-
-
-def copied(start):
-    return [part.copy() for part in start]
 
 
 def test_a_push_is_a_touch_and_sends_the_puck_off_at_random():

@@ -82,7 +82,7 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
     for text, scores in zip(done.printed, (done.val, done.scores)):
         assert f"{scores['futures']['energy_score']:.3f}" in text
         assert f"ELBO {scores['z']['elbo']:.1f} nats per frame" in text
-        assert "\nKL within 3 frames of an event: " in text
+        assert "\nKL at events (their frame and the next two): " in text
     assert f"({TRUE_FUTURES} true futures per clip; " in done.printed[1]
 
 

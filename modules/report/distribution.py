@@ -136,8 +136,8 @@ def describe_z(scores: dict[str, Any]) -> list[str]:
     events = scores.get("events", {})
     if events.get("ratio"):
         lines.append(
-            f"KL within 3 frames of an event: {events['at_events']:.3g} nats, elsewhere "
-            f"{events['elsewhere']:.3g}, {events['ratio']:.1f} times"
+            f"KL at events (their frame and the next two): {events['at_events']:.3g} nats, "
+            f"elsewhere {events['elsewhere']:.3g}, {events['ratio']:.1f} times"
         )
     return lines
 

@@ -80,7 +80,7 @@ def draw(scene, path):
 def add_disc(frames, path, radius, colour, reach=0):
     """Frames (T, H, W, 3), or one for all, with a disc at places (T, 2).
 
-    reach (T,) makes it a rod from so many pixels to the left of the place.
+    reach (T,): the length of a rod that ends there and comes from the left, in pixels.
     """
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     right, down = x - path[:, 0, None, None], y - path[:, 1, None, None]

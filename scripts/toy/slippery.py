@@ -1,8 +1,8 @@
 """A puck on ice, from above. The arm pushes it off in a random direction at a random speed.
 
 The hand moves to the puck, touches it in the last step, and moves back. The frame after the touch
-is the first that shows the outcome, and no frame or command before tells it. The ice is a shallow
-bowl: the puck comes back to its place before the next push. Pixels, pure functions of seeds.
+is the first that shows the outcome, and no frame or command before tells it. The puck slides out
+for three frames and back for four. Pixels, pure functions of seeds.
 """
 
 import numpy as np
@@ -18,13 +18,13 @@ HOME = np.array((34.0, 32.0))  # the puck's place
 STEPS, STEP = 4, 3.0  # steps of the hand to the puck, and as many back; their length
 PAUSE = 3  # the longest wait of the hand, in frames
 SPEEDS, TURN = (4.0, 6.0), np.radians(75)  # pixels per frame; the largest angle to the push
-SLIDE = np.array((1, 2, 3, 2.25, 1.5, 0.75, 0))[:, None]  # frames' ways from home after a touch
+SLIDE = np.array((1, 2, 3, 2.25, 1.5, 0.75, 0))[:, None]  # from home after a touch; times the speed
 COLOURS = hsv(0.07, 0.85, 0.95), hsv(0.6, 0.5, 0.2)  # of the puck, of the arm
 PIXEL = 0.01  # metres, in the tables
 
 
 def begin(rng):
-    """The hand's x in every frame (T,) and the frames (N,) in which it touches the puck."""
+    """The hand's x in T + 1 frames, and the frames of its touches, some of them after the end."""
     near = HOME[0] - PUCK - HAND
     stroke = near - STEP * abs(np.arange(-STEPS, STEPS))
     hand, touches = [], []
