@@ -75,39 +75,23 @@ def simulate(rng):
 
 def advance(hand, pose, things, action):
     """State at t and the action (4,) commanded there -> hand, opening and poses at t + 1."""
-    target, opening = move_hand(hand, action)
-    path, pose = np.linspace(hand, target, SUBSTEPS + 1), pose.copy()
-    for start, end in zip(path, path[1:]):
-        push(pose, sizes(things), end, end[:2] - start[:2])
-    return target, opening, pose
-
-
-def move_hand(hand, action):
-    """Hand at t and the action (4,) commanded there -> hand and opening at t + 1."""
     dx, dy, close, lift = action
     height = LOW[2] + (HIGH[2] - LOW[2]) * lift / LEVELS
     target = np.round(np.clip((hand[0] + dx, hand[1] + dy, height), LOW, HIGH), 4)
-    return target, 1 - close / LEVELS
-
-
-def sizes(things):
-    """Radii (N,) of the things and heights (N,) of their tops."""
-    return np.array([(thing["radius"], TOP + thing["height"]) for thing in things]).T
-
-
-def overlaps(pose, sizes, hand):
-    """How deep the gripper's disc is in each thing (N,), and the ways (N, 2) out of it."""
-    radii, tops = sizes
-    away = pose[:, :2] - hand[:2] + 1e-6
-    distance = np.hypot(*away.T)
-    overlap = np.maximum(radii + HAND - distance, 0) * (hand[2] < tops)
-    return overlap, away / distance[:, None]
+    path, pose = np.linspace(hand, target, SUBSTEPS + 1), pose.copy()
+    sizes = np.array([(thing["radius"], TOP + thing["height"]) for thing in things]).T
+    for start, end in zip(path, path[1:]):
+        push(pose, sizes, end, end[:2] - start[:2])
+    return target, 1 - close / LEVELS, pose
 
 
 def push(pose, sizes, hand, step):
     """Slide things out of the gripper's disc and apart, and turn what it rubs along; in place."""
-    radii, _ = sizes
-    overlap, away = overlaps(pose, sizes, hand)
+    radii, tops = sizes
+    away = pose[:, :2] - hand[:2] + 1e-6
+    distance = np.hypot(*away.T)
+    overlap = np.maximum(radii + HAND - distance, 0) * (hand[2] < tops)
+    away /= distance[:, None]
     pose[:, :2] += overlap[:, None] * away
     rubbed = away[:, 1] * step[0] - away[:, 0] * step[1]
     pose[:, 2] += np.where(overlap > 0, 0.7 * rubbed / radii, 0)
