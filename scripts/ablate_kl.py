@@ -1,4 +1,4 @@
-"""Do KL annealing and teacher forcing keep z alive? Every schedule, every ratio, two losses.
+"""Do KL annealing and teacher forcing prevent posterior collapse? Schedules, ratios, two losses.
 
 python scripts/ablate_kl.py --DR data/toy            the drawn dancer (pose lab)
 python scripts/ablate_kl.py --DR data/disc           make_toy_data.py --lab robot --world disc

@@ -4,7 +4,7 @@
     python scripts/convert_robot.py state_dicts.pth runs/published.ckpt --condition previous
 
 state_dicts.pth holds one state dict per net (docs/robot.md says how to save them), or one of all
-nets. The checkpoint also holds what the weights do not tell, so no flag has to be typed at test.
+nets. The checkpoint also holds what the weights do not show, so no flag has to be typed at test.
 """
 
 import argparse

@@ -14,7 +14,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 FLAGS=(--lab robot --DR "$DATA" --nets dcgan --vgg_width 16 --z_dim 8 --condition none
     --loss calibrated --niter 40 --epoch_size 50 --random_offset --n_eval 26 --val_every 40
     --lr_schedule cosine --ema 0.99)
-# A learned prior, and a beta that ends far above 1: z keeps only what the past does not tell.
+# A learned prior, and a beta that ends far above 1: z encodes only what the past does not determine.
 Z=(--learned_prior --kl_anneal_type Monotonic --kl_anneal_start 1 --kl_anneal_stop 2500
     --kl_anneal_ratio 0.9)
 

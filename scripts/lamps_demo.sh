@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A world with an open future: lamps that the poses do not tell. Trains the conditional VAE and its
+# A world with an open future: lamps that the poses do not show. Trains the conditional VAE and its
 # deterministic twin, samples 20 futures of each test clip and compares them with the true ones.
 #   bash scripts/lamps_demo.sh [RUN_FOLDER [flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"

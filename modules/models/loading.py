@@ -20,7 +20,7 @@ from .pose import SIGMOIDS, VAE_Model
 from .robot import RecurrentVAE
 from .rollout import noise_source, roll_out
 
-FEW = 8  # clips that tell which activation fits
+FEW = 8  # clips that decide which activation fits
 CLEARLY, PLAUSIBLE = 1.0, 13.0  # dB: a gain; below the second, weights predict nothing
 FAMILIES = {  # lab: its model, and how to read the model's settings off published weights
     "pose": (VAE_Model, published.template_sizes),
@@ -112,7 +112,7 @@ def warn_of_activation(
 ) -> None:
     """Print a warning where another --output_activation fits the weights of published code.
 
-    An activation has no weights, so a file does not tell it. The first predicted frames of clips
+    An activation has no weights, so a file does not record it. The first predicted frames of clips
     resemble the given ones most under the activation that the model was trained with.
     """
     if ckpt.is_ours(checkpoint) or not isinstance(model, VAE_Model):
@@ -128,7 +128,7 @@ def warn_of_activation(
     now, best = settings.output_activation, max(psnr, key=psnr.get)
     if psnr[best] > max(psnr[now] + CLEARLY, PLAUSIBLE):
         print(
-            "warning: the file does not tell what was applied to the Generator's output. The first "
+            "warning: the file does not record what was applied to the Generator's output. The first "
             f"predicted frames have a PSNR of {psnr[now]:.1f} dB beside the given ones with "
             f"--output_activation {now}, {psnr[best]:.1f} dB with {best}: try "
             f"--output_activation {best}"

@@ -31,7 +31,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all planned epochs are done; older runs do not tell."""
+        """Whether all planned epochs are done; older runs do not record it."""
         planned = self.settings.get("num_epoch")
         return not isinstance(planned, int) or len(self.epochs) >= planned
 
