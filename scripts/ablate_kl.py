@@ -56,6 +56,7 @@ COLUMNS = {
     "mean of 20": "futures/psnr_mean",
     "best of 20": "futures/psnr_best",
 }
+DRAWN = {"ELBO": "nats per frame", "KL": "nats per frame", "PSNR": "dB", "best of 20": "dB"}
 STEPS = {"pose": 840, "robot": 1000}
 
 
@@ -80,6 +81,7 @@ def study_of(lab):
         lab=lab,
         arms={name: f"{SETTINGS[lab]} {flags}" for name, flags in ARMS.items()},
         columns=COLUMNS,
+        drawn=DRAWN,
         epochs=EPOCHS[lab],
         runs=f"runs/ablate_kl_{lab}",
         steps=STEPS[lab],

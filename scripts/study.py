@@ -1,4 +1,4 @@
-"""What ablation studies share: train and test every arm with every seed, print a Markdown table.
+"""What ablation studies share: train and test every arm with every seed, print a table, draw it.
 
 The last weights are scored, so that no arm is selected by its score. Complete runs are not
 repeated.
@@ -14,6 +14,7 @@ from jobs import Job, Queue, print_score, raise_failures
 from tqdm import tqdm
 
 from modules.errors import UserError
+from modules.report.figures import draw_arms
 from modules.report.pages import spread
 from modules.report.reading import read_json
 
@@ -25,6 +26,7 @@ class Study:
     lab: str
     arms: dict[str, str]
     columns: dict[str, str]  # heading of the table -> a score, such as mean/psnr
+    drawn: dict[str, str]  # heading of a column that the figure shows, too -> unit
     epochs: Callable[[int, str, Path], int]  # steps, flags, data set -> epochs of an arm
     runs: str  # default folder of the runs
     steps: int  # default steps of every arm
@@ -91,7 +93,11 @@ def parse_arguments(about, *studies):
 
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--DR", type=Path, required=True, help="dataset with true test frames")
-    parser.add_argument("--runs", type=Path, help=f"folder for the runs ({default('runs')})")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        help=f"folder for the runs, and arms.png: the table as a figure ({default('runs')})",
+    )
     parser.add_argument(
         "--steps", type=int, help=f"training steps of every arm ({default('steps')})"
     )
@@ -102,10 +108,11 @@ def parse_arguments(about, *studies):
 
 
 def carry_out(study, args):
-    """Train and test what is missing, and print an arm's row of the table when it is complete."""
+    """Train and test what is missing, print an arm's row when it is complete, draw the table."""
     args.runs, args.steps = args.runs or Path(study.runs), args.steps or study.steps
     arms = {name: [job_of(study, args, name, seed) for seed in args.seeds] for name in args.arms}
     left = {job.name: name for name, jobs in arms.items() for job in jobs}
+    complete = {}
     print_row("arm", *study.columns)
     print_row(*["---"] * (1 + len(study.columns)))
 
@@ -114,9 +121,13 @@ def carry_out(study, args):
         arm = left.pop(job.name)
         if arm not in left.values():
             scores = [read_json(one.folder / "scores.json") for one in arms[arm]]
-            cells = ([score_of(s, path) for s in scores] for path in study.columns.values())
-            print_row(arm, *map(spread, cells))
+            paths = study.columns.items()
+            complete[arm] = {head: [score_of(s, path) for s in scores] for head, path in paths}
+            print_row(arm, *map(spread, complete[arm].values()))
 
     queue = Queue([job for jobs in arms.values() for job in jobs], ended=ended)
     queue.carry_out()
+    if complete:
+        rows = {arm: complete[arm] for arm in arms if arm in complete}
+        draw_arms(args.runs / "arms.png", rows, study.drawn)
     raise_failures(queue)

@@ -7,9 +7,11 @@ from functools import partial
 
 import pytest
 from helpers import ROOT, SHORT
+from PIL import Image
 
 from modules.cli.parser import parse
 from modules.errors import UserError
+from modules.report import figures
 from modules.stored import SIZES
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -105,9 +107,29 @@ def test_an_arm_is_trained_and_tested_once(ablate_with, dataset, tmp_path, monke
     scores = json.loads((tmp_path / "best/seed3/scores.json").read_text())["mean"]
     assert f"| best | {scores['psnr']:.2f} | {scores['psnr_pose_box']:.2f} |" in first.out
     assert first.out == again.out
+    with Image.open(tmp_path / "arms.png") as figure:
+        figure.load()
     assert (tmp_path / "best/seed3/last.ckpt").stat().st_mtime_ns == written
     assert first.err.startswith(f"best, seed 3: PSNR {scores['psnr']:.2f} dB, ")
     assert first.err.count("\n") == 1 and again.err == ""  # no progress bar in a file
+
+
+def test_the_figure_shows_every_seed_and_the_mean(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: saved.append(figure))
+    arms = {
+        "A": {"KL": [1e-4, 3e-4], "PSNR": [30.0, 31.0]},
+        "B $": {"KL": [20.0], "PSNR": [None]},  # a run without this score
+    }
+    figures.draw_arms(tmp_path / "arms.png", arms, {"PSNR": "dB", "KL": "nats"})
+    psnr, kl = saved[0].axes
+    drawn = [[(x, *set(line.get_ydata())) for x in line.get_xdata()] for line in psnr.lines]
+    assert drawn == [[(30.0, 0), (31.0, 0)], [(30.5, 0)], []]
+    assert [*kl.lines[1].get_xdata()] == pytest.approx([2e-4])
+    assert (psnr.get_xscale(), kl.get_xscale()) == ("linear", "log")
+    assert (psnr.get_xlabel(), kl.get_xlabel()) == ("dB", "nats")
+    assert [label.get_text() for label in psnr.get_yticklabels()] == ["A", r"B \$"]
+    assert psnr.get_ylim() == kl.get_ylim() and psnr.get_ylim()[0] > 1  # the first arm on top
 
 
 @pytest.fixture

@@ -128,8 +128,8 @@ def warn_of_activation(
     now, best = settings.output_activation, max(psnr, key=psnr.get)
     if psnr[best] > max(psnr[now] + CLEARLY, PLAUSIBLE):
         print(
-            "warning: the file does not record what was applied to the Generator's output. The first "
-            f"predicted frames have a PSNR of {psnr[now]:.1f} dB beside the given ones with "
+            "warning: the file does not record what was applied to the Generator's output. The "
+            f"first predicted frames have a PSNR of {psnr[now]:.1f} dB beside the given ones with "
             f"--output_activation {now}, {psnr[best]:.1f} dB with {best}: try "
             f"--output_activation {best}"
         )

@@ -1,4 +1,4 @@
-"""Plots of single clips; how figures are saved."""
+"""Plots of single clips and of ablation studies; how figures are saved."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..files import write_atomically
+from ..text import on_plot
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -37,4 +38,29 @@ def draw_kl(path: Path, values: list[float]) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.bar(range(len(values)), values)
     axes.set(title="KL per dimension of z", xlabel="dimension of z", ylabel="KL (nats per frame)")
+    save_figure(figure, path)
+
+
+def draw_arms(
+    path: Path, arms: dict[str, dict[str, list[float | None]]], units: dict[str, str]
+) -> None:
+    """Of each arm {heading: a value per seed}: a point per seed, a bar at their mean."""
+    size = (2 + 2.2 * len(units), 1.2 + 0.22 * len(arms))
+    figure, grid = plt.subplots(
+        1, len(units), figsize=size, layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (heading, unit) in zip(grid.flat, units.items()):
+        rows = [[x for x in columns[heading] if x is not None] for columns in arms.values()]
+        for row, values in enumerate(rows):
+            axes.plot(values, [row] * len(values), "o", ms=4, mew=0, alpha=0.6, color="C0")
+            if values:
+                axes.plot(np.mean(values), row, "|", ms=11, mew=2, color="C1")
+        found = [x for values in rows for x in values]
+        if found and 0 < 1000 * min(found) < max(found):
+            axes.set_xscale("log")
+        axes.set_title(heading, fontsize=10)
+        axes.set_xlabel(unit)
+        axes.grid(alpha=0.3)
+    grid[0, 0].set_yticks(range(len(arms)), [on_plot(name) for name in arms], fontsize=8)
+    grid[0, 0].invert_yaxis()
     save_figure(figure, path)
