@@ -148,7 +148,7 @@ def collapse(settings: Training) -> Iterator[str]:
 
     MSE + beta KL is the negative log-likelihood of a Gaussian with variance beta * values / 2, up
     to a factor (Lucas et al., 2019). With a standard deviation of half the range of values, noise
-    hides what z could say.
+    hides what z could encode.
     """
     if not settings.latent or settings.posterior_share == 0:
         return
