@@ -83,8 +83,11 @@ def test_files_are_short(path):
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
-def test_documents_are_short(name):
-    assert len((ROOT / name).read_text().splitlines()) <= 200
+def test_documents_are_short_and_their_prose_has_the_codes_line_width(name):
+    text = (ROOT / name).read_text()
+    assert len(text.splitlines()) <= 200
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE).splitlines()
+    assert [x for x in prose if len(x) > 100 and not x.startswith(("|", "!["))] == []
 
 
 def test_everything_public_has_type_annotations():
