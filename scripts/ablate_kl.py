@@ -1,9 +1,9 @@
 """Do KL annealing and teacher forcing prevent posterior collapse? Schedules, ratios, two losses.
 
-python scripts/ablate_kl.py --DR data/toy            the drawn dancer (pose lab)
+python scripts/ablate_kl.py --DR data/toy            the synthetic dancer (pose lab)
 python scripts/ablate_kl.py --DR data/disc           make_toy_data.py --lab robot --world disc
 
-The published reports compare these schedules with the squared error. Arms are named loss,
+The published reports compare these schedules under the squared error. Arms are named loss,
 schedule, teacher forcing ratio. Data, nets and steps are the same in all of them.
 """
 
@@ -33,7 +33,7 @@ FORCING = {
     "0.5": "--tfr 0.5 --tfr_d_step 0 --tfr_coin batch",
     "0": "--tfr 0",
 }
-SETTINGS = {  # the short demo's nets and clips; nets of a quarter of the width
+SETTINGS = {  # nets and clips of the short demo; nets of disc_demo.sh, without actions
     "pose": "--nets unet --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --scene --first_frame "
     "--loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle --random_offset "
     "--jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --optim AdamW --lr 0.005 "

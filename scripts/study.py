@@ -26,7 +26,7 @@ class Study:
     lab: str
     arms: dict[str, str]
     columns: dict[str, str]  # heading of the table -> a score, such as mean/psnr
-    drawn: dict[str, str]  # heading of a column that the figure shows, too -> unit
+    drawn: dict[str, str]  # heading of a column that the figure shows too -> its unit
     epochs: Callable[[int, str, Path], int]  # steps, flags, data set -> epochs of an arm
     runs: str  # default folder of the runs
     steps: int  # default steps of every arm
@@ -34,8 +34,9 @@ class Study:
 
 
 def value_of(flags, name, default):
+    """The last value given for a flag."""
     words = flags.split()
-    return int(words[len(words) - 1 - words[::-1].index(name) + 1]) if name in words else default
+    return int(words[-words[::-1].index(name)]) if name in words else default
 
 
 def epochs_for(steps, flags, frames):
@@ -96,7 +97,7 @@ def parse_arguments(about, *studies):
     parser.add_argument(
         "--runs",
         type=Path,
-        help=f"folder for the runs, and arms.png: the table as a figure ({default('runs')})",
+        help=f"folder for the runs, and arms.png, the figure of the last table ({default('runs')})",
     )
     parser.add_argument(
         "--steps", type=int, help=f"training steps of every arm ({default('steps')})"
@@ -110,7 +111,8 @@ def parse_arguments(about, *studies):
 def carry_out(study, args):
     """Train and test what is missing, print an arm's row when it is complete, draw the table."""
     args.runs, args.steps = args.runs or Path(study.runs), args.steps or study.steps
-    arms = {name: [job_of(study, args, name, seed) for seed in args.seeds] for name in args.arms}
+    seeds = dict.fromkeys(args.seeds)  # each once
+    arms = {name: [job_of(study, args, name, seed) for seed in seeds] for name in args.arms}
     left = {job.name: name for name, jobs in arms.items() for job in jobs}
     complete = {}
     print_row("arm", *study.columns)
@@ -121,13 +123,13 @@ def carry_out(study, args):
         arm = left.pop(job.name)
         if arm not in left.values():
             scores = [read_json(one.folder / "scores.json") for one in arms[arm]]
-            paths = study.columns.items()
-            complete[arm] = {head: [score_of(s, path) for s in scores] for head, path in paths}
+            complete[arm] = {
+                heading: [score_of(s, path) for s in scores]
+                for heading, path in study.columns.items()
+            }
             print_row(arm, *map(spread, complete[arm].values()))
 
     queue = Queue([job for jobs in arms.values() for job in jobs], ended=ended)
     queue.carry_out()
-    if complete:
-        rows = {arm: complete[arm] for arm in arms if arm in complete}
-        draw_arms(args.runs / "arms.png", rows, study.drawn)
     raise_failures(queue)
+    draw_arms(args.runs / "arms.png", {arm: complete[arm] for arm in arms}, study.drawn)

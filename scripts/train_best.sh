@@ -16,7 +16,7 @@ fi
 # that the network learns to inpaint the background. It composites the dancer over a learned static
 # background; half of the clips get a foreground affine augmentation. The calibrated loss averages
 # log errors, as a mean of PSNRs does. A quarter of the steps draws z from the posterior, the others
-# from the prior, as at test. Free bits prevent posterior collapse. A rollout has z at its mean.
+# from the prior, as at test. Free bits keep the KL above 0. A rollout has z at its mean.
 FLAGS=(--DR "$DR" --save_root "$RUN" "${SIZE[@]}"
     --nets unet --scene --first_frame --loss calibrated --loss_reduction mean
     --batch_size 16 --train_vi_len 5

@@ -45,6 +45,11 @@ def test_every_arm_of_the_kl_study_is_a_command_of_trainer(lab, name, capsys):
     assert "no effect" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("one", [ablate.STUDY, *map(ablate_kl.study_of, ["pose", "robot"])])
+def test_the_figure_shows_columns_of_the_table(one):
+    assert one.drawn.keys() <= one.columns.keys()
+
+
 def test_the_kl_study_knows_the_lab_of_a_data_set(tmp_path, dataset):
     assert ablate_kl.lab_of(dataset) == "pose"
     robot = tmp_path / "robot"

@@ -44,7 +44,7 @@ def draw_kl(path: Path, values: list[float]) -> None:
 def draw_arms(
     path: Path, arms: dict[str, dict[str, list[float | None]]], units: dict[str, str]
 ) -> None:
-    """Of each arm {heading: a value per seed}: a point per seed, a bar at their mean."""
+    """{arm: {heading: a value per seed}} -> a row per arm: a point per seed, a bar at the mean."""
     size = (2 + 2.2 * len(units), 1.2 + 0.22 * len(arms))
     figure, grid = plt.subplots(
         1, len(units), figsize=size, layout="constrained", sharey=True, squeeze=False
@@ -56,7 +56,7 @@ def draw_arms(
             if values:
                 axes.plot(np.mean(values), row, "|", ms=11, mew=2, color="C1")
         found = [x for values in rows for x in values]
-        if found and 0 < 1000 * min(found) < max(found):
+        if found and 0 < 1000 * min(found) < max(found):  # three orders of magnitude
             axes.set_xscale("log")
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel(unit)

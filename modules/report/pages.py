@@ -71,9 +71,12 @@ def spread(values: Iterable[float | None]) -> str:
     if not values:
         return "-"
     mean = statistics.mean(values)
-    digits = ".1g" if 0 < abs(mean) < 0.005 else ".0f" if abs(mean) >= 1000 else ".2f"
-    more = f" ± {statistics.stdev(values):{digits}}" if len(values) > 1 else ""
-    return f"{mean:{digits}}{more}"
+    digits = ".0f" if abs(mean) >= 1000 else ".2f"
+
+    def cell(value):
+        return f"{value:{'.1g' if 0 < abs(value) < 0.005 else digits}}"
+
+    return " ± ".join(map(cell, [mean, *([statistics.stdev(values)] if len(values) > 1 else [])]))
 
 
 def val_psnr(run: Run) -> list[float]:

@@ -163,7 +163,7 @@ def collapse(settings: Training) -> Iterator[str]:
     elif settings.posterior_share < 1 and beta > 1 and not settings.free_bits:
         yield (
             f"note: --posterior_share {settings.posterior_share:g} with beta {beta:g}: posterior "
-            "collapse (KL near 0) is likely. --free_bits 2 prevents it"
+            "collapse (KL near 0) is likely. --free_bits 2 keeps the KL above 0"
         )
 
 
