@@ -104,7 +104,7 @@ def ablate_with(in_process):
 def test_an_arm_is_trained_and_tested_once(ablate_with, dataset, tmp_path, monkeypatch):
     monkeypatch.setitem(ablate.ARMS, "best", " ".join([*SHORT, "--no-plots"]))
     monkeypatch.chdir(tmp_path)  # it runs from any folder
-    flags = ["--DR", dataset, "--runs", tmp_path, "--steps", 1, "--seeds", 3, "--arms", "best"]
+    flags = ["--DR", dataset, "--runs", tmp_path, "--steps", 1, "--seeds", 3, 3, "--arms", "best"]
     first = ablate_with(*flags)
     written = (tmp_path / "best/seed3/last.ckpt").stat().st_mtime_ns
     again = ablate_with(*flags)
