@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ FRAMES_AT_ONCE = 512  # predicted for several draws at a time
 SHARP_FROM = 10  # sharpness is that of frames 10, 11, ...
 SHOWN = 8  # futures of the first clip that the page plays
 HORIZON = 64  # frames of the first clip's futures that are drawn and compared
+LEAST_KNOWN = 4  # true futures of every clip for an ideal forecast: two samples, two outcomes
 VALUES = (-3, -2, -1, 0, 1, 2, 3)  # of a dimension of z in a traversal
 
 
@@ -225,20 +226,33 @@ class Futures:
         """The predictive distribution against the true futures, `sigma` its observation noise.
 
         Where only one true future is known, the values that differ from the given frame count.
+        "ideal" is a forecast of true futures: half of them, scored on the other half.
         """
+        sampled = (
+            (torch.stack(self.samples[i]).float()[:, : truths.shape[1]], truths, truths)
+            for i, truths in self.true_futures()
+        )
+        known = min(map(len, self.many.values()), default=1)
+        scores = {"true_futures": known} | self.fit_of(sampled, sigma)
+        if known >= LEAST_KNOWN:
+            halves = ((x[::2], x[1::2], x) for _, x in self.true_futures())
+            scores["ideal"] = self.fit_of(halves, sigma)
+        return scores
+
+    def fit_of(self, forecasts: Iterable[tuple[torch.Tensor, ...]], sigma: float) -> dict[str, Any]:
+        """Of every clip: samples, the true futures to score them on, all that are known."""
         given, energies, pits = self.lab.given, [], []
-        for i, truths in self.true_futures():
-            samples = torch.stack(self.samples[i]).float()[:, given : truths.shape[1]]
+        for samples, truths, known in forecasts:
+            samples, truths, known = samples[:, given:], truths[:, given:], known[:, given - 1 :]
             moving = (
-                dist.moving_values(truths[:, given:])
-                if len(truths) > 1
-                else (truths[0, given:] - truths[0, given - 1]).abs() > dist.MOVING
+                dist.moving_values(known[:, 1:])
+                if len(known) > 1
+                else (known[0, 1:] - known[0, 0]).abs() > dist.MOVING
             )
-            energies.append(dist.energy_score(samples, truths[:, given:]).mean())
-            pits.append(dist.pit_values(samples, truths[:, given:], sigma, moving).flatten())
+            energies.append(dist.energy_score(samples, truths).mean())
+            pits.append(dist.pit_values(samples, truths, sigma, moving).flatten())
         pit = torch.cat(pits)
         return {
-            "true_futures": len(truths),
             "energy_score": torch.stack(energies).mean().item(),
             "coverage_50": dist.coverage(pit, 0.5),
             "coverage_90": dist.coverage(pit, 0.9),

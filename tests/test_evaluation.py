@@ -334,6 +334,17 @@ def test_energy_and_coverage_against_the_true_futures(world, known):
     assert sum(found["rank_histogram"]) == pit.size
 
 
+def test_an_ideal_forecast_is_made_of_true_futures(world):
+    sigma, truths = 0.2, world.many[:, 2:].float() / 255
+    found = futures_of(world, {1: world.many}).scores(sigma)["ideal"]
+    moving = np.asarray(truths, float).std(0, ddof=1) > 0.02
+    energy, pit = fit(truths[::2], truths[1::2], sigma, moving)
+    assert found["energy_score"] == pytest.approx(energy, abs=1e-6)
+    assert found["coverage_50"] == pytest.approx((abs(pit - 0.5) <= 0.25).mean(), abs=1e-3)
+    for known in ({}, {1: world.many[:3]}):  # too few
+        assert "ideal" not in futures_of(world, known).scores(sigma)
+
+
 # ---------------------------------------------------------------- events of a take
 
 

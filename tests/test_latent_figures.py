@@ -76,11 +76,10 @@ def scores(m):
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 100])
-@pytest.mark.parametrize("baseline", [None, {"without z": 26.5}, {"twin": "its own curve"}])
+@pytest.mark.parametrize("baseline", [None, {"twin": {"psnr": 26.5, "ssim": 0.9}}])
 def test_best_of(tmp_path, m, baseline):
-    if baseline and "twin" in baseline:
-        baseline = {"twin": best_of_curve(scores(m) - 1)["best"]}
-    draw_best_of(tmp_path / "best.png", best_of_curve(scores(m)), baseline)
+    curves = {"psnr": best_of_curve(scores(m)), "ssim": best_of_curve(scores(m) / 30)}
+    draw_best_of(tmp_path / "best.png", curves, baseline)
     assert read(tmp_path / "best.png").std() > 0
 
 
@@ -92,6 +91,14 @@ def test_best_of(tmp_path, m, baseline):
 def test_rank_histogram(tmp_path, counts):
     draw_rank_histogram(tmp_path / "ranks.png", counts)
     assert read(tmp_path / "ranks.png").std() > 0
+
+
+def test_ranks_of_other_forecasts_are_lines_over_the_histogram(tmp_path):
+    orange, green = (255, 127, 14), (44, 160, 44)  # C1, C2
+    for others, drawn in ({}, 0), ({"twin": [4, 3, 2, 1]}, 1), ({"twin": [1], "ideal": [2]}, 2):
+        draw_rank_histogram(tmp_path / "ranks.png", [1, 2, 3, 4][: 4 if drawn < 2 else 1], others)
+        image = read(tmp_path / "ranks.png")
+        assert sum(area(image, colour) > 50 for colour in (orange, green)) == drawn
 
 
 # ---------------------------------------------------------------- film strips
@@ -117,13 +124,13 @@ def test_a_sheet_of_futures_shows_every_row(tmp_path):
     assert area(image, (128, 128, 128)) == pytest.approx(areas[0] / 8, rel=0.01)
 
 
-def test_the_sheet_shows_four_futures_and_the_mean_that_is_given(tmp_path, monkeypatch):
+def test_the_sheet_shows_five_futures_and_the_mean_that_is_given(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(latents, "draw_strip", lambda path, rows, times: drawn.update(rows))
     futures = torch.stack([clip(BLUE)] * 9)
     flat = torch.zeros(T, H, W)
     draw_futures(tmp_path, clip(GREEN), futures, range(T), flat, clip(RED), {"twin": clip(TWIN)})
-    names = "truth", *(f"future {i}" for i in range(1, 5)), "mean", "twin", "deviation"
+    names = "truth", *(f"future {i}" for i in range(1, 6)), "mean", "twin", "deviation"
     assert [name.split("\n")[0] for name in drawn] == [*names]
     assert (drawn["mean"] == RED).all()
     assert not [*drawn.values()][-1].any()  # futures that are equal
@@ -139,14 +146,14 @@ def test_one_future_and_no_deviation(tmp_path, length):
 
 @pytest.mark.parametrize("length", [7, 130])
 def test_moving_futures_stand_in_a_row_and_play_to_their_end(tmp_path, length):
-    futures = torch.stack([clip(BLUE, length)] * 3 + [clip(RED, length)] * 3)
+    futures = torch.stack([clip(BLUE, length)] * 4 + [clip(RED, length)] * 3)
     clips = {"truth": clip(GREEN, length), "mean": clip(TWIN, length)}
     latents.write_moving_futures(tmp_path / "x.gif", clips, futures, 100)
     assert pictures.gif_time(tmp_path / "x.gif") == 100 * min(length, 128)
     frame = iio.imread(tmp_path / "x.gif", index=0)[..., :3]
     middle = frame[len(frame) * 2 // 3].astype(int)  # a line of pixels
-    shown = [tuple(middle[round((i + 0.5) * len(middle) / 6)]) for i in range(6)]
-    expected = GREEN, BLUE, BLUE, BLUE, RED, TWIN
+    shown = [tuple(middle[round((i + 0.5) * len(middle) / 7)]) for i in range(7)]
+    expected = GREEN, BLUE, BLUE, BLUE, BLUE, RED, TWIN
     assert np.abs(np.subtract(shown, expected)).max() < 12  # a gif has 256 colours
     assert (frame[:16] < 90).any(), "no labels"
 

@@ -217,6 +217,11 @@ def test_the_twins_scores_stand_beside_the_models(run, run_test):
     rows = [line for line in lines if line.startswith("deterministic twin")]
     assert f"ELBO {twin['z']['elbo']:.1f} nats" in rows[0]
     assert f"{twin['futures']['psnr_mean']:.3f}" in rows[1]
+    page = (done.folder / "report.html").read_text()
+    for scores in (beside, twin):
+        for value in (scores["z"]["importance_bound"], scores["futures"]["coverage_50"]):
+            assert f"<td>{value:.5g}</td>" in page
+    assert '<th scope="col">test, deterministic twin</th>' in page
 
 
 def test_a_twin_needs_no_futures_of_the_model(run, run_test):

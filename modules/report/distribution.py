@@ -21,6 +21,7 @@ ACTIVE_NATS = 0.1  # a dimension of z with less KL carries no information
 STRONGEST = 4  # dimensions of z in a traversal
 FRAMES = 10  # of a sheet of futures
 TWIN = "deterministic twin"
+IDEAL = "ideal forecast"  # true futures
 COLUMNS = {  # printed heading -> a score of futures
     "PSNR mean": "psnr_mean",
     "best": "psnr_best",
@@ -71,10 +72,13 @@ def draw_futures(
     if twin:
         moving["twin"] = others[TWIN]
     figures.write_moving_futures(folder / MOVING, moving, samples, lab.frame_ms)
-    lines = {TWIN: scores["twin"]["futures"]["psnr_mean"]} if twin else {}
-    figures.draw_best_of(folder / "best_of_n.png", scores["futures"]["best_of"]["psnr"], lines)
+    of_twin, curves = scores["twin"]["futures"] if twin else {}, scores["futures"]["best_of"]
+    lines = {TWIN: {name: of_twin[f"{name}_mean"] for name in curves}} if twin else {}
+    figures.draw_best_of(folder / "best_of_n.png", curves, lines)
+    others = {TWIN: of_twin, IDEAL: scores["futures"].get("ideal")}
+    others = {name: fit["rank_histogram"] for name, fit in others.items() if fit}
     counts = scores["futures"]["rank_histogram"]
-    figures.draw_rank_histogram(folder / "rank_histogram.png", counts)
+    figures.draw_rank_histogram(folder / "rank_histogram.png", counts, others)
 
 
 def write_futures(path: Path, lab: Any, futures: Futures) -> None:
@@ -144,7 +148,8 @@ def describe_z(scores: dict[str, Any]) -> list[str]:
 
 def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> list[str]:
     """A table of the scores of futures."""
-    rows = {f"{scores['n_samples']} futures": scores} | ({TWIN: twin} if twin else {})
+    rows = {f"{scores['n_samples']} futures": scores, TWIN: twin, IDEAL: scores.get("ideal")}
+    rows = {name: row for name, row in rows.items() if row}
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"{name.strip():>11}" for name in COLUMNS)]
     for label, row in rows.items():

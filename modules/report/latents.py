@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from .figures import plt, save_figure
 from .pictures import draw_strip, labelled, to_uint8, write_gif
 
-SHOWN = 4  # sampled futures in a film strip
+SHOWN = 5  # sampled futures in a film strip
 MOVING = 128  # frames of a gif of futures
 BASELINE = {"color": "0.4", "ls": "--"}
-LEAST = 0.01  # dB: the height of an axis of PSNR, so that rounding errors do not fill it
+SCORES = {"psnr": ("PSNR (dB)", 0.01), "ssim": ("SSIM", 1e-4)}  # label, least height of an axis
 
 
 def draw_kl_over_time(
@@ -70,39 +71,59 @@ def write_moving_futures(
 
 def draw_best_of(
     path: Path,
-    curves: Mapping[str, Sequence[float]],
-    baselines: Mapping[str, float | Sequence[float]] | None = None,
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
-    """best, mean and worst PSNR of n futures (see best_of_curve), and of baselines, dashed."""
+    """{psnr, ssim: best, mean and worst of n futures (see best_of_curve)}, a panel for each.
+
+    {label: {psnr, ssim: score}} of baselines are dashed.
+    """
+    figure, panels = plt.subplots(1, len(curves), figsize=(9, 4), squeeze=False)
+    figure.set_layout_engine("constrained")
+    for axes, (score, curve) in zip(panels[0], curves.items()):
+        label, least = SCORES[score]
+        draw_curve(axes, curve, {name: x[score] for name, x in (baselines or {}).items()}, least)
+        axes.set(xlabel="futures N", ylabel=label)
+    figure.suptitle("Best of N futures")
+    save_figure(figure, path)
+
+
+def draw_curve(
+    axes: Any, curves: Mapping[str, Sequence[float]], baselines: Mapping[str, float], least: float
+) -> None:
+    """best, mean and worst against n; an axis is not lower than `least`, else rounding fills it."""
     n = np.asarray(curves["n"])
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     marked = [2**i - 1 for i in range(len(n).bit_length())] + [-1]  # at 1, 2, 4, ... M futures
     for name, marker in (("best", "^"), ("mean", "o"), ("worst", "v")):
         axes.plot(n, curves[name], marker=marker, markevery=marked, ms=5, lw=1.2, label=name)
-    for name, psnr in (baselines or {}).items():
-        axes.plot(n, np.broadcast_to(psnr, n.shape), label=name, **BASELINE)
+    for name, value in baselines.items():
+        axes.plot(n, np.full(n.shape, value), label=name, **BASELINE)
     axes.set_xscale("log")
     ticks = [d * 10**e for e in range(6) for d in (1, 2, 5) if d * 10**e <= n[-1]]
     axes.set_xticks(ticks, ticks)
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
-    if high - low < LEAST:
-        axes.set_ylim((low + high - LEAST) / 2, (low + high + LEAST) / 2)
+    if high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set(title="Best of N futures", xlabel="futures N", ylabel="PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    save_figure(figure, path)
 
 
-def draw_rank_histogram(path: Path, counts: Sequence[int]) -> None:
-    """How many true values have their PIT in each equal part of 0..1, in percent."""
-    counts = np.asarray(counts, dtype=float)
+def draw_rank_histogram(
+    path: Path, counts: Sequence[int], baselines: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """How many true values have their PIT in each equal part of 0..1, in percent.
+
+    {label: counts} of baselines are lines.
+    """
     bins = len(counts)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    percent = 100 * counts / max(counts.sum(), 1)
     middles = (np.arange(bins) + 0.5) / bins
-    axes.bar(middles, percent, 1 / bins, color="0.8", ec="0.3", label="true values")
+    axes.bar(middles, percent(counts), 1 / bins, color="0.8", ec="0.3", label="true values")
+    for i, (name, other) in enumerate((baselines or {}).items(), start=1):
+        edges = np.linspace(0, 1, bins + 1)
+        axes.stairs(percent(other), edges, baseline=None, lw=1.5, color=f"C{i}", label=name)
     axes.axhline(100 / bins, color="black", ls="--", label="calibrated forecast")
     axes.set(
         title="Rank histogram",
@@ -112,6 +133,11 @@ def draw_rank_histogram(path: Path, counts: Sequence[int]) -> None:
     )
     axes.legend(fontsize=8)
     save_figure(figure, path)
+
+
+def percent(counts: Sequence[int]) -> np.ndarray:
+    counts = np.asarray(counts, dtype=float)
+    return 100 * counts / max(counts.sum(), 1)
 
 
 def draw_traversal(path: Path, frames: Mapping[str, torch.Tensor], values: Sequence[float]) -> None:

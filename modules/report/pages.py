@@ -37,24 +37,31 @@ HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
 ALT = {
     "val_strip": "film strip of the validation rollout",
     "futures": "film strip of sampled futures, their mean and their deviation",
-    "best_of_n": "best, mean and worst PSNR of N sampled futures",
+    "best_of_n": "best, mean and worst PSNR and SSIM of N sampled futures",
     "rank_histogram": "rank histogram of the true values among the samples",
     "kl_over_time": "KL of z in every frame of a clip",
     "kl_per_dimension": "KL of every dimension of z",
     "traversal": "predictions for values of the strongest dimensions of z",
 }
-DISTRIBUTION = {  # a row of the page -> parts of distribution.json
+DISTRIBUTION = {  # a row of the page -> where distribution.json and scores.json have it
     "ELBO (nats per frame)": ("z", "elbo"),
     "importance bound (nats per frame)": ("z", "importance_bound"),
     "bits per value": ("z", "bits_per_value"),
     "KL (nats per frame)": ("z", "kl"),
+    "KL at events": ("z", "events", "at_events"),
+    "KL elsewhere": ("z", "events", "elsewhere"),
     "active units of z": ("z", "active_units"),
     "sampled futures": ("futures", "n_samples"),
     "PSNR of a future, mean": ("futures", "psnr_mean"),
     "PSNR of a future, best": ("futures", "psnr_best"),
+    "PSNR of a future, worst": ("futures", "psnr_worst"),
+    "SSIM of a future, mean": ("futures", "ssim_mean"),
+    "SSIM of a future, best": ("futures", "ssim_best"),
     "diversity": ("futures", "diversity"),
     "sharpness": ("futures", "sharpness"),
+    "true futures per clip": ("futures", "true_futures"),
     "energy score": ("futures", "energy_score"),
+    "true values within 50 %": ("futures", "coverage_50"),
     "true values within 90 %": ("futures", "coverage_90"),
 }
 
@@ -301,7 +308,7 @@ def write_run_page(folder: Path, status: str = "", place: Path | None = None) ->
     again = command(run)
     page.add("Command", f"<pre class=command><code>{html.escape(again)}</code></pre>" * bool(again))
     add_curves(page, run)
-    page.add("Predicted distribution", distribution_table(folder))
+    page.add("Predicted distribution", distribution_table(run))
     shown = [folder / name for name in SHOWN if (folder / name).is_file()]
     shown += [folder / name for name in SHOWN_OF_TEST if name in run.tested]
     page.add("Figures", pictures(map(picture, shown)))
@@ -349,8 +356,28 @@ def test_scores(run: Run) -> str:
     return table(rows, ["PSNR (dB)", *keys]) if keys else ""
 
 
-def distribution_table(folder: Path) -> str:
-    scores = read_json(folder / "distribution.json")
-    values = {name: scores.get(part, {}).get(key) for name, (part, key) in DISTRIBUTION.items()}
-    rows = [[name, f"{value:.5g}"] for name, value in values.items() if value is not None]
-    return table(rows, ("validation, best weights", "value"))
+def distribution_table(run: Run) -> str:
+    """The scores of z and of sampled futures: a column for each set of clips that has any."""
+    tested = read_json(run.folder / "scores.json") if "scores.json" in run.tested else {}
+    columns = {
+        "validation, best weights": read_json(run.folder / "distribution.json"),
+        "test": tested,
+        "test, deterministic twin": tested.get("twin"),
+        "test, ideal forecast": {"futures": value_in(tested, ["futures", "ideal"])},
+    }
+    cells = {}
+    for heading, scores in columns.items():
+        values = [value_in(scores, path) for path in DISTRIBUTION.values()]
+        values = [f"{value:.5g}" if isinstance(value, (int, float)) else "-" for value in values]
+        if set(values) != {"-"}:
+            cells[heading] = values
+    rows = [[name, *row] for name, row in zip(DISTRIBUTION, zip(*cells.values()))]
+    rows = [row for row in rows if set(row[1:]) != {"-"}]
+    return table(rows, ("", *cells)) if rows else ""
+
+
+def value_in(scores: Any, path: Sequence[str]) -> Any:
+    """What nested dicts hold there; None where there is nothing."""
+    for key in path:
+        scores = scores.get(key) if isinstance(scores, Mapping) else None
+    return scores
