@@ -101,7 +101,7 @@ STUDY = Study(
         "pose box": "mean/psnr_pose_box",
         "drift": "mean/drift",
     },
-    drawn={"PSNR, 630 steps": "dB", "pose box": "dB", "drift": "dB"},
+    drawn={"PSNR, 630 steps": "dB", "pose box": "dB", "drift": "dB, end - start"},
     epochs=epochs_on,
     runs="runs/ablate",
     steps=480,

@@ -135,6 +135,9 @@ def test_the_figure_shows_every_seed_and_the_mean(tmp_path, monkeypatch):
     assert (psnr.get_xlabel(), kl.get_xlabel()) == ("dB", "nats")
     assert [label.get_text() for label in psnr.get_yticklabels()] == ["A", r"B \$"]
     assert psnr.get_ylim() == kl.get_ylim() and psnr.get_ylim()[0] > 1  # the first arm on top
+    assert psnr.get_xlim() != kl.get_xlim()
+    figures.draw_arms(tmp_path / "arms.png", arms, {"PSNR": "dB", "KL": "dB"})
+    assert len({axes.get_xlim() for axes in saved[1].axes}) == 1
 
 
 @pytest.fixture

@@ -2,16 +2,21 @@
 
 import pytest
 import torch
-from helpers import SHORT, make_dataset, settings_of
+from helpers import ROBOT, SHORT, make_dataset, make_robot_data, settings_of
 
 from modules.report import charts
 from modules.runs import checkpoint as ckpt
-from Trainer import train
+from Trainer import Trainer, train
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("hybrid") / "data", train=64)
+
+
+@pytest.fixture(scope="module")
+def robot_data(tmp_path_factory):
+    return make_robot_data(tmp_path_factory.mktemp("hybrid") / "robot")
 
 
 @pytest.fixture
@@ -21,6 +26,17 @@ def run(data, tmp_path):
         return train(settings_of([*places, "float32", *SHORT, "--num_epoch", 2, *flags]))
 
     return start
+
+
+@pytest.fixture(params=["pose", "robot"])
+def run_lab(request, run, robot_data, tmp_path):
+    """The same for the lab that the test is about."""
+
+    def start(name, *flags):
+        places = ["--DR", robot_data, "--save_root", tmp_path / name, "--no-plots"]
+        return train(settings_of([*places, *ROBOT, "--num_epoch", 2, *flags], lab="robot"))
+
+    return run if request.param == "pose" else start
 
 
 def weights(trainer):
@@ -35,15 +51,21 @@ PRIORS = pytest.mark.parametrize("prior", ["--no-learned_prior", "--learned_prio
 
 
 @PRIORS
-def test_share_1_is_training_with_the_posterior(run, prior):
-    assert same(weights(run("a", prior)), weights(run("b", prior, "--posterior_share", 1)))
+@pytest.mark.parametrize("share", [0, 1])
+def test_shares_0_and_1_are_training_without_a_choice(run_lab, monkeypatch, prior, share):
+    hybrid = run_lab("a", prior, "--posterior_share", share)
+    monkeypatch.setattr(Trainer, "trains_on_prior", lambda self: not share)
+    plain = run_lab("b", prior, "--posterior_share", 0.5)
+    assert same(weights(hybrid), weights(plain))
+    monkeypatch.setattr(Trainer, "trains_on_prior", lambda self: bool(share))
+    assert not same(weights(plain), weights(run_lab("c", prior, "--posterior_share", 0.5)))
 
 
 @PRIORS
-def test_share_0_is_training_on_prior_samples(run, capsys, prior):
+def test_share_0_is_pre_training_that_does_not_end(run_lab, capsys, prior):
     flags = [prior, "--num_epoch", 1]
-    prior = run("a", *flags, "--posterior_share", 0)
-    assert same(weights(prior), weights(run("b", *flags, "--pretrain_epochs", 2)))
+    prior = run_lab("a", *flags, "--posterior_share", 0)
+    assert same(weights(prior), weights(run_lab("b", *flags, "--pretrain_epochs", 2)))
     assert "\nKL " not in capsys.readouterr().out  # there is no posterior to report
     assert prior.history[-1]["val/kl"] is None
 

@@ -387,6 +387,7 @@ COLLAPSING = {  # flags -> what the note advises; measured: docs/kl_annealing.md
 ALIVE = (
     "--loss calibrated",
     "--loss calibrated --posterior_share 0.25 --free_bits 2",
+    "--free_bits 2",
     "--kl_anneal_type None --kl_anneal_stop 1e-7",
     "--no-latent",
     "--posterior_share 0",

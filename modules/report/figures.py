@@ -44,11 +44,17 @@ def draw_kl(path: Path, values: list[float]) -> None:
 def draw_arms(
     path: Path, arms: dict[str, dict[str, list[float | None]]], units: dict[str, str]
 ) -> None:
-    """{arm: {heading: a value per seed}} -> a row per arm: a point per seed, a bar at the mean."""
+    """{arm: {heading: a value per seed}} -> a row per arm: a point per seed, a bar at the mean.
+
+    Columns in dB have one axis: PSNR is compared with PSNR.
+    """
     size = (2 + 2.2 * len(units), 1.2 + 0.22 * len(arms))
     figure, grid = plt.subplots(
         1, len(units), figsize=size, layout="constrained", sharey=True, squeeze=False
     )
+    in_db = [axes for axes, unit in zip(grid.flat, units.values()) if unit == "dB"]
+    for axes in in_db[1:]:
+        axes.sharex(in_db[0])
     for axes, (heading, unit) in zip(grid.flat, units.items()):
         rows = [[x for x in columns[heading] if x is not None] for columns in arms.values()]
         for row, values in enumerate(rows):

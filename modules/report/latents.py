@@ -120,11 +120,11 @@ def draw_rank_histogram(
     bins = len(counts)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     middles = (np.arange(bins) + 0.5) / bins
-    axes.bar(middles, percent(counts), 1 / bins, color="0.8", ec="0.3", label="true values")
+    axes.bar(middles, percent(counts), 1 / bins, color="0.8", ec="0.3", label="model")
     for i, (name, other) in enumerate((baselines or {}).items(), start=1):
         edges = np.linspace(0, 1, bins + 1)
         axes.stairs(percent(other), edges, baseline=None, lw=1.5, color=f"C{i}", label=name)
-    axes.axhline(100 / bins, color="black", ls="--", label="calibrated forecast")
+    axes.axhline(100 / bins, color="black", ls="--", label="uniform")
     axes.set(
         title="Rank histogram",
         xlabel="rank of the true value among the samples (0: below all, 1: above all)",

@@ -150,7 +150,7 @@ def collapse(settings: Training) -> Iterator[str]:
     to a factor (Lucas et al., 2019). With a standard deviation of half the range of values, noise
     hides what z could encode.
     """
-    if not settings.latent or settings.posterior_share == 0:
+    if not settings.latent or settings.posterior_share == 0 or settings.free_bits:
         return
     beta = max(row["beta"] for row in table(settings))
     deviation = math.sqrt(beta * settings.frame_values / 2)
@@ -160,7 +160,7 @@ def collapse(settings: Training) -> Iterator[str]:
             f"{deviation:.2g}, of values in 0..1: posterior collapse (KL near 0) is likely. "
             "--loss calibrated prevents it"
         )
-    elif settings.posterior_share < 1 and beta > 1 and not settings.free_bits:
+    elif settings.posterior_share < 1 and beta > 1:
         yield (
             f"note: --posterior_share {settings.posterior_share:g} with beta {beta:g}: posterior "
             "collapse (KL near 0) is likely. --free_bits 2 keeps the KL above 0"
