@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from modules.distributions import best_of_curve
-from modules.report import latents, pictures
+from modules.report import distribution, latents, pictures
 from modules.report.latents import (
     draw_best_of,
     draw_futures,
@@ -156,6 +156,21 @@ def test_moving_futures_stand_in_a_row_and_play_to_their_end(tmp_path, length):
     expected = GREEN, BLUE, BLUE, BLUE, BLUE, RED, TWIN
     assert np.abs(np.subtract(shown, expected)).max() < 12  # a gif has 256 colours
     assert (frame[:16] < 90).any(), "no labels"
+
+
+@pytest.mark.parametrize(
+    ("kl", "shown"),
+    [([0.2, 0.05, 3.0], [2, 0]), ([0.01, 0.02], [1]), ([9.0, 8, 7, 6, 5], [0, 1, 2, 3]), ([], [])],
+    ids=["one says nothing", "collapse", "more than four", "a twin"],
+)
+def test_a_traversal_shows_the_dimensions_with_information(tmp_path, monkeypatch, kl, shown):
+    drawn = []
+    monkeypatch.setattr(distribution, "traverse", lambda *given: drawn.extend(given[-1]) or {})
+    monkeypatch.setattr(latents, "draw_traversal", lambda *_: None)
+    clips = torch.zeros(1, 6, 3, H, W), torch.zeros(1, 6, 3, H, W)
+    scores = {"z": {"kl_per_dimension": kl, "given": 1}}
+    distribution.draw_traversal(tmp_path, scores, None, clips, {})
+    assert drawn == shown
 
 
 def test_a_traversal_has_a_row_per_dimension_and_a_column_per_value(tmp_path):

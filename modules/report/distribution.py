@@ -93,7 +93,10 @@ def draw_traversal(
     clips: tuple[torch.Tensor, torch.Tensor],
     events: Mapping[int, Sequence[int]],
 ) -> None:
-    """The strongest dimensions of z, at an event of the first clip or in its middle."""
+    """The strongest dimensions of z, at an event of the first clip or in its middle.
+
+    Of those without information only the strongest, if there is no other.
+    """
     kl = torch.tensor(scores["z"].get("kl_per_dimension", []))
     if not len(kl):
         return
@@ -101,6 +104,7 @@ def draw_traversal(
     possible = [t for t in events.get(0, ()) if scores["z"]["given"] <= t < length]
     last = possible[0] if possible else length // 2
     strongest = kl.topk(min(STRONGEST, len(kl))).indices.tolist()
+    strongest = [i for i in strongest if kl[i] > ACTIVE_NATS] or strongest[:1]
     rows = traverse(model, *(x[0, : last + 1] for x in clips), strongest)
     figures.draw_traversal(folder / "traversal.png", rows, VALUES)
 
