@@ -203,6 +203,8 @@ class Tester:
             many = self.read_true_futures()
             futures = self.sample_futures(predictions, many)
             scores["futures"] = futures.scores(latents.sigma)
+            if ideal := futures.ideal(latents.sigma):
+                scores["futures"]["ideal"] = ideal
             distribution.write_futures(self.place / TEST_FUTURES, self.lab, futures)
         twin = None
         if self.twin:

@@ -226,21 +226,27 @@ class Futures:
         """The predictive distribution against the true futures, `sigma` its observation noise.
 
         Where only one true future is known, the values that differ from the given frame count.
-        "ideal" is a forecast of true futures: half of them, scored on the other half.
         """
         sampled = (
             (torch.stack(self.samples[i]).float()[:, : truths.shape[1]], truths, truths)
             for i, truths in self.true_futures()
         )
-        known = min(map(len, self.many.values()), default=1)
-        scores = {"true_futures": known} | self.fit_of(sampled, sigma)
-        if known >= LEAST_KNOWN:
-            halves = ((x[::2], x[1::2], x) for _, x in self.true_futures())
-            scores["ideal"] = self.fit_of(halves, sigma)
-        return scores
+        return {"true_futures": self.known()} | self.fit_of_forecasts(sampled, sigma)
 
-    def fit_of(self, forecasts: Iterable[tuple[torch.Tensor, ...]], sigma: float) -> dict[str, Any]:
-        """Of every clip: samples, the true futures to score them on, all that are known."""
+    def ideal(self, sigma: float) -> dict[str, Any] | None:
+        """The fit of an ideal forecast: half of the true futures, scored on the other half."""
+        if self.known() < LEAST_KNOWN:
+            return None
+        return self.fit_of_forecasts(((x[::2], x[1::2], x) for _, x in self.true_futures()), sigma)
+
+    def known(self) -> int:
+        """How many true futures are known, of the clip that has the fewest."""
+        return min(map(len, self.many.values()), default=1)
+
+    def fit_of_forecasts(
+        self, forecasts: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], sigma: float
+    ) -> dict[str, Any]:
+        """A forecast: samples, the true futures to score them on, all that are known."""
         given, energies, pits = self.lab.given, [], []
         for samples, truths, known in forecasts:
             samples, truths, known = samples[:, given:], truths[:, given:], known[:, given - 1 :]

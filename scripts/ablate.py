@@ -101,6 +101,7 @@ STUDY = Study(
         "pose box": "mean/psnr_pose_box",
         "drift": "mean/drift",
     },
+    # columns of the unit "dB" share an axis, and a drift does not belong on it
     drawn={"PSNR, 630 steps": "dB", "pose box": "dB", "drift": "dB, end - start"},
     epochs=epochs_on,
     runs="runs/ablate",

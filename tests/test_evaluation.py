@@ -336,13 +336,13 @@ def test_energy_and_coverage_against_the_true_futures(world, known):
 
 def test_an_ideal_forecast_is_made_of_true_futures(world):
     sigma, truths = 0.2, world.many[:, 2:].float() / 255
-    found = futures_of(world, {1: world.many}).scores(sigma)["ideal"]
+    found = futures_of(world, {1: world.many}).ideal(sigma)
     moving = np.asarray(truths, float).std(0, ddof=1) > 0.02
     energy, pit = fit(truths[::2], truths[1::2], sigma, moving)
     assert found["energy_score"] == pytest.approx(energy, abs=1e-6)
     assert found["coverage_50"] == pytest.approx((abs(pit - 0.5) <= 0.25).mean(), abs=1e-3)
-    for known in ({}, {1: world.many[:3]}):  # too few
-        assert "ideal" not in futures_of(world, known).scores(sigma)
+    for known in ({}, {1: world.many[:3]}, {0: world.many[:1], 1: world.many}):  # too few
+        assert futures_of(world, known).ideal(sigma) is None
 
 
 # ---------------------------------------------------------------- events of a take

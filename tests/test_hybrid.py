@@ -30,7 +30,7 @@ def run(data, tmp_path):
 
 @pytest.fixture(params=["pose", "robot"])
 def run_lab(request, run, robot_data, tmp_path):
-    """The same for the lab that the test is about."""
+    """`run` in either lab."""
 
     def start(name, *flags):
         places = ["--DR", robot_data, "--save_root", tmp_path / name, "--no-plots"]

@@ -204,6 +204,10 @@ def scores_of(done):
     return json.loads((done.folder / "scores.json").read_text())
 
 
+def row_of(values):
+    return "".join(f"<td>{value:.5g}</td>" for value in values)
+
+
 def test_the_twins_scores_stand_beside_the_models(run, run_test):
     done = run_test(run, "model", "--n_samples", 3, "--twin", run.twin.ckpt)
     beside = scores_of(done)
@@ -218,10 +222,11 @@ def test_the_twins_scores_stand_beside_the_models(run, run_test):
     assert f"ELBO {twin['z']['elbo']:.1f} nats" in rows[0]
     assert f"{twin['futures']['psnr_mean']:.3f}" in rows[1]
     page = (done.folder / "report.html").read_text()
-    for scores in (beside, twin):
-        for value in (scores["z"]["importance_bound"], scores["futures"]["coverage_50"]):
-            assert f"<td>{value:.5g}</td>" in page
-    assert '<th scope="col">test, deterministic twin</th>' in page
+    pair = [scores["z"]["importance_bound"] for scores in (beside, twin)]
+    assert "<td>importance bound (nats per frame)</td>" + row_of(pair) in page
+    pair = [scores["futures"]["coverage_50"] for scores in (beside, twin)]
+    assert "<td>true values in the 50 % interval</td>" + row_of(pair) in page
+    assert '<th scope="col">test</th><th scope="col">test, deterministic twin</th>' in page
 
 
 def test_a_twin_needs_no_futures_of_the_model(run, run_test):

@@ -56,6 +56,7 @@ def run(call, tmp_path, data, world):
         done.printed = trained.out, tested.out
         done.val = json.loads((done.run / "distribution.json").read_text())
         done.scores = json.loads((done.test / "scores.json").read_text())
+        done.page = (done.test / "report.html").read_text()
         return done
 
     return once
@@ -84,6 +85,8 @@ def test_a_run_and_its_test_write_scores_and_figures(run, world):
         assert f"ELBO {scores['z']['elbo']:.1f} nats per frame" in text
         assert "\nKL at events (their frame and the next two): " in text
     assert f"({TRUE_FUTURES} true futures per clip; " in done.printed[1]
+    assert f"\nideal forecast{'-':>11}" in done.printed[1]
+    assert f"<td>{futures['ideal']['energy_score']:.5g}</td></tr>" in done.page
 
 
 def test_without_plots_there_are_the_scores_alone(run, world):

@@ -72,13 +72,13 @@ def draw_futures(
     if twin:
         moving["twin"] = others[TWIN]
     figures.write_moving_futures(folder / MOVING, moving, samples, lab.frame_ms)
-    of_twin, curves = scores["twin"]["futures"] if twin else {}, scores["futures"]["best_of"]
-    lines = {TWIN: {name: of_twin[f"{name}_mean"] for name in curves}} if twin else {}
+    scored, of_twin = scores["futures"], scores["twin"]["futures"] if twin else None
+    curves = scored["best_of"]
+    lines = {TWIN: {name: of_twin[f"{name}_mean"] for name in curves}} if of_twin else {}
     figures.draw_best_of(folder / "best_of_n.png", curves, lines)
-    others = {TWIN: of_twin, IDEAL: scores["futures"].get("ideal")}
-    others = {name: fit["rank_histogram"] for name, fit in others.items() if fit}
-    counts = scores["futures"]["rank_histogram"]
-    figures.draw_rank_histogram(folder / "rank_histogram.png", counts, others)
+    forecasts = {TWIN: of_twin, IDEAL: scored.get("ideal")}
+    ranks = {name: fit["rank_histogram"] for name, fit in forecasts.items() if fit}
+    figures.draw_rank_histogram(folder / "rank_histogram.png", scored["rank_histogram"], ranks)
 
 
 def write_futures(path: Path, lab: Any, futures: Futures) -> None:
@@ -95,7 +95,7 @@ def draw_traversal(
 ) -> None:
     """The strongest dimensions of z, at an event of the first clip or in its middle.
 
-    Of those without information only the strongest, if there is no other.
+    If none has information, only the strongest.
     """
     kl = torch.tensor(scores["z"].get("kl_per_dimension", []))
     if not len(kl):

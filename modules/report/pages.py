@@ -20,7 +20,7 @@ from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from ..stored import MAY_CHANGE, of_today
 from . import charts, clips, tables
-from .reading import Run, read_json, read_run
+from .reading import Run, is_number, read_json, read_run
 
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
@@ -48,8 +48,8 @@ DISTRIBUTION = {  # a row of the page -> where distribution.json and scores.json
     "importance bound (nats per frame)": ("z", "importance_bound"),
     "bits per value": ("z", "bits_per_value"),
     "KL (nats per frame)": ("z", "kl"),
-    "KL at events": ("z", "events", "at_events"),
-    "KL elsewhere": ("z", "events", "elsewhere"),
+    "KL at events (nats per frame)": ("z", "events", "at_events"),
+    "KL elsewhere (nats per frame)": ("z", "events", "elsewhere"),
     "active units of z": ("z", "active_units"),
     "sampled futures": ("futures", "n_samples"),
     "PSNR of a future, mean": ("futures", "psnr_mean"),
@@ -61,8 +61,8 @@ DISTRIBUTION = {  # a row of the page -> where distribution.json and scores.json
     "sharpness": ("futures", "sharpness"),
     "true futures per clip": ("futures", "true_futures"),
     "energy score": ("futures", "energy_score"),
-    "true values within 50 %": ("futures", "coverage_50"),
-    "true values within 90 %": ("futures", "coverage_90"),
+    "true values in the 50 % interval": ("futures", "coverage_50"),
+    "true values in the 90 % interval": ("futures", "coverage_90"),
 }
 
 
@@ -358,7 +358,7 @@ def test_scores(run: Run) -> str:
 
 def distribution_table(run: Run) -> str:
     """The scores of z and of sampled futures: a column for each set of clips that has any."""
-    tested = read_json(run.folder / "scores.json") if "scores.json" in run.tested else {}
+    tested = run.predicted
     columns = {
         "validation, best weights": read_json(run.folder / "distribution.json"),
         "test": tested,
@@ -368,12 +368,12 @@ def distribution_table(run: Run) -> str:
     cells = {}
     for heading, scores in columns.items():
         values = [value_in(scores, path) for path in DISTRIBUTION.values()]
-        values = [f"{value:.5g}" if isinstance(value, (int, float)) else "-" for value in values]
+        values = [f"{value:.5g}" if is_number(value) else "-" for value in values]
         if set(values) != {"-"}:
             cells[heading] = values
     rows = [[name, *row] for name, row in zip(DISTRIBUTION, zip(*cells.values()))]
     rows = [row for row in rows if set(row[1:]) != {"-"}]
-    return table(rows, ("", *cells)) if rows else ""
+    return table(rows, ("measure", *cells)) if rows else ""
 
 
 def value_in(scores: Any, path: Sequence[str]) -> Any:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..files import write_json
 from ..runs.folder import TEST, TESTED, files_of_run, is_one_of, trained
 
 LARGEST = 1e15  # of a score
+PREDICTED = "z", "futures", "twin"  # what scores.json holds of the predicted distribution
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Run:
     clips: list  # Tester's scores of every clip
     tested: set[str]  # the files of one test of the run's last weights
     note: str = ""  # why there are none of a test that was done
+    predicted: dict = field(default_factory=dict)  # Tester's scores of z, of futures, of the twin
 
     @property
     def finished(self) -> bool:
@@ -47,7 +49,8 @@ def read_run(folder: Path) -> Run:
     tested, note = files_of_test(folder)
     scores = read_json(folder / "scores.json") if "scores.json" in tested else {}
     settings, of_clips = read_json(folder / "args.json"), scores.get("clips", [])
-    run = Run(folder, settings, epochs, frames, scores.get("mean", {}), of_clips, tested, note)
+    means, predicted = scores.get("mean", {}), {key: scores.get(key) for key in PREDICTED}
+    run = Run(folder, settings, epochs, frames, means, of_clips, tested, note, predicted)
     check(run)
     return run
 
@@ -70,8 +73,13 @@ def are_scores(values: Any) -> bool:
 
 def is_score(value: Any) -> bool:
     if isinstance(value, (int, float)):
-        return abs(value) < LARGEST
+        return is_number(value)
     return value is None or isinstance(value, (dict, list))
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be printed as a score."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST
 
 
 # ---------------------------------------------------------------- the files of one test

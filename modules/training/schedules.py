@@ -148,7 +148,7 @@ def collapse(settings: Training) -> Iterator[str]:
 
     MSE + beta KL is the negative log-likelihood of a Gaussian with variance beta * values / 2, up
     to a factor (Lucas et al., 2019). With a standard deviation of half the range of values, noise
-    hides what z could encode.
+    hides what z could encode. Free bits keep the KL above 0 all the same.
     """
     if not settings.latent or settings.posterior_share == 0 or settings.free_bits:
         return
