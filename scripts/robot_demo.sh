@@ -20,8 +20,8 @@ fi
 Z=(--loss calibrated --learned_prior --kl_anneal_type None --z_source mean)
 
 python "$ROOT/Trainer.py" --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]}" \
-    --niter 24 --val_every 4 --random_offset --standardise --tfr_sde 4 \
-    --tfr_mode linear --lr_schedule cosine --ema 0.99 "${Z[@]}" "${@:2}"
+    --niter 24 --val_every 4 --random_offset --standardise --lr_schedule cosine --ema 0.99 \
+    "${Z[@]}" "${@:2}"
 
 python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" --n_samples 3
 echo
