@@ -21,7 +21,7 @@ ACTIVE_NATS = 0.1  # a dimension of z with less KL carries no information
 STRONGEST = 4  # dimensions of z in a traversal
 FRAMES = 10  # of a sheet of futures
 TWIN = "deterministic twin"
-IDEAL = "ideal forecast"  # true futures
+IDEAL = "ideal forecast"  # its samples are true futures
 COLUMNS = {  # printed heading -> a score of futures
     "PSNR mean": "psnr_mean",
     "best": "psnr_best",
