@@ -57,8 +57,12 @@ def test_shares_0_and_1_are_training_without_a_choice(run_lab, monkeypatch, prio
     monkeypatch.setattr(Trainer, "trains_on_prior", lambda self: not share)
     plain = run_lab("b", prior, "--posterior_share", 0.5)
     assert same(weights(hybrid), weights(plain))
-    monkeypatch.setattr(Trainer, "trains_on_prior", lambda self: bool(share))
-    assert not same(weights(plain), weights(run_lab("c", prior, "--posterior_share", 0.5)))
+
+
+@PRIORS
+def test_shares_0_and_1_differ(run_lab, prior):
+    flags = [prior, "--num_epoch", 1, "--posterior_share"]
+    assert not same(weights(run_lab("a", *flags, 0)), weights(run_lab("b", *flags, 1)))
 
 
 @PRIORS
