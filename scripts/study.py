@@ -16,7 +16,7 @@ from tqdm import tqdm
 from modules.errors import UserError
 from modules.report.figures import draw_arms
 from modules.report.pages import spread
-from modules.report.reading import read_json
+from modules.report.reading import read_json, score_of
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,6 @@ def job_of(study, args, name, seed):
 
 
 # ---------------------------------------------------------------- the table
-
-
-def score_of(scores, path):
-    """The score at a path such as mean/psnr; None where a run has none."""
-    for key in path.split("/"):
-        scores = scores.get(key) if isinstance(scores, dict) else None
-    return scores
 
 
 def print_row(*cells):

@@ -119,10 +119,9 @@ def draw_rank_histogram(
     """
     bins = len(counts)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    middles = (np.arange(bins) + 0.5) / bins
+    edges, middles = np.linspace(0, 1, bins + 1), (np.arange(bins) + 0.5) / bins
     axes.bar(middles, percent(counts), 1 / bins, color="0.8", ec="0.3", label="model")
     for i, (name, other) in enumerate((baselines or {}).items(), start=1):
-        edges = np.linspace(0, 1, bins + 1)
         axes.stairs(percent(other), edges, baseline=None, lw=1.5, color=f"C{i}", label=name)
     axes.axhline(100 / bins, color="black", ls="--", label="uniform")
     axes.set(

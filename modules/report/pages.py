@@ -20,7 +20,7 @@ from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from ..stored import MAY_CHANGE, of_today
 from . import charts, clips, tables
-from .reading import Run, is_number, read_json, read_run
+from .reading import Run, is_number, read_json, read_run, score_of
 
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
@@ -44,25 +44,25 @@ ALT = {
     "traversal": "predictions for values of the strongest dimensions of z",
 }
 DISTRIBUTION = {  # a row of the page -> where distribution.json and scores.json have it
-    "ELBO (nats per frame)": ("z", "elbo"),
-    "importance bound (nats per frame)": ("z", "importance_bound"),
-    "bits per value": ("z", "bits_per_value"),
-    "KL (nats per frame)": ("z", "kl"),
-    "KL at events (nats per frame)": ("z", "events", "at_events"),
-    "KL elsewhere (nats per frame)": ("z", "events", "elsewhere"),
-    "active units of z": ("z", "active_units"),
-    "sampled futures": ("futures", "n_samples"),
-    "PSNR of a future, mean": ("futures", "psnr_mean"),
-    "PSNR of a future, best": ("futures", "psnr_best"),
-    "PSNR of a future, worst": ("futures", "psnr_worst"),
-    "SSIM of a future, mean": ("futures", "ssim_mean"),
-    "SSIM of a future, best": ("futures", "ssim_best"),
-    "diversity": ("futures", "diversity"),
-    "sharpness": ("futures", "sharpness"),
-    "true futures per clip": ("futures", "true_futures"),
-    "energy score": ("futures", "energy_score"),
-    "true values in the 50 % interval": ("futures", "coverage_50"),
-    "true values in the 90 % interval": ("futures", "coverage_90"),
+    "ELBO (nats per frame)": "z/elbo",
+    "importance bound (nats per frame)": "z/importance_bound",
+    "bits per value": "z/bits_per_value",
+    "KL (nats per frame)": "z/kl",
+    "KL at events (nats per frame)": "z/events/at_events",
+    "KL elsewhere (nats per frame)": "z/events/elsewhere",
+    "active units of z": "z/active_units",
+    "sampled futures": "futures/n_samples",
+    "PSNR of a future, mean": "futures/psnr_mean",
+    "PSNR of a future, best": "futures/psnr_best",
+    "PSNR of a future, worst": "futures/psnr_worst",
+    "SSIM of a future, mean": "futures/ssim_mean",
+    "SSIM of a future, best": "futures/ssim_best",
+    "diversity": "futures/diversity",
+    "sharpness": "futures/sharpness",
+    "true futures per clip": "futures/true_futures",
+    "energy score": "futures/energy_score",
+    "true values in the 50 % interval": "futures/coverage_50",
+    "true values in the 90 % interval": "futures/coverage_90",
 }
 
 
@@ -363,21 +363,14 @@ def distribution_table(run: Run) -> str:
         "validation, best weights": read_json(run.folder / "distribution.json"),
         "test": tested,
         "test, deterministic twin": tested.get("twin"),
-        "test, ideal forecast": {"futures": value_in(tested, ["futures", "ideal"])},
+        "test, ideal forecast": {"futures": score_of(tested, "futures/ideal")},
     }
     cells = {}
     for heading, scores in columns.items():
-        values = [value_in(scores, path) for path in DISTRIBUTION.values()]
+        values = [score_of(scores, path) for path in DISTRIBUTION.values()]
         values = [f"{value:.5g}" if is_number(value) else "-" for value in values]
         if set(values) != {"-"}:
             cells[heading] = values
     rows = [[name, *row] for name, row in zip(DISTRIBUTION, zip(*cells.values()))]
     rows = [row for row in rows if set(row[1:]) != {"-"}]
-    return table(rows, ("measure", *cells)) if rows else ""
-
-
-def value_in(scores: Any, path: Sequence[str]) -> Any:
-    """What nested dicts hold there; None where there is nothing."""
-    for key in path:
-        scores = scores.get(key) if isinstance(scores, Mapping) else None
-    return scores
+    return table(rows, ("measure", *cells))

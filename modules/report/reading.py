@@ -72,14 +72,19 @@ def are_scores(values: Any) -> bool:
 
 
 def is_score(value: Any) -> bool:
-    if isinstance(value, (int, float)):
-        return is_number(value)
-    return value is None or isinstance(value, (dict, list))
+    return value is None or isinstance(value, (dict, list)) or is_number(value)
 
 
 def is_number(value: Any) -> bool:
     """Whether it can be printed as a score."""
     return isinstance(value, (int, float)) and abs(value) < LARGEST
+
+
+def score_of(scores: Any, path: str) -> Any:
+    """What scores hold at a path such as mean/psnr; None where they hold nothing."""
+    for key in path.split("/"):
+        scores = scores.get(key) if isinstance(scores, dict) else None
+    return scores
 
 
 # ---------------------------------------------------------------- the files of one test
