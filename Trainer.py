@@ -43,7 +43,7 @@ from modules.report.trackers import Trackers
 from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.environment import code, take_over
-from modules.runs.folder import occupied, run_folder
+from modules.runs.folder import SCHEDULE, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
@@ -88,7 +88,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
-        if self.clips and ranks.count > 1:
+        if self.clips:
             ranks.check_batches(settings, sum(map(len, self.clips.batches(0))))
         self.model = lab.make_model(train_set).to(device)
         ranks.share_weights(self.model)
@@ -558,6 +558,8 @@ def train_in(
     elif settings.ckpt_path:
         trainer.start_from(settings.ckpt_path)
     ranks.from_first(lambda: take_over(folder, settings, console, bool(found)))
+    if settings.schedule and ranks.first:
+        tables.write_csv(folder / SCHEDULE, schedules.rows_of_file(settings))
     for warning in schedules.warnings(settings):
         print(warning)
     trainer.training_stage()
@@ -587,9 +589,11 @@ def carry_out() -> None:
         return
     if settings.preview:
         schedules.preview(settings)
-        path = run_folder(settings.save_root) / "schedules.png"
-        charts.draw_schedules(path, schedules.table(settings))
-        print(*schedules.warnings(settings), f"drawn in {path}", sep="\n")
+        folder, rows = run_folder(settings.save_root), schedules.table(settings)
+        tables.write_csv(folder / SCHEDULE, rows)
+        charts.draw_schedules(folder / "schedules.png", rows)
+        print(*schedules.warnings(settings), sep="\n")
+        print(f"written to {folder}: schedules.png, and {SCHEDULE}, a file for --schedule")
     elif settings.test:
         validate_checkpoint(settings, typed)
     else:

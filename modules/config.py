@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .fields import (
+    SCHEDULED,
     AnyCase,
     Choice,
     Number,
@@ -27,6 +28,7 @@ from .fields import (
     positive,
     redefault,
     samples,
+    schedule,
     setting,
     share,
     switch,
@@ -160,8 +162,9 @@ class PoseModel(Model):
         "or of each image; auto: image for template checkpoints, else learned",
     )  # fmt: skip
     posterior: str = setting(
-        "current", Choice(("current", "previous")),
-        "frame that the posterior q(z | frame, pose) sees; previous: it is used at test too",
+        "current", Choice(("current", "previous", "previous_image")),
+        "what the posterior q(z | frame, pose) sees: features of the true frame, or those of the "
+        "previous frame, or the previous image itself; with the last two it is used at test too",
     )  # fmt: skip
     z_grid: str = setting(
         "full", Choice(("full", "coarse", "vector")),
@@ -204,10 +207,13 @@ class PoseModel(Model):
         return 3 * self.frame_H * self.frame_W
 
     def contradiction(self):
-        if self.feedback == "features" and self.posterior == "previous":
-            return "--feedback features with --posterior previous would never train the encoder"
-        if self.learned_prior and self.posterior == "previous":
-            return "--posterior previous cannot be combined with --learned_prior"
+        if self.feedback == "features" and self.posterior != "current":
+            name = self.posterior
+            return f"--feedback features with --posterior {name} would never train the encoder"
+        if self.learned_prior and self.posterior != "current":
+            return f"--posterior {self.posterior} cannot be combined with --learned_prior"
+        if self.nets == "unet" and self.posterior == "previous_image":
+            return "--posterior previous_image needs --nets course: features of an image's size"
         if self.scene and self.output_activation != "none":
             name = self.output_activation
             return f"--scene composites the output as it is: leave out --output_activation {name}"
@@ -291,7 +297,9 @@ class PoseData(Data):
     partial: float = setting(1.0, part, "share of the training frames to use")
     fast_train: bool = setting(False, switch, "use --fast_partial of them in the first epochs")
     fast_partial: float = setting(0.4, part, "share of the training frames in the fast start")
-    fast_train_epoch: int = setting(5, natural, "epochs of the fast start")
+    fast_train_epoch: int = setting(
+        5, natural, "epochs of the fast start; published loops have two more"
+    )
     shuffle: bool = setting(False, switch, "shuffle the training clips in every epoch")
     jump_start: float = setting(
         0.0, share, "share of clips that start from a random frame of the same take", "P"
@@ -361,7 +369,15 @@ class Loop(Settings):
         Choice(("off", "default")),
         "off, or default: torch.compile the nets in its default mode",
     )
-    preview: bool = setting(False, switch, "print and plot beta, tfr and lr per epoch, then exit")
+    schedule: tuple | None = setting(
+        None, schedule,
+        "csv file with columns epoch and any of beta, tfr, lr, in place of the flags; a row holds "
+        "until the next one",
+        "FILE",
+    )  # fmt: skip
+    preview: bool = setting(
+        False, switch, "print, plot and write (schedule.csv) beta, tfr and lr per epoch, then exit"
+    )
     tensorboard: bool = setting(False, switch, "log to TensorBoard (pip install tensorboard)")
     wandb: bool = setting(False, switch, "log to Weights & Biases (pip install wandb)")
     wandb_project: str = setting("video-cvae", text, "project there", "NAME")
@@ -404,9 +420,6 @@ class Optimization(Settings):
     )
     lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone")
     lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end")
-    lr_end: int = setting(
-        0, natural, "cosine: epoch at which it ends; 0: the last. Published code: --num_epoch", "E"
-    )
     warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr")
     grad_clip: float = setting(1.0, non_negative, "maximum norm of the gradient; 0: no clipping")
     ema: float = setting(
@@ -414,8 +427,6 @@ class Optimization(Settings):
     )
 
     def contradiction(self):
-        if 0 < self.lr_end <= self.warmup_epochs:
-            return f"--lr_end {self.lr_end} is not above --warmup_epochs {self.warmup_epochs}"
         return above(self, "lr_min", "lr") or super().contradiction()
 
 
@@ -425,15 +436,10 @@ class TeacherForcing(Settings):
 
     tfr: float = setting(1.0, share, "probability that the previous frame is the true one")
     tfr_sde: int = setting(10, natural, "epoch at which the decay starts")
-    tfr_d_step: float = setting(0.1, share, "decay per epoch; multiply mode: share of it")
+    tfr_d_step: float = setting(0.1, share, "step mode: decay per epoch")
     tfr_mode: str = setting(
-        "step", Choice(("step", "multiply", "linear")),
-        "subtract --tfr_d_step, multiply by 1 - --tfr_d_step, or a straight line to the last epoch",
-    )  # fmt: skip
-    tfr_every: int = setting(1, count, "step and multiply mode: epochs from one decay to the next")
-    tfr_end: int = setting(
-        0, natural,
-        "linear mode: epoch at which the line ends; 0: the last. Published code: --num_epoch", "E",
+        "step", Choice(("step", "linear")),
+        "subtract --tfr_d_step in every epoch, or a straight line to the last epoch",
     )  # fmt: skip
     tfr_lower_bound: float = setting(0.0, share, "value at which the decay ends")
     tfr_coin: str = setting(
@@ -441,8 +447,6 @@ class TeacherForcing(Settings):
     )
 
     def contradiction(self):
-        if 0 < self.tfr_end <= self.tfr_sde:
-            return f"--tfr_end {self.tfr_end} is not above --tfr_sde {self.tfr_sde}"
         return above(self, "tfr_lower_bound", "tfr") or super().contradiction()
 
 
@@ -457,10 +461,6 @@ class KLAnnealing(Settings):
         "TYPE",
     )  # fmt: skip
     kl_anneal_cycle: int = setting(10, epochs, "Cyclical: number of cycles")
-    kl_anneal_unit: str = setting(
-        "cycles", Choice(("cycles", "epochs")),
-        "epochs: --kl_anneal_cycle is the length of a cycle in epochs, for Monotonic too",
-    )  # fmt: skip
     kl_anneal_ratio: float = setting(
         1.0, non_negative,
         "ramp length in cycles; above 1 the ramp does not reach --kl_anneal_stop",
@@ -471,26 +471,16 @@ class KLAnnealing(Settings):
         "linear", Choice(("linear", "geometric")),
         "shape of a ramp; geometric: beta grows by the same factor in every epoch",
     )  # fmt: skip
-    kl_anneal_floor: float = setting(0.0, non_negative, "lower bound of beta")
-    kl_anneal_from: str = setting(
-        "pretraining", Choice(("pretraining", "start")),
-        "annealing begins at the end of --pretrain_epochs, or at epoch 0",
-    )  # fmt: skip
     free_bits: float = setting(0.0, non_negative, "free KL per dimension of z, in nats per frame")
     pretrain_epochs: int = setting(
         0, natural, "first epochs: train the decoder with prior samples, no KL"
     )
-    pretrain_tfr: float | None = setting(
-        None, share, "teacher forcing in --pretrain_epochs; default: as in the others", "P"
-    )
 
     def contradiction(self):
-        stop = "kl_anneal_stop"
-        problem = above(self, "kl_anneal_start", stop) or above(self, "kl_anneal_floor", stop)
         ramp = self.kl_anneal_type != "None" and self.kl_anneal_shape == "geometric"
         if ramp and self.kl_anneal_start == 0:
             return "--kl_anneal_shape geometric multiplies beta: --kl_anneal_start must be above 0"
-        return problem or super().contradiction()
+        return above(self, "kl_anneal_start", "kl_anneal_stop") or super().contradiction()
 
 
 @dataclass(frozen=True)
@@ -498,6 +488,12 @@ class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
     """What every training run has; `PoseTraining` and `RobotTraining` add data and model."""
 
     title: ClassVar[str] = "training loop"
+
+    @property
+    def scheduled(self) -> set[str]:
+        """The columns of the --schedule file."""
+        values = (self.schedule or ((),))[0][1:]
+        return {name for name, value in zip(SCHEDULED, values) if value is not None}
 
 
 @dataclass(frozen=True)

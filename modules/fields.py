@@ -1,10 +1,12 @@
 """Fields of settings: their ranges, and what every settings class can do."""
 
+import csv
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from .errors import UserError
@@ -15,7 +17,7 @@ SHOWN = 40  # characters of a refused value
 WORDS = {int: "an integer", float: "a finite number"}
 T = TypeVar("T", bound="Settings")
 KL_TYPES = {  # the spellings in use, in lower case
-    "Cyclical": "cyclical cyclical_descent",
+    "Cyclical": "cyclical",
     "Monotonic": "monotonic linear",
     "None": "none no without w/o nokl_annealing constant noannealing full_kl withoutklannealing "
     "without_anneal",
@@ -97,6 +99,8 @@ class AnyCase(Choice):
 
 def kl_type(value: str) -> str:
     """Any spelling of an annealing type that is in use -> Cyclical, Monotonic or None."""
+    if str(value).lower() == "cyclical_descent":
+        raise ValueError("beta falls from 1 to 0 in its cycles: write them into a --schedule file")
     if str(value).lower() not in KL_TYPES:
         raise ValueError(f"{value!r} is none of Cyclical, Monotonic, None")
     return KL_TYPES[str(value).lower()]
@@ -126,6 +130,41 @@ samples, workers = Number(int, 1, 10_000), Number(int, 0, 256)
 frames = Number(int, 2, 1_000_000)  # of a clip
 positive, non_negative = Number(float, 0, above=True), Number(float, 0)
 share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
+SCHEDULED = {"beta": non_negative, "tfr": share, "lr": positive}  # columns of a --schedule file
+
+
+def schedule(value: Any) -> tuple[tuple, ...]:
+    """A CSV file, or its rows -> (epoch, beta, tfr, lr) of each row; None: not in the file."""
+    rows = value
+    if isinstance(value, (str, os.PathLike)):
+        try:
+            rows = [*scheduled_rows(Path(value).read_text().splitlines())]
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise ValueError(f"{value}: {getattr(error, 'strerror', None) or error}") from None
+    return tuple(map(tuple, rows))
+
+
+def scheduled_rows(lines: Iterable[str]) -> Iterable[tuple]:
+    reader, last = csv.DictReader(lines), -1
+    columns = {name.strip(): name for name in reader.fieldnames or ()}
+    if "epoch" not in columns or not SCHEDULED.keys() & columns.keys():
+        raise ValueError("the first line must name epoch and any of beta, tfr, lr")
+    if unknown := columns.keys() - SCHEDULED.keys() - {"epoch"}:
+        raise ValueError(f"column {', '.join(sorted(unknown))} is none of epoch, beta, tfr, lr")
+    for row in reader:
+        try:
+            epoch = natural(row[columns["epoch"]] or "")
+            values = [
+                columns.get(x) and check(row[columns[x]] or "") for x, check in SCHEDULED.items()
+            ]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from None
+        if epoch <= last or (last < 0 < epoch):
+            raise ValueError(f"line {reader.line_num}: epochs start at 0 and rise")
+        yield epoch, *values
+        last = epoch
+    if last < 0:
+        raise ValueError("has no epochs")
 
 
 # ---------------------------------------------------------------- fields

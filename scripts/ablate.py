@@ -47,7 +47,7 @@ PARTS = {
     "EMA": "--ema 0.995",
 }
 NETS = ("nets", "static background", "first frame")
-SHARED = "--loss_reduction mean --kl_anneal_from start"  # as in the published runs
+SHARED = "--loss_reduction mean"
 
 
 def join(parts, **changes):

@@ -3,13 +3,13 @@
 # one run with monotonic, one with cyclical KL annealing (two cycles). Usage: docs/sweeps.md.
 # Its program conditions on row t-1, takes the skip connections of frame 0, minimises the sum over a
 # clip's frames, and sets tfr to 1 - (epoch - 25) / (100 - 25) after an epoch: the line begins and
-# ends one epoch later. Its monotonic ramp takes a quarter of the epochs, a cyclical one half of a
+# ends one epoch later, with 2 / 75 left in the last one. Its monotonic ramp takes a quarter of the epochs, a cyclical one half of a
 # cycle. Its BatchNorm sees one time step at a time: add --norm_over step for that, at its cost.
 source "$(dirname "$0")/queue.sh"
 DR=${DR:-$ROOT/../processed_data}
 ALL=(--lab robot --niter 100 --epoch_size 500 --batch_size 24 --lr 0.002
     --condition previous --skip_from second_last --loss_reduction sum
-    --tfr_sde 26 --tfr_mode linear --tfr_end 101)
+    --tfr_sde 26 --tfr_mode linear --tfr_lower_bound 0.02666666666666667)
 
 add monotonic --kl_anneal_ratio 0.25
 add cyclical --kl_anneal_cyclical --kl_anneal_cycle 2
@@ -20,4 +20,4 @@ for run in monotonic cyclical; do
     REPORT+=(--figure "$run" "$run/pred_seq0.gif" --figure "${run}_per_step" "$run/strip0.png")
 done
 
-sweep runs/report_a "$@"
+sweep "$@"

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Report E: teacher forcing decays linearly from epoch 10 on, three KL types. Usage: docs/sweeps.md.
-# Its program's line ends at epoch 100, one after the last.
+# Its line ends at epoch N = 70, one after the last, where it has 1 / (70 - 10) left. Not stated, so
+# the course's: lr 1e-3, milestones 2 and 5, 70 epochs. Its program was not found; the steps are the
+# template's: BatchNorm sees one time step at a time, which costs a few percent of the speed.
 source "$(dirname "$0")/queue.sh"
-ALL=(--num_epoch 100 --lr 1e-4 --lr_schedule constant --tfr 1 --tfr_mode linear --tfr_sde 10
-    --tfr_end 100)
+ALL=(--num_epoch 70 --tfr 1 --tfr_mode linear --tfr_sde 10 --tfr_lower_bound 0.016666666666666666
+    --no-feedback_clamp --norm_over step --pose_norm image)
 
 add Cyclical --kl_anneal_type Cyclical --kl_anneal_ratio 0.5
 add Monotonic --kl_anneal_type Monotonic --kl_anneal_ratio 0.25
@@ -13,4 +15,4 @@ REPORT=(--published '*' "no score is stated" --figure tfr compare/tfr.png
     --figure loss_per_KL_type compare/loss.png
     --figure PSNR_per_frame compare/psnr_per_frame.png)
 
-sweep runs/report_e "$@"
+sweep "$@"

@@ -32,6 +32,19 @@ install() { # install REQUIREMENTS_FILE: runs pip only if the file has changed s
     cp "$ROOT/$1" "$stamp"
 }
 
+# schedule FILE EPOCHS FORMULAS: writes a file for --schedule. A formula of the epoch e for each column:
+#   schedule runs/lr.csv 300 'lr = 1e-3 * 0.99 ** e'
+schedule() {
+    mkdir -p "$(dirname "$1")"
+    python - "${@:2}" >"$1" <<'END'
+import math, sys
+formulas = dict(text.split("=", 1) for text in sys.argv[2:])
+print("epoch", *(name.strip() for name in formulas), sep=",")
+for e in range(int(sys.argv[1])):
+    print(e, *(eval(formula, vars(math), {"e": e}) for formula in formulas.values()), sep=",")
+END
+}
+
 has_gpu() {
     python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 }

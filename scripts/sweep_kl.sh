@@ -12,4 +12,4 @@ for cycles in "${CYCLES[@]}"; do
         --kl_anneal_ratio 0.5
 done
 
-sweep runs/sweep_kl "$@"
+sweep "$@"

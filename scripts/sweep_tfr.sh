@@ -11,4 +11,4 @@ for tfr in "${TFR[@]}"; do
     add "tfr${tfr}_constant" --tfr "$tfr" --tfr_d_step 0
 done
 
-sweep runs/sweep_tfr "$@"
+sweep "$@"

@@ -5,5 +5,9 @@ source "$(dirname "$0")/setup.sh"
 DR=${DR:-$ROOT/../dataset}
 RUN=${1:-$ROOT/runs/public_best}
 
-python "$ROOT/Trainer.py" --DR "$DR" --save_root "$RUN" --num_epoch 300 --batch_size 4 \
-    --lr 1e-4 --lr_schedule cosine --lr_min 1e-6 --tfr 0 --kl_anneal_type None "${@:2}"
+EPOCHS=${EPOCHS:-300}
+
+# the cosine of its program would reach 1e-6 in the epoch after the last
+schedule "$RUN/lr.csv" "$EPOCHS" "lr = 1e-6 + (1e-4 - 1e-6) / 2 * (1 + cos(pi * e / $EPOCHS))"
+python "$ROOT/Trainer.py" --DR "$DR" --save_root "$RUN" --num_epoch "$EPOCHS" --batch_size 4 \
+    --schedule "$RUN/lr.csv" --tfr 0 --kl_anneal_type None "${@:2}"

@@ -14,39 +14,30 @@ def needs(name: str, value: Any) -> Rule:
     return text, lambda settings: getattr(settings, name) == value
 
 
-CYCLES = (
-    "--kl_anneal_type Cyclical",
-    lambda s: s.kl_anneal_type == "Cyclical" or (s.kl_anneal_unit == "epochs" and RAMP[1](s)),
-)
+CYCLES = needs("kl_anneal_type", "Cyclical")
 RAMP = "--kl_anneal_type Cyclical or Monotonic", lambda s: s.kl_anneal_type != "None"
-FORCED = "--tfr above 0", lambda s: s.tfr > 0
+FORCED = "--tfr above 0", lambda s: s.tfr > 0 or "tfr" in s.scheduled
 DECAY = "--tfr_d_step above 0", lambda s: s.tfr_mode == "linear" or s.tfr_d_step > 0
-STEPS = "--tfr_mode step or multiply", lambda s: s.tfr_mode != "linear"
-COINS = "--tfr above 0", lambda s: s.tfr > 0 or bool(s.pretrain_tfr)
-PRETRAINING = "--pretrain_epochs above 0", lambda s: s.pretrain_epochs > 0
 POSTERIOR = "--pretrain_epochs below --num_epoch", lambda s: s.pretrain_epochs < s.num_epoch
 SHARE = "--posterior_share above 0", lambda s: s.posterior_share > 0
 LATENT = needs("latent", True)
-FREE_RUNNING = "--tfr below 1, or a decay", lambda s: s.tfr < 1 or s.tfr_sde < s.num_epoch
+FREE_RUNNING = (
+    "--tfr below 1, or a decay",
+    lambda s: s.tfr < 1 or s.tfr_sde < s.num_epoch or "tfr" in s.scheduled,
+)
 REFUSED = {  # a flag that has no effect without the other: refused, unless the template has it
     "lr_milestones": needs("lr_schedule", "multistep"),
     "lr_gamma": needs("lr_schedule", "multistep"),
     "lr_min": needs("lr_schedule", "cosine"),
-    "lr_end": needs("lr_schedule", "cosine"),
-    "tfr_d_step": STEPS,
-    "tfr_every": STEPS,
-    "tfr_end": needs("tfr_mode", "linear"),
-    "pretrain_tfr": PRETRAINING,
+    "tfr_d_step": needs("tfr_mode", "step"),
     "fast_partial": needs("fast_train", True),
     "fast_train_epoch": needs("fast_train", True),
 }
 NOTED = {  # a flag that has no effect without all of these: noted
     "kl_anneal_cycle": (CYCLES, POSTERIOR, SHARE, LATENT),
-    "kl_anneal_unit": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_ratio": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_start": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_shape": (RAMP, POSTERIOR, SHARE, LATENT),
-    "kl_anneal_floor": (RAMP, POSTERIOR, SHARE, LATENT),
     "kl_anneal_stop": (POSTERIOR, SHARE, LATENT),
     "kl_anneal_type": (POSTERIOR, SHARE, LATENT),
     "free_bits": (POSTERIOR, SHARE, LATENT),
@@ -59,9 +50,7 @@ NOTED = {  # a flag that has no effect without all of these: noted
     "tfr_d_step": (FORCED,),
     "tfr_mode": (FORCED,),
     "tfr_lower_bound": (FORCED, DECAY),
-    "tfr_every": (FORCED, DECAY),
-    "tfr_end": (FORCED,),
-    "tfr_coin": (COINS,),
+    "tfr_coin": (FORCED,),
     "feedback": (FREE_RUNNING,),
     "push_forward": (FREE_RUNNING,),
     "wandb_project": (needs("wandb", True),),
@@ -95,6 +84,7 @@ MEANINGS = {
     "Monotonic": "beta rises once",
     "None": "beta is --kl_anneal_stop throughout; for a run without KL, --kl_anneal_stop 0",
 }
+COLUMN_OF = {"kl": "beta", "tfr": "tfr", "lr": "lr", "warmup": "lr"}  # by a flag's first word
 SHIFTED = {"--tfr_start_decay_epoch", "--tfr_decay_step"}
 
 
@@ -105,11 +95,10 @@ def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
         yield f"note: --kl_anneal_type {spelling} is taken for {kind}: {MEANINGS[kind]}"
     old = sorted(SHIFTED & {word.partition("=")[0] for word in words})
     if old and FORCED[1](settings) and DECAY[1](settings):
-        first, end = settings.tfr_sde, settings.num_epoch + 1
-        line = f" --tfr_end {end}" if settings.tfr_mode == "linear" else ""
+        first = settings.tfr_sde
         yield (
             f"note: {old[-1]}: tfr falls from epoch {first} on; published code lowers it after "
-            f"that epoch: --tfr_start_decay_epoch {first + 1}{line} gives its numbers"
+            f"that epoch: --tfr_start_decay_epoch {first + 1} gives its numbers"
         )
 
 
@@ -124,6 +113,9 @@ def typed_value(flag: str, words: list[str]) -> str | None:
 
 def without_effect(settings: Any, typed: set[str]) -> Iterator[str]:
     """A note for every typed flag that has no effect beside the others."""
+    for flag in sorted(typed - {"tfr_coin"}):
+        if (column := COLUMN_OF.get(flag.split("_")[0])) in settings.scheduled:
+            yield f"note: --{flag} has no effect: the --schedule file has {column}"
     rules = {flag: (rule,) for flag, rule in REFUSED.items() if flag in TEMPLATE}
     for flag in sorted(typed & (rules.keys() | NOTED.keys())):
         for what, holds in (*rules.get(flag, ()), *NOTED.get(flag, ())):

@@ -34,9 +34,13 @@ class TrainClips:
         return torch.tensor(array, device=self.device if self.resident else "cpu")
 
     def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:
-        """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames."""
+        """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames.
+
+        The last, incomplete batch is dropped, as in the template, unless it is the only one.
+        """
         clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
-        return clips.split(ranks.whole_batch(self.settings))
+        size = ranks.whole_batch(self.settings)
+        return clips[: max(len(clips) - len(clips) % size, size)].split(size)
 
     def fetch(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield frames (B, T, 3, H, W) in 0..1 and conditions of every batch, on the device.

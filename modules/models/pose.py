@@ -49,7 +49,8 @@ class VAE_Model(nn.Module):
         self.label_transformation = nets.Label_Encoder(3, settings.L_dim)
         self.label_transformation.per_image = settings.pose_norm == "image"
         known = settings.F_dim + settings.L_dim + settings.F_dim * settings.first_frame
-        self.Gaussian_Predictor = nets.Gaussian_Predictor(known, settings.N_dim)
+        seen = known - settings.F_dim + 3 if self.sees_image else known
+        self.Gaussian_Predictor = nets.Gaussian_Predictor(seen, settings.N_dim)
         self.prior = None  # N(0, I)
         if settings.learned_prior:
             self.prior = nets.Gaussian_Predictor(known, settings.N_dim)
@@ -181,12 +182,12 @@ class VAE_Model(nn.Module):
         self, prior: bool, frames: torch.Tensor, input_noise: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of the previous frames, and of those that the net of z sees."""
-        truth = self.encode_truth(frames, prior)
+        truth, images = self.encode_truth(frames, prior), self.noisy(frames[:, :-1], input_noise)
         if truth is None or input_noise is not None:
-            previous = self.per_frame(self.encode_previous, self.noisy(frames[:, :-1], input_noise))
+            previous = self.per_frame(self.encode_previous, images)
         else:  # the same features serve twice
             previous = self.cut(truth[:, :-1])
-        return previous, previous if truth is None else truth[:, 1:]
+        return previous, self.seen_of(images, previous) if truth is None else truth[:, 1:]
 
     def net_of_draws(self, prior: bool) -> nn.Module | None:
         """The net that draws z in training; None: z is drawn from N(0, I)."""
@@ -210,9 +211,11 @@ class VAE_Model(nn.Module):
         inputs = one_by_one(1, conditions, noise, input_noise, *latents)
         for t, (condition, draw, draw_in, z, *posterior) in enumerate(inputs):
             with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
-                previous = self.per_frame(self.encode_previous, self.noisy(frame, draw_in))
+                frame = self.noisy(frame, draw_in)
+                previous = self.per_frame(self.encode_previous, frame)
                 if waits:
-                    z, *posterior = self.draw_z(draws, previous, condition, draw)
+                    seen = self.seen_of(frame, previous)
+                    z, *posterior = self.draw_z(draws, seen, condition, draw)
                 frame = self.per_frame(self.decode, previous, condition, z)
                 if not prior:
                     posterior = self.relative_to_prior(posterior, previous, condition, draw)
@@ -223,7 +226,7 @@ class VAE_Model(nn.Module):
 
     def encode_truth(self, frames: torch.Tensor, prior: bool) -> torch.Tensor | None:
         """Features of true frames, if the posterior sees them."""
-        if prior or self.settings.posterior == "previous":
+        if prior or self.settings.posterior != "current":
             return None
         return self.per_frame(self.frame_transformation, frames)
 
@@ -299,7 +302,16 @@ class VAE_Model(nn.Module):
     @property
     def samples_posterior(self) -> bool:
         """Whether z at test comes from the posterior, which then sees no future frame."""
-        return self.settings.latent and self.settings.posterior == "previous"
+        return self.settings.latent and self.settings.posterior != "current"
+
+    @property
+    def sees_image(self) -> bool:
+        """Whether the posterior sees the previous image itself."""
+        return self.settings.posterior == "previous_image"
+
+    def seen_of(self, frame: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """What the net of z sees of the previous frame."""
+        return frame if self.sees_image else features
 
     def predict_frame(
         self, state: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor
@@ -308,7 +320,7 @@ class VAE_Model(nn.Module):
         with self.autocast():
             features, z = self.encode_previous(state), self.masked(noise)
             if net := self.net_of_z:
-                z, *_ = net(features, condition, z, cell=self.cell)
+                z, *_ = net(self.seen_of(state, features), condition, z, cell=self.cell)
             frame = self.decode(features, condition, z)
         return frame, frame
 

@@ -15,7 +15,7 @@ from ..files import UNFINISHED, locked_folder
 FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
 MOVING = "futures.gif"
 LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
-CONSOLE, TEST = "console.txt", "test.json"
+CONSOLE, TEST, SCHEDULE = "console.txt", "test.json", "schedule.csv"
 VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test_futures.json"
 
 # Everything that a run writes, by its path in the run folder; # is a number, * any text. No other
@@ -24,7 +24,7 @@ CHECKPOINTS = ["last.ckpt", "best_score.ckpt", "epoch=#.ckpt"]
 CURVES = "loss mse kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
 WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", "distribution.json", "report.html"]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
-WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, "visualization/epoch=#.gif"]
+WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, SCHEDULE, "visualization/epoch=#.gif"]
 WRITTEN += [f"plots/{name}.{kind}" for name in CURVES for kind in ("png", "pdf")]
 WRITTEN += [f"plots/{name}" for name in (*FUTURES, *LATENTS, MOVING)]
 WRITTEN += ["events.out.tfevents.*", "wandb/*run*", "wandb/debug*.log"]

@@ -160,6 +160,8 @@ class Ranks:
 
     def check_batches(self, settings: Any, clips: int) -> None:
         """Refuse what leaves a rank without clips; `clips` are those of an epoch."""
+        if clips < self.whole_batch(settings) and self.first:
+            print(f"note: an epoch has {clips} clips, fewer than a batch: it is one step")
         if settings.global_batch % self.count:
             raise UserError(
                 f"--global_batch {settings.global_batch} does not divide among {self.count} "

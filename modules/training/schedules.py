@@ -3,12 +3,14 @@
 Epochs count from 0 to num_epoch - 1.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from ..config import Training
+from ..fields import SCHEDULED
 
 
 class kl_annealing:
@@ -46,26 +48,35 @@ def ramp(age: int, rise: float, start: float, stop: float) -> float:
 
 
 def beta_at(epoch: int, settings: Training) -> float:
-    if epoch < settings.pretrain_epochs:
+    first = settings.pretrain_epochs
+    if epoch < first:
         return 0.0
-    first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
+    if (value := from_file("beta", epoch, settings)) is not None:
+        return value
     epochs = max(settings.num_epoch - first, 1)
     start, stop = settings.kl_anneal_start, settings.kl_anneal_stop
-    ratio, monotonic = settings.kl_anneal_ratio, settings.kl_anneal_type == "Monotonic"
     if settings.kl_anneal_type == "None":
         return stop
     geometric = settings.kl_anneal_shape == "geometric"
     low, high = (0.0, 1.0) if geometric else (start, stop)  # of a ramp
-    if settings.kl_anneal_unit == "epochs":
-        length = settings.kl_anneal_cycle
-        age = epoch - first if monotonic else (epoch - first) % length
-        value = ramp(age, ratio * length, low, high)
-    else:
-        cycles = 1 if monotonic else min(settings.kl_anneal_cycle, epochs)
-        value = cycle_linear(min(epoch - first, epochs - 1), epochs, low, high, cycles, ratio)
-    if geometric:
-        value = start ** (1 - value) * stop**value
-    return max(value, settings.kl_anneal_floor)
+    cycles = 1 if settings.kl_anneal_type == "Monotonic" else settings.kl_anneal_cycle
+    age, ratio = min(epoch - first, epochs - 1), settings.kl_anneal_ratio
+    value = cycle_linear(age, epochs, low, high, min(cycles, epochs), ratio)
+    return start ** (1 - value) * stop**value if geometric else value
+
+
+def from_file(column: str, epoch: int, settings: Training) -> float | None:
+    """The value of the --schedule file: that of its last row up to this epoch."""
+    rows = settings.schedule
+    row = rows and rows[bisect.bisect(rows, epoch, key=lambda row: row[0]) - 1]
+    return row and row[1 + [*SCHEDULED].index(column)]
+
+
+def rows_of_file(settings: Training) -> list[dict]:
+    """The rows of the --schedule file, with the columns that it has."""
+    names = ["epoch", *SCHEDULED]
+    rows = (zip(names, row) for row in settings.schedule)
+    return [{name: value for name, value in row if value is not None} for row in rows]
 
 
 def has_posterior(
@@ -81,28 +92,26 @@ def has_posterior(
 
 def tfr_at(epoch: int, settings: Training) -> float:
     """Probability of teacher forcing: --tfr before --tfr_sde, then decaying to its lower bound."""
+    if (value := from_file("tfr", epoch, settings)) is not None:
+        return value
     first, tfr, bound = settings.tfr_sde, settings.tfr, settings.tfr_lower_bound
-    if epoch < settings.pretrain_epochs and settings.pretrain_tfr is not None:
-        return settings.pretrain_tfr
     if epoch < first:
         return tfr
     if settings.tfr_mode == "linear":
-        return line(epoch, first, settings.tfr_end or settings.num_epoch - 1, tfr, bound)
-    decays = (epoch - first) // settings.tfr_every + 1
-    if settings.tfr_mode == "multiply":
-        return max(bound, tfr * (1 - settings.tfr_d_step) ** decays)
-    return max(bound, tfr - settings.tfr_d_step * decays)
+        return line(epoch, first, settings.num_epoch - 1, tfr, bound)
+    return max(bound, tfr - settings.tfr_d_step * (epoch - first + 1))
 
 
 def lr_at(epoch: int, settings: Training) -> float:
-    """Linear warm-up, then --lr_schedule; cosine is at --lr_min at --lr_end."""
+    """Linear warm-up, then --lr_schedule; cosine is at --lr_min in the last epoch."""
+    if (value := from_file("lr", epoch, settings)) is not None:
+        return value
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / (settings.warmup_epochs + 1)
     if settings.lr_schedule == "multistep":
         return settings.lr * settings.lr_gamma ** sum(epoch >= m for m in settings.lr_milestones)
     if settings.lr_schedule == "cosine":
-        end = settings.lr_end or settings.num_epoch - 1
-        turn = line(epoch, settings.warmup_epochs, end, 0.0, math.pi)
+        turn = line(epoch, settings.warmup_epochs, settings.num_epoch - 1, 0.0, math.pi)
         return settings.lr_min + (settings.lr - settings.lr_min) * (1 + math.cos(turn)) / 2
     return settings.lr
 
@@ -172,10 +181,11 @@ def warnings(settings: Training) -> Iterator[str]:
     yield from collapse(settings)
     annealed = settings.num_epoch - settings.pretrain_epochs
     cycles = settings.kl_anneal_cycle
-    per_run = settings.kl_anneal_unit == "cycles"
-    if settings.kl_anneal_type == "Cyclical" and per_run and 0 < annealed <= cycles:
+    cyclical = settings.kl_anneal_type == "Cyclical" and "beta" not in settings.scheduled
+    if cyclical and 0 < annealed <= cycles:
         beta = beta_at(settings.num_epoch - 1, settings)
         yield f"note: {cycles} KL cycles in {annealed} epochs: beta stays {beta:g}"
     lr = lr_at(settings.num_epoch - 1, settings)
-    if settings.lr_schedule == "multistep" and lr < settings.lr:
+    multistep = settings.lr_schedule == "multistep" and "lr" not in settings.scheduled
+    if multistep and lr < settings.lr:
         yield (f"note: lr falls to {lr:.3g} (--lr_milestones); --lr_schedule constant keeps it")
