@@ -22,15 +22,6 @@ done
 add no_sigmoid --tfr 0 "${CYCLES[@]}" --no-feedback_clamp
 
 COMPARE=(--group_by tfr --group_by output_activation) # mean and deviation over the KL types
-CYCLES=(--kl_anneal_type Cyclical --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 --kl_anneal_start 0.1)
-
-for tfr in "${TFR[@]}"; do
-    add "Cyclical/tfr$tfr" --tfr "$tfr" "${CYCLES[@]}"
-    add "Monotonic/tfr$tfr" --tfr "$tfr" --kl_anneal_type Monotonic --kl_anneal_ratio 0.4975 \
-        --kl_anneal_start 0.1
-    add "None/tfr$tfr" --tfr "$tfr" --kl_anneal_type None
-done
-add no_sigmoid --tfr 0 "${CYCLES[@]}" --no-sigmoid
 
 REPORT=(--published Cyclical/tfr0 "36-37; 39 on validation, with z from the true frame"
     --published '*/tfr1' 30-35 --published no_sigmoid 33

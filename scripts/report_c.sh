@@ -28,13 +28,6 @@ done
 
 COMPARE=(--panel_by kl_anneal_type)
 
-for kl in "${KL[@]}"; do
-    add "$kl/tfr1" --num_epoch 100 --kl_anneal_type "$kl" --tfr 1 --tfr_sde 20
-    add "$kl/tfr0.5" --num_epoch 100 --kl_anneal_type "$kl" --tfr 0.5 --tfr_sde 20 --tfr_d_step 0.05
-    add "$kl/tfr0" --num_epoch 100 --kl_anneal_type "$kl" --tfr 0
-    add "$kl/200" --num_epoch 200 --kl_anneal_type "$kl" --tfr 0
-done
-
 REPORT=(--published 'None/*' 34 --published 'Cyclical/*' 25-26 --published 'Monotonic/*' 25-26
     --figure train_loss compare/loss.png --figure MSE compare/mse.png --figure KL compare/kl.png
     --figure tfr compare/tfr.png --figure beta compare/beta.png

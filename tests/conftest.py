@@ -108,10 +108,9 @@ def shell(tmp_path):
     def calls(script, *words, cwd=tmp_path, **environment):
         (venv / "bin").mkdir(parents=True, exist_ok=True)
         (venv / "installed-requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
-        for name, text in (
-            ("pip", "exit 1"),
-            ("python", f'[ "$1" != -c ] || exit 1; printf "%s\\0" "$PWD" "$@" "#" >> "{record}"'),
-        ):
+        run = f'[ "$1" != - ] || exec {sys.executable} "$@"\n[ "$1" != -c ] || exit 1\n'
+        note = f'printf "%s\\0" "$PWD" "$@" "#" >> "{record}"'
+        for name, text in (("pip", "exit 1"), ("python", run + note)):
             (venv / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
             (venv / "bin" / name).chmod(0o755)
         record.unlink(missing_ok=True)

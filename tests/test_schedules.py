@@ -9,6 +9,10 @@ import pytest
 import torch
 from helpers import settings_of
 
+from modules.cli.parser import parse
+from modules.config import PoseTraining
+from modules.errors import UserError
+from modules.report.tables import write_csv
 from modules.training import schedules
 from modules.training.schedules import beta_at, kl_annealing, lr_at, tfr_at
 from Trainer import Trainer
@@ -33,11 +37,9 @@ BETAS = {  # flags -> beta of every epoch; {c} stands for --kl_anneal_cycle, {r}
     "--num_epoch 10 {c} 3 {r} 0.5": [0, 0.6, 1, 0, 0.6, 1, 0, 0.6, 1, 1],
     "--num_epoch 6 {c} 1 {r} 0.5 --kl_anneal_start 0.1 --kl_anneal_stop 0.7": [0.1, 0.3, 0.5]
     + [0.7] * 3,
-    "--num_epoch 5 {c} 1 --kl_anneal_floor 0.3": [0.3, 0.3, 0.4, 0.6, 0.8],
     "--num_epoch 4 {c} 2 {r} 0": [1, 1, 1, 1],
     "--num_epoch 1 {c} 1": [0],
     "--num_epoch 4 {c} 4": [0, 0, 0, 0],
-    "--num_epoch 4 {c} 4 --kl_anneal_floor 0.01": [0.01] * 4,
     "--num_epoch 5 --kl_anneal_type Monotonic": [0, 0.2, 0.4, 0.6, 0.8],
     "--num_epoch 8 --kl_anneal_type Monotonic {r} 0.5": [0, 0.25, 0.5, 0.75, 1, 1, 1, 1],
     "--num_epoch 6 --kl_anneal_type Monotonic {r} 0.25 {c} 3": [0, 2 / 3, 1, 1, 1, 1],
@@ -45,23 +47,14 @@ BETAS = {  # flags -> beta of every epoch; {c} stands for --kl_anneal_cycle, {r}
     "--num_epoch 4 --kl_anneal_type Monotonic --kl_anneal_shape geometric {r} 0.75 "
     "--kl_anneal_start 1 --kl_anneal_stop 1000": [1, 10, 100, 1000],
     "--num_epoch 8 {c} 2 {r} 0.5 --kl_anneal_shape geometric --kl_anneal_start 0.01 "
-    "--kl_anneal_stop 4 --kl_anneal_floor 0.1": [0.1, 0.2, 4, 4] * 2,
+    "--kl_anneal_stop 4": [0.01, 0.2, 4, 4] * 2,
     "--num_epoch 4 --kl_anneal_type None --pretrain_epochs 2": [0, 0, 1, 1],
     "--num_epoch 6 {c} 2 {r} 1.5": [0, 2 / 9, 4 / 9] * 2,
     "--num_epoch 4 --kl_anneal_type Monotonic {r} 2 --kl_anneal_stop 0.8": [0, 0.1, 0.2, 0.3],
     "--num_epoch 6 {c} 2 --pretrain_epochs 2": [0, 0, 0, 0.5, 0, 0.5],
-    "--num_epoch 6 {c} 2 --pretrain_epochs 2 --kl_anneal_from start": [0, 0, 2 / 3, 0]
-    + [1 / 3, 2 / 3],
     "--num_epoch 5 --kl_anneal_type Monotonic --pretrain_epochs 3 --kl_anneal_start 0.2": [0] * 3
     + [0.2, 0.6],
     "--num_epoch 3 {c} 9 --pretrain_epochs 2 --kl_anneal_start 0.1": [0, 0, 0.1],
-    "--num_epoch 7 {c} 3 --kl_anneal_unit epochs": [0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0],
-    "--num_epoch 6 {c} 4 {r} 0.5 --kl_anneal_unit epochs --kl_anneal_start 0.2": [0.2, 0.6, 1, 1]
-    + [0.2, 0.6],
-    "--num_epoch 6 {c} 4 --kl_anneal_unit epochs --kl_anneal_type Monotonic": [0, 0.25, 0.5, 0.75]
-    + [1, 1],
-    "--num_epoch 6 {c} 2 --kl_anneal_unit epochs --pretrain_epochs 1": [0, 0, 0.5, 0, 0.5, 0],
-    "--num_epoch 4 {c} 9 --kl_anneal_unit epochs": [0, 1 / 9, 2 / 9, 3 / 9],
 }
 
 
@@ -159,12 +152,6 @@ TFRS = {  # flags -> tfr of every epoch
     "--num_epoch 7 --tfr_mode linear --tfr_sde 2": [1, 1, 1, 0.75, 0.5, 0.25, 0],
     "--num_epoch 5 --tfr_mode linear --tfr_sde 0 --tfr_lower_bound 0.2": [1, 0.8, 0.6, 0.4, 0.2],
     "--num_epoch 3 --tfr_mode linear --tfr_sde 9": [1] * 3,
-    "--num_epoch 5 --tfr_mode linear --tfr_sde 1 --tfr_end 3": [1, 1, 0.5, 0, 0],
-    "--num_epoch 4 --tfr_mode linear --tfr_sde 0 --tfr_end 8": [1, 0.875, 0.75, 0.625],
-    "--num_epoch 5 --tfr_mode multiply --tfr_sde 1 --tfr_d_step 0.5": [1, 0.5, 0.25, 0.125, 0.0625],
-    "--num_epoch 4 --tfr_mode multiply --tfr_sde 0 --tfr_lower_bound 0.8": [0.9, 0.81, 0.8, 0.8],
-    "--num_epoch 6 --tfr_sde 1 --tfr_every 2 --tfr_d_step 0.3": [1, 0.7, 0.7, 0.4, 0.4, 0.1],
-    "--num_epoch 5 --tfr 0 --pretrain_epochs 2 --pretrain_tfr 1": [1, 1, 0, 0, 0],
 }
 
 
@@ -234,14 +221,6 @@ def test_cosine_is_torchs_and_reaches_lr_min_in_the_last_epoch():
     assert (lr[0], lr[20], lr[40]) == near((1e-4, (1e-4 + 1e-6) / 2, 1e-6))
 
 
-def test_cosine_may_end_after_the_last_epoch():
-    def make(optim):
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optim, 40)
-
-    lr = table("lr", "--num_epoch 40 --lr 3e-4 --lr_schedule cosine --lr_end 40")
-    assert lr == pytest.approx(torchs_rates(make, 3e-4, 40), rel=1e-6)
-
-
 def test_constant_rate_is_constant():
     assert table("lr", "--num_epoch 9 --lr 0.02 --lr_schedule constant") == [0.02] * 9
 
@@ -307,6 +286,76 @@ def test_nothing_raises_beyond_the_last_epoch(kind, epochs, pretrained):
         assert 0 <= lr_at(epoch, settings) <= settings.lr
 
 
+# ---------------------------------------------------------------- --schedule FILE
+
+RUN = "--num_epoch 6 --tfr_sde 2 --lr_milestones 1"
+
+
+def with_file(path, text, line=RUN):
+    path.write_text(text)
+    return settings_of(f"{line} --schedule {path}")
+
+
+def test_a_row_of_the_file_holds_until_the_next_and_other_columns_are_the_flags(tmp_path):
+    settings = with_file(tmp_path / "s.csv", "tfr, epoch\n0.5,0\n1,2\n0,5\n")
+    rows, flags = schedules.table(settings), schedules.table(settings_of(RUN))
+    assert [row["tfr"] for row in rows] == [0.5, 0.5, 1, 1, 1, 0]
+    assert [row | {"tfr": 0} for row in rows] == [row | {"tfr": 0} for row in flags]
+    assert settings.scheduled == {"tfr"}
+
+
+def test_a_file_of_the_whole_table_is_the_table(tmp_path):
+    for seed in range(20):
+        flags = random_flags(random.Random(seed))
+        rows = schedules.table(settings_of(flags))
+        write_csv(tmp_path / "s.csv", rows)
+        epochs = f"--num_epoch {len(rows)} --schedule {tmp_path / 's.csv'}"
+        assert schedules.table(settings_of(epochs)) == rows, flags
+
+
+def test_beta_of_the_file_waits_for_the_end_of_pretraining(tmp_path):
+    settings = with_file(tmp_path / "s.csv", "epoch,beta\n0,1\n", f"{RUN} --pretrain_epochs 2")
+    assert [row["beta"] for row in schedules.table(settings)] == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "the first line must name epoch"),
+        ("epoch\n0\n", "the first line must name epoch and any of beta, tfr, lr"),
+        ("epoch,beta,kl\n0,1,1\n", "column kl is none of"),
+        ("epoch,beta\n", "has no epochs"),
+        ("epoch,beta\n1,1\n", "line 2: epochs start at 0 and rise"),
+        ("epoch,beta\n0,1\n3,1\n2,1\n", "line 4: epochs start at 0 and rise"),
+        ("epoch,beta\n0,-1\n", "line 2: must be at least 0"),
+        ("epoch,beta\n0\n", "line 2: must be a finite number"),
+        ("epoch,tfr\n0,1.5\n", "line 2: must be at least 0 and at most 1"),
+        ("epoch,lr\n0,0\n", "line 2: must be above 0"),
+        ("epoch,lr\n0,nan\n", "line 2: must be above 0"),
+        ("epoch;beta\n0;1\n", "the first line must name epoch"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, named):
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=named) as error:
+        PoseTraining(schedule=path)
+    assert f"--schedule: {path}: " in str(error.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match="--schedule: nowhere.csv: No such file"):
+        PoseTraining(schedule="nowhere.csv")
+
+
+def test_flags_that_the_file_replaces_are_noted(capsys, tmp_path):
+    (tmp_path / "s.csv").write_text("epoch,beta\n0,1\n")
+    line = f"--DR d --save_root s --schedule {tmp_path / 's.csv'} --kl_anneal_cycle 3 --tfr_sde 3"
+    parse("Trainer", line.split())
+    note = "note: --kl_anneal_cycle has no effect: the --schedule file has beta\n"
+    assert capsys.readouterr().out == note
+
+
 # ---------------------------------------------------------------- random legal flags
 
 
@@ -322,24 +371,18 @@ def random_flags(rng):
         "kl_anneal_type": rng.choice(["Cyclical", "Monotonic", "W/O", "cyclical"]),
         "kl_anneal_cycle": rng.choice([1, 2, 10, rng.randint(1, 2 * epochs)]),
         "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9, rng.uniform(1, 3)]),
-        "kl_anneal_from": rng.choice(["pretraining", "start"]),
-        "kl_anneal_unit": rng.choice(["cycles", "epochs"]),
         "kl_anneal_shape": rng.choice(["linear", "geometric"] if start else ["linear"]),
         "kl_anneal_start": start,
         "kl_anneal_stop": stop,
-        "kl_anneal_floor": stop * rng.choice([0, 1e-6, rng.random()]),
         "pretrain_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
         "tfr": tfr,
         "tfr_sde": rng.randint(0, epochs + 3),
         "tfr_d_step": rng.choice([0, 1, rng.random()]),
-        "tfr_mode": rng.choice(["step", "multiply", "linear"]),
-        "tfr_every": rng.choice([1, 1, rng.randint(1, epochs + 3)]),
-        "tfr_end": rng.choice([0, rng.randint(1, 2 * epochs)]),
+        "tfr_mode": rng.choice(["step", "linear"]),
         "tfr_lower_bound": tfr * rng.choice([0, 1, rng.random()]),
         "lr": lr,
         "lr_schedule": rng.choice(["multistep", "cosine", "constant"]),
         "lr_min": lr * rng.choice([0, 1, rng.random()]),
-        "lr_end": rng.choice([0, rng.randint(1, 2 * epochs)]),
         "lr_gamma": rng.choice([1, 0.1, rng.uniform(0.01, 1)]),
         "warmup_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
     }
@@ -354,8 +397,7 @@ def test_every_schedule_is_finite_and_in_range(seed):
     slack = 1 + 1e-12
     for row in rows:
         assert all(math.isfinite(value) for value in row.values())
-        low = 0 if row["epoch"] < settings.pretrain_epochs else settings.kl_anneal_floor
-        assert low <= row["beta"] <= settings.kl_anneal_stop * slack
+        assert 0 <= row["beta"] <= settings.kl_anneal_stop * slack
         assert settings.tfr_lower_bound / slack <= row["tfr"] <= settings.tfr * slack
         assert 0 <= row["lr"] <= settings.lr * slack
 
@@ -365,13 +407,11 @@ def test_tfr_never_rises_and_beta_falls_only_where_a_cycle_begins(seed):
     settings = settings_of(random_flags(random.Random(1000 + seed)))
     rows = schedules.table(settings)
     falls = {b["epoch"] for a, b in zip(rows, rows[1:]) if a["beta"] > b["beta"]}
-    first = settings.pretrain_epochs if settings.kl_anneal_from == "pretraining" else 0
+    first = settings.pretrain_epochs
     epochs = max(settings.num_epoch - first, 0)
     cycles = settings.kl_anneal_cycle if settings.kl_anneal_type == "Cyclical" else 1
     cycles = min(cycles, epochs)
     begin = {first + int(Fraction(c * epochs, cycles)) for c in range(1, cycles)}
-    if settings.kl_anneal_unit == "epochs" and settings.kl_anneal_type == "Cyclical":
-        begin = set(range(first, settings.num_epoch, settings.kl_anneal_cycle))
     assert falls <= begin
     assert all(a["tfr"] >= b["tfr"] - 1e-12 for a, b in zip(rows, rows[1:]))
 
