@@ -231,7 +231,7 @@ class Trainer(Resumable, StopsWhenStuck):
         for piece in ranks.pieces(whole, self.settings.global_batch and self.settings.batch_size):
             frames, conditions, *noise = (x if x is None else x[piece.rows] for x in inputs)
             losses = self.losses(self.model, frames, conditions, forced, prior, *noise)
-            (losses[0] * (piece.of_batch * self.loss_scale(frames))).backward()
+            (losses[0] * (piece.of_batch * self.loss_scale(frames, whole))).backward()
             sums = sums + piece.of_batch * torch.stack(losses).detach()
         gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
         ranks.add_up([*gradients, sums, self.votes.mine])
@@ -286,9 +286,10 @@ class Trainer(Resumable, StopsWhenStuck):
         loss = calibrated_loss(pred, true, whole_batch=self.settings.loss == "calibrated_batch")
         return loss + self.beta * kl * 2 / true[0, 0].numel()
 
-    def loss_scale(self, frames: torch.Tensor) -> int:
+    def loss_scale(self, frames: torch.Tensor, whole: int) -> float:
         """The template minimises the sum over a clip's predicted frames: it clips that gradient."""
-        return frames.shape[1] - 1 if self.settings.loss_reduction == "sum" else 1
+        total = frames.shape[1] - 1
+        return {"sum": total, "batch": total / whole, "mean": 1}[self.settings.loss_reduction]
 
     @torch.no_grad()
     def update(self, finite: torch.Tensor, before: list[torch.Tensor]) -> None:

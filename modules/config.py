@@ -401,8 +401,9 @@ class Optimization(Settings):
         "share of training steps with z from the posterior; the others train on prior samples",
     )
     loss_reduction: str = setting(
-        "sum", Choice(("sum", "mean")),
-        "over a clip's predicted frames; sum: as the template, mean: as earlier versions",
+        "sum", Choice(("sum", "batch", "mean")),
+        "over a clip's predicted frames; sum: as the template; batch: the sum divided by the batch "
+        "size, as the program of report B; mean",
     )  # fmt: skip
     optim: str = setting("Adam", AnyCase(OPTIMIZERS), ", ".join(OPTIMIZERS), "NAME")
     lr: float = setting(0.001, positive, "learning rate")

@@ -100,24 +100,19 @@ class PlainModel(nn.Module):
         return self.Generator(self.Decoder_Fusion(torch.cat([features, pose, z], dim=1)))
 
 
-def plain_step(
-    model, optim, frames, poses, forced, detach=False, previous=False, noise=None, beta=1.0
-):
+def plain_step(model, optim, frames, poses, forced, beta=1.0):
     """One optimizer step on frames, poses (B, T, 3, H, W) -> mean loss per predicted frame.
 
     As in the template, the loss is the sum over the predicted frames, and the norm of its gradient
-    is clipped to 1. `noise` (B, T-1, N, H, W) is that of every z; None: it is drawn here.
+    is clipped to 1.
     """
     loss, frame, steps = 0, frames[:, 0], frames.shape[1] - 1
     for t in range(1, steps + 1):
         if forced:
             frame = frames[:, t - 1]
-        if detach:
-            frame = frame.detach()
         features = model.frame_transformation(frame)
         pose = model.label_transformation(poses[:, t])
-        seen = features if previous else model.frame_transformation(frames[:, t])
-        z, mu, logvar = model.posterior(seen, pose, None if noise is None else noise[:, t - 1])
+        z, mu, logvar = model.posterior(model.frame_transformation(frames[:, t]), pose)
         frame = model.generate(features, pose, z)
         kl = -0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp()) / len(frames)
         loss = loss + F.mse_loss(frame, frames[:, t]) + beta * kl

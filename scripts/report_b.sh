@@ -4,13 +4,13 @@
 # that it recommends. Usage: docs/sweeps.md.
 # Its program: a ramp of n epochs is linspace(0.1, 1, n), which reaches 1 after n - 1 of them, 4 of a
 # cycle's 10 and 199 of 400; its cosine ends at epoch 400, one after the last. It divides the loss
-# by the batch size of 2, so its clip at norm 1 is one at 2 here. BatchNorm sees one time step at a
-# time, which costs a few percent of the speed; at validation and test it sees one image.
+# by the batch size. BatchNorm sees one time step at a time, which costs a few percent of the speed;
+# at validation and test it sees one image.
 source "$(dirname "$0")/queue.sh"
 TFR=(0 1) # 1 decays from epoch 10
 schedule "$FOLDER/lr.csv" 400 'lr = 3e-4 / 2 * (1 + cos(pi * e / 400))'
-ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --schedule "$FOLDER/lr.csv" --grad_clip 2
-    --feedback features --norm_over step --pose_norm image)
+ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --schedule "$FOLDER/lr.csv"
+    --loss_reduction batch --feedback features --norm_over step --pose_norm image)
 CYCLES=(--kl_anneal_type Cyclical --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 --kl_anneal_start 0.1)
 
 for tfr in "${TFR[@]}"; do
