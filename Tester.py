@@ -52,7 +52,6 @@ from modules.runs.folder import (
 )
 from modules.stored import STORED
 from modules.training.device import choose_device, with_precision
-from modules.training.graphs import check_graphs, record_rollouts
 from modules.training.ranks import ranks
 
 FRAMES = 64  # of a clip, for what is measured of z
@@ -75,8 +74,6 @@ class Tester:
         self.lab = LABS[settings.lab](settings)
         self.model = self.lab.make_model().to(device)
         load_weights(self.model, checkpoint["state_dict"], settings.ckpt_path)
-        if settings.cuda_graphs:
-            check_graphs(settings, device, self.model, training=False)
         self.posterior = has_posterior(checkpoint)
         self.twin = settings.twin and self.load_twin(settings.twin)
         details = self.lab.prepare_test(self.model, checkpoint)
@@ -84,8 +81,6 @@ class Tester:
         print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
         warn_of_activation(self.model, checkpoint, self.given, self.conditions)
-        if settings.cuda_graphs:
-            record_rollouts(self.model)
         self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")

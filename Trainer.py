@@ -47,8 +47,7 @@ from modules.runs.folder import SCHEDULE, occupied, run_folder
 from modules.runs.resume import Resumable, run_to_resume, settings_before
 from modules.runs.stuck import StopsWhenStuck
 from modules.training import schedules
-from modules.training.device import choose_device, compile_nets, with_precision
-from modules.training.graphs import Recorded, check_graphs, record_rollouts
+from modules.training.device import begin_step, choose_device, compile_nets, with_precision
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion
 from modules.training.optimizer import (
     buffer_copies,
@@ -92,8 +91,6 @@ class Trainer(Resumable, StopsWhenStuck):
             ranks.check_batches(settings, sum(map(len, self.clips.batches(0))))
         self.model = lab.make_model(train_set).to(device)
         ranks.share_weights(self.model)
-        if settings.cuda_graphs:
-            check_graphs(settings, device, self.model, training=True)
         self.optim = make_optimizer(self.model.parameters(), settings)
         self.ema = self.copy_of_model() if settings.ema else None
         synchronise_batch_norm(self.model)
@@ -109,12 +106,7 @@ class Trainer(Resumable, StopsWhenStuck):
         # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
-        self.beta, self.ema_share = torch.zeros(2, device=device).unbind()
         self.votes = Votes(device)
-        self.device_step = self.step_on_device
-        if settings.cuda_graphs:
-            self.device_step = Recorded(self.step_on_device)
-            record_rollouts(self.ema or self.model)
 
     def copy_of_model(self) -> torch.nn.Module:
         """For the moving average; .to() restores the memory layout of an LSTM's weights."""
@@ -208,14 +200,10 @@ class Trainer(Resumable, StopsWhenStuck):
         sample. A step that is not finite changes nothing and returns zeros.
         """
         self.step += 1
-        self.beta.fill_(self.kl_annealing.get_beta())
-        # a shorter average in the first steps, so that the initial weights are forgotten
-        self.ema_share.fill_(1 - min(self.settings.ema, self.step / (self.step + 10)))
         if ranks.count > 1:
             self.votes.cast(bool(listener.asked))
-        forced, whole = adapt_TeacherForcing, whole or len(frames)
-        prior = self.trains_on_prior()
-        result = self.device_step(frames, conditions, forced=forced, prior=prior, whole=whole)
+        forced, prior = adapt_TeacherForcing, self.trains_on_prior()
+        result = self.step_on_device(frames, conditions, forced, prior, whole or len(frames))
         self.stop_if_stuck()
         return result
 
@@ -223,6 +211,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, prior: bool, whole: int
     ) -> torch.Tensor:
         """The device's part of a step, without any host-device synchronisation."""
+        begin_step(self.settings.compile)
         before = buffer_copies(self.model)
         noise = self.model.draw_noise(ranks.whole_like(frames, whole))
         inputs = frames, conditions, *ranks.mine(whole, *noise)
@@ -281,10 +270,11 @@ class Trainer(Resumable, StopsWhenStuck):
         self, pred: torch.Tensor, true: torch.Tensor, mse: torch.Tensor, kl: torch.Tensor
     ) -> torch.Tensor:
         """The reconstruction loss of --loss, plus beta * KL in the same unit."""
+        beta = self.kl_annealing.get_beta()
         if self.settings.loss == "mse":
-            return mse + self.beta * kl
+            return mse + beta * kl
         loss = calibrated_loss(pred, true, whole_batch=self.settings.loss == "calibrated_batch")
-        return loss + self.beta * kl * 2 / true[0, 0].numel()
+        return loss + beta * kl * 2 / true[0, 0].numel()
 
     def loss_scale(self, frames: torch.Tensor, whole: int) -> float:
         """The template minimises the sum over a clip's predicted frames: it clips that gradient."""
@@ -297,7 +287,9 @@ class Trainer(Resumable, StopsWhenStuck):
         step_if(finite, self.optim)
         restore_buffers_unless(finite, self.model, before)
         if self.ema:
-            update_ema_if(finite, self.ema, self.model, self.ema_share)
+            # a shorter average in the first steps, so that the initial weights are forgotten
+            share = 1 - min(self.settings.ema, self.step / (self.step + 10))
+            update_ema_if(finite, self.ema, self.model, share)
         self.skipped_in_a_row.add_(1).mul_(~finite)
         self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
 
@@ -368,7 +360,6 @@ class Trainer(Resumable, StopsWhenStuck):
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float | None]:
         """The training loss and the KL of teacher-forced validation frames."""
-        self.beta.fill_(self.kl_annealing.get_beta())
         prior = not self.has_posterior(self.current_epoch)
         model = (self.ema or self.model).eval()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):

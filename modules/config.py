@@ -63,9 +63,6 @@ class Compute(Settings):
     precision: str = setting(
         "auto", Choice(("auto", "float32", "bf16")), "auto: bf16 where the device supports it"
     )
-    cuda_graphs: bool = setting(
-        False, switch, "capture a step in a CUDA graph and replay it; needs a CUDA GPU"
-    )
     deterministic: bool = setting(False, switch, "deterministic operations only; slower on a GPU")
 
     def contradiction(self):
@@ -187,9 +184,6 @@ class PoseModel(Model):
         "full", Choice(("full", "frame", "features")),
         "free-running gradient through time: full, or stopped at the previous frame or features",
     )  # fmt: skip
-    push_forward: int = setting(
-        0, natural, "free-running: unroll the first N predictions without gradient", "N"
-    )
     feedback_clamp: bool = setting(
         True, switch, "clamp previous frames to 0..1 before encoding; the template does not"
     )
@@ -291,9 +285,6 @@ class PoseData(Data):
     val_vi_len: int = setting(
         630, frames, "frames per validation clip, at most all; Tester: default all frames"
     )
-    curriculum: int = setting(
-        0, natural, "epochs in which training clips grow from 2 frames to --train_vi_len", "E"
-    )
     partial: float = setting(1.0, part, "share of the training frames to use")
     fast_train: bool = setting(False, switch, "use --fast_partial of them in the first epochs")
     fast_partial: float = setting(0.4, part, "share of the training frames in the fast start")
@@ -346,9 +337,6 @@ class Loop(Settings):
         0, natural, "also save last.ckpt every so many steps; 0: after every epoch only", "N"
     )
     keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
-    max_skipped: int = setting(
-        50, count, "stop after so many consecutive non-finite steps; checked every so many steps"
-    )
     skip_bad_frames: bool = setting(
         False, switch, "leave out clips with an unreadable image, and print how many"
     )
@@ -360,15 +348,12 @@ class Loop(Settings):
     )  # fmt: skip
     val_every: int = setting(1, count, "validate every so many epochs, and after the last")
     store_visualization: bool = setting(False, switch, "keep a gif of every validation")
-    data_on: str = setting(
-        "auto", Choice(("auto", "device", "disk")),
-        "where the training set is; auto: on the device if it fits in half of its free memory",
-    )  # fmt: skip
     compile: str = setting(
-        "off",
-        Choice(("off", "default")),
-        "off, or default: torch.compile the nets in its default mode",
-    )
+        "off", text,
+        "off, or a mode of torch.compile for the large nets: default, reduce-overhead (CUDA "
+        "graphs), max-autotune, ...",
+        "MODE",
+    )  # fmt: skip
     schedule: tuple | None = setting(
         None, schedule,
         "csv file with columns epoch and any of beta, tfr, lr, in place of the flags; a row holds "
@@ -380,10 +365,6 @@ class Loop(Settings):
     )
     tensorboard: bool = setting(False, switch, "log to TensorBoard (pip install tensorboard)")
     wandb: bool = setting(False, switch, "log to Weights & Biases (pip install wandb)")
-    wandb_project: str = setting("video-cvae", text, "project there", "NAME")
-    wandb_name: str | None = setting(
-        None, text, "name of the run there; default: the run folder", "NAME"
-    )
 
 
 @dataclass(frozen=True)

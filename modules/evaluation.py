@@ -50,7 +50,7 @@ class Latents:
         # what z is drawn from is what a rollout draws it from
         self.from_prior = not self.latent or model.samples_posterior
         # frames whose z affects no other frame may be bounded one by one
-        self.frame_by_frame = model.STATE_IS_A_FRAME
+        self.frame_by_frame = model.MARKOV
         draws = draws if model.settings.latent else 1
         generator = torch.Generator().manual_seed(0)
         parts = [

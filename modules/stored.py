@@ -15,9 +15,8 @@ STORED = SIZES | frozenset(
 # These may differ when a run is resumed; any other makes it a different experiment.
 MAY_CHANGE = frozenset(
     """DR save_root ckpt_path num_epoch device gpu precision num_workers per_save test resume
-    val_every cache_dir store_visualization preview tensorboard wandb wandb_project wandb_name
-    debug plots data_on compile recompute save_every_steps keep max_skipped skip_bad_frames
-    deterministic cuda_graphs""".split()
+    val_every cache_dir store_visualization preview tensorboard wandb debug plots
+    compile recompute save_every_steps keep skip_bad_frames deterministic""".split()
 )
 # What runs did before the setting existed, where today's default is another.
 BEFORE = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last", "lab": "pose"}

@@ -3,6 +3,7 @@
 
     python scripts/bench.py                      speed of this machine's CPU or GPU; bench.json
     python scripts/bench.py --batches 2 8 32 --rounds 5
+    python scripts/bench.py --compile MODE       another column: compiled by torch in this mode
     python scripts/bench.py --memory             peak memory and time against the size of a batch
     python scripts/bench.py --profile            where the time of a training step goes
     python scripts/bench.py --exact              what --norm_over step costs, in both labs
@@ -40,18 +41,15 @@ def parse_arguments():
     add("--frames", type=int, default=630, help="frames of a rollout")
     add("--pictures", type=int, default=64, help="1024x512 images of the timed epoch")
     mode = parser.add_mutually_exclusive_group().add_argument
+    mode("--compile", metavar="MODE", help="Trainer.py's --compile, in a column of its own")
     mode("--memory", action="store_true", help="measure peak memory of a step")
     mode("--profile", action="store_true", help="profile a training step instead")
     mode("--exact", action="store_true", help="time training steps with the published BatchNorm")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in its own process
-    add("--compile", choices=("off", "default"), default="off", help="Trainer.py's --compile")
-    add("--cuda_graphs", action="store_true", help="Trainer.py's --cuda_graphs")
     add("--out", default="bench.json", help="file for the numbers")
     opts = parser.parse_args()
     if opts.device.startswith("cuda") and not cuda:
         parser.error(f"--device {opts.device}: torch finds no CUDA GPU")
-    if opts.cuda_graphs and (opts.memory or opts.profile):
-        parser.error("--cuda_graphs cannot be combined with --memory or --profile")
     return opts
 
 
@@ -59,7 +57,7 @@ def main():
     opts = parse_arguments()
     torch.backends.cuda.matmul.allow_tf32 = True  # convolutions use it by default: a fair peak
     if opts.one:
-        measured = memory.memory_of_one(opts, json.loads(opts.one), torch.device(opts.device))
+        measured = memory.memory_of_one(json.loads(opts.one), torch.device(opts.device))
         print(json.dumps(measured))
         return
     if opts.memory:

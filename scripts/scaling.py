@@ -51,9 +51,7 @@ def parse_arguments():
     add("--model", action="store_true", help="compute an expected speed-up instead")
     add("--step", type=float, default=0.1, help="--model: seconds of a step on one GPU")
     add("--one", action="store_true", help=argparse.SUPPRESS)  # a process of a launch
-    opts = parser.parse_args()
-    opts.compile, opts.cuda_graphs = "off", False
-    return opts
+    return parser.parse_args()
 
 
 def time_one(opts):
@@ -64,7 +62,7 @@ def time_one(opts):
             torch.cuda.set_device(device)
         torch.set_num_threads(1)
         flags = ["--global_batch", str(opts.global_batch), "--batch_size", str(opts.global_batch)]
-        trainer = make_trainer(opts, choose_precision("auto", device), device, *flags)
+        trainer = make_trainer(choose_precision("auto", device), device, *flags)
         rows = ranks.rows(opts.global_batch)
         shape = rows.stop - rows.start, LENGTH, 3, *SIZE
         clips = [torch.rand(shape, device=device) for _ in range(2)]
@@ -113,7 +111,7 @@ def measure(opts):
 
 def model(opts):
     """Strong and weak scaling, if computing and sending do not overlap: nothing is measured."""
-    trainer = make_trainer(opts, "float32", torch.device("cpu"))
+    trainer = make_trainer("float32", torch.device("cpu"))
     sent = 4 * sum(weight.numel() for weight in trainer.model.parameters())
     noise = 4 * opts.global_batch * (LENGTH - 1) * math.prod(trainer.model.z_shape)
     print(

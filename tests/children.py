@@ -122,10 +122,11 @@ class Faults:
     `at` is a list of (place, nth, signal's name). Places: save F (before a rename), half (of a
     checkpoint is written), saved F, step, stepped, frame (of a validation), picture F (decoded).
     `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `any_space`: the disk
-    claims to have space.
+    claims to have space. `most_skipped`: non-finite steps in a row that end a run. `memory`: the
+    free bytes that the machine reports.
     """
 
-    def __init__(self, trainer, log, at=(), poison=(), limit=None, any_space=False):
+    def __init__(self, trainer, log, at=(), poison=(), limit=None, any_space=False, **changes):
         self.log, self.at, self.poison, self.passed = log, at, poison, {}
         self.lock = threading.Lock()
         os.fsync = lambda handle: None  # slow; only a power cut needs it
@@ -135,6 +136,16 @@ class Faults:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         if any_space:
             shutil.disk_usage = lambda path: PLENTY
+        self.change(**changes)
+
+    def change(self, most_skipped=None, memory=None):
+        from modules.data import clips
+        from modules.runs import stuck
+
+        if most_skipped:
+            stuck.MOST_SKIPPED = most_skipped
+        if memory is not None:
+            clips.free_memory = lambda device: memory
 
     def pass_by(self, place, name=""):
         os.write(self.log, f"{place} {name}".strip().encode() + b"\n")

@@ -208,7 +208,7 @@ def contents(folder):
 
 
 # What a run that was interrupted may have been told otherwise than the uninterrupted one.
-FREE = ("save_root", "resume", "save_every_steps", "keep", "max_skipped", "cache_dir")
+FREE = ("save_root", "resume", "save_every_steps", "keep", "cache_dir")
 
 
 def assert_same_files(a, b):

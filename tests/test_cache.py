@@ -347,8 +347,8 @@ def test_a_cache_that_is_truncated_while_training_is_an_error_and_no_signal(
 ):
     """In a process of its own: a memory-mapped file would end it with SIGBUS."""
     run = tmp_path / "run"
-    flags = ["--DR", dataset, "--save_root", run, "--num_epoch", 30, *SHORT, "--data_on", where]
-    child = children.start("Trainer", *flags, "--no-plots")
+    flags = ["--DR", dataset, "--save_root", run, "--num_epoch", 30, *SHORT]
+    child = children.start("Trainer", *flags, "--no-plots", memory=0 if where == "disk" else None)
     while not (run / "last.ckpt").exists():
         time.sleep(0.05)
     for path in (dataset / ".cache").glob("*.npy"):

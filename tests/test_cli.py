@@ -128,7 +128,7 @@ def test_only_prefixes_of_the_templates_flags_are_taken(script, lab):
     """No prefix names a flag that only this package has, whatever it is next to."""
     known = Parser(script, lab)
     own = {flag for flag, setting in known.names.items() if setting not in PREFIXED[lab]}
-    assert {"--beta1", "--cuda_graphs", "--wandb"} & known.names.keys() <= own
+    assert {"--beta1", "--compile", "--wandb"} & known.names.keys() <= own
     for flag in own:
         for end in range(3, len(flag)):
             with contextlib.suppress(SystemExit):  # ambiguous
@@ -139,7 +139,7 @@ def test_only_prefixes_of_the_templates_flags_are_taken(script, lab):
     ("typed", "named"),
     [
         ("--bet 0.5", "--bet is no flag: did you mean --beta1?"),
-        ("--cuda_g", "--cuda_g is no flag: did you mean --cuda_graphs?"),
+        ("--comp", "--comp is no flag: did you mean --compile?"),
         ("--kl_anneal_sto=1", "--kl_anneal_sto is no flag: did you mean --kl_anneal_stop?"),
         ("--tfr_lower 0", "--tfr_lower is no flag: did you mean --tfr_lower_bound?"),
         ("--no-sig", "--no-sig is no flag: did you mean --no-sigmoid?"),

@@ -14,6 +14,7 @@ from modules.cli.parser import parse
 from modules.config import OPTIMIZERS
 from modules.errors import UserError
 from modules.runs import checkpoint as ckpt
+from modules.runs import stuck
 
 
 @pytest.fixture
@@ -87,36 +88,37 @@ def test_a_step_with_infinite_statistics_leaves_every_tensor_as_it_was(one_train
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_a_run_gives_up_after_max_skipped_with_its_last_good_checkpoint(
+def test_a_run_gives_up_after_many_skipped_steps_with_its_last_good_checkpoint(
     whole, command, children, tmp_path, fault, stop
 ):
     """Also if it was stopped between its non-finite steps."""
     folder, *_ = whole()
-    flags = command("plain", tmp_path / "run", "--max_skipped", 3)
+    flags = command("plain", tmp_path / "run")
     if stop:
-        done = children.run(*flags, poison=[4], at=[("stepped", 4, "SIGTERM")])
+        done = children.run(*flags, poison=[4], at=[("stepped", 4, "SIGTERM")], most_skipped=3)
         assert_ended(done, 143)
-        done = children.run(*flags, poison=[1, 2, 3])
+        done = children.run(*flags, poison=[1, 2, 3], most_skipped=3)
     else:
-        done = children.run(*flags, poison=[4, 5, 6])
+        done = children.run(*flags, poison=[4, 5, 6], most_skipped=3)
     assert_ended(done, 1)
     assert "3 consecutive steps" in done.err
     good, kept = map(reproducible, (folder / "epoch=0.ckpt", tmp_path / "run/last.ckpt"))
     assert (kept["last_epoch"], kept["steps_done"]) == (1, stop)
     for part in ("state_dict", "optimizer", "history"):
         assert differences(good[part], kept[part]) == []
-    fault("every step from the fourth on is NaN", "stops after `--max_skipped`, checkpoint usable")
+    fault("every step from the fourth on is NaN", "the run stops, checkpoint usable")
 
 
 def test_a_run_without_one_finite_step_suggests_no_checkpoint(command, children, tmp_path):
-    done = children.run(*command("plain", tmp_path / "run", "--max_skipped", 3), poison=[1, 2, 3])
+    done = children.run(*command("plain", tmp_path / "run"), poison=[1, 2, 3], most_skipped=3)
     assert_ended(done, 1)
     assert "3 consecutive steps" in done.err and "ckpt" not in done.err
 
 
 @pytest.mark.parametrize("lab", ["pose", "robot"])
-def test_only_a_checkpoint_that_trains_is_called_good(one_trainer, fault, lab):
-    trainer = one_trainer(lab, "--max_skipped", 1)
+def test_only_a_checkpoint_that_trains_is_called_good(one_trainer, fault, lab, monkeypatch):
+    monkeypatch.setattr(stuck, "MOST_SKIPPED", 1)
+    trainer = one_trainer(lab)
     trainer.folder.mkdir()
     assert trainer.newest_that_trains() is None
     trainer.history = [{"epoch": 0}]
@@ -143,7 +145,7 @@ def test_only_a_checkpoint_that_trains_is_called_good(one_trainer, fault, lab):
 
 def test_a_few_poisoned_batches_are_skipped_and_counted(command, children, tmp_path, fault):
     run = tmp_path / "run"
-    done = children.run(*command("plain", run, "--max_skipped", 3), poison=[2, 4, 5])
+    done = children.run(*command("plain", run), poison=[2, 4, 5], most_skipped=3)
     assert_ended(done)
     state = load(run)
     assert [row["train/skipped"] for row in state["history"]] == [1, 2, 0]

@@ -416,14 +416,6 @@ def test_the_fast_start_lasts_fast_train_epoch_epochs():
     assert [len(clips.clips_at(epoch)) for epoch in range(6)] == [5, 5, 5, 10, 10, 10]
 
 
-def test_curriculum_clips_grow_and_cover_the_split():
-    clips = train_clips("--curriculum 3 --train_vi_len 8", grey_dataset(48))
-    lengths = [2, 4, 6, 8, 8]
-    for epoch, length in enumerate(lengths):
-        assert clips.clips_at(epoch).shape == (48 // length, length)
-        assert sorted(clips.clips_at(epoch).ravel()) == list(range(48))
-
-
 def test_the_fast_start_is_limited_by_partial():
     clips = train_clips("--fast_train --fast_partial 0.5 --partial 0.25", grey_dataset(80))
     assert len(clips.clips_at(0)) == len(clips.clips_at(9)) == 5

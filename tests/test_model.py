@@ -66,23 +66,6 @@ def test_the_gradient_reaches_the_first_frame_only_with_full_feedback():
     assert reached["frame"] == 0 and reached["features"] == 0
 
 
-@pytest.mark.parametrize(("count", "trained_from"), [(0, 0), (2, 2), (99, 3)])
-def test_push_forward_predictions_have_no_gradient(count, trained_from):
-    model, (frames, poses) = make_model(push_forward=count), random_clips(2)
-    poses.requires_grad_(True)
-    pred = forward(model, frames, poses, False)[0]
-    with torch.no_grad():
-        assert_close(pred, forward(make_model(), frames, poses, False)[0])
-    reached = [
-        pred[:, t].requires_grad
-        and torch.autograd.grad(pred[:, t].sum(), poses, retain_graph=True)[0][:, t + 1].any()
-        for t in range(4)
-    ]
-    assert reached == [t >= trained_from for t in range(4)]
-    (grad,) = torch.autograd.grad(pred[:, -1].sum(), poses)
-    assert [bool(grad[:, t + 1].any()) for t in range(4)] == reached
-
-
 @pytest.mark.parametrize("feedback", ["full", "frame", "features"])
 @pytest.mark.parametrize("posterior", ["current", "previous"])
 @pytest.mark.parametrize("forced", [True, False])

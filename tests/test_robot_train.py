@@ -262,7 +262,7 @@ def test_preview_and_training_share_one_table(train):
 
 
 def test_the_command_on_the_report_page_gives_the_same_settings(train):
-    line = "--learned_prior --n_future 4 --kl_anneal_cyclical --no-cuda_graphs --tfr 0.5"
+    line = "--learned_prior --n_future 4 --kl_anneal_cyclical --no-deterministic --tfr 0.5"
     folder = train("run", 1, line)
     text = (folder / "report.html").read_text()
     command = html.unescape(text.split("<code>")[1].split("</code>")[0])

@@ -219,8 +219,6 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
     "kl_anneal_type": ("None", [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
     "free_bits": (0.5, [PRETRAINED, NO_POSTERIOR, NO_LATENT]),
     "posterior_share": (0.5, [PRETRAINED, NO_LATENT]),
-    "wandb_project": ("mine", [("--no-wandb", "--wandb")]),
-    "wandb_name": ("mine", [("--no-wandb", "--wandb")]),
     "pretrain_epochs": (3, [NO_LATENT]),
     "posterior": ("previous", [NO_LATENT]),
     "z_grid": ("vector", [NO_LATENT]),
@@ -241,7 +239,6 @@ IGNORED = {  # flag -> a value, [(flags beside which it has no effect, what it n
     ]),
     "tfr_coin": ("batch", [("--tfr 0", "--tfr above 0")]),
     "feedback": ("frame", [("--tfr_sde 70", "--tfr below 1, or a decay")]),
-    "push_forward": (2, [("--tfr_sde 70", "--tfr below 1, or a decay")]),
     "fast_partial": (0.5, [("--no-fast_train", "--fast_train")]),
     "fast_train_epoch": (2, [("--no-fast_train", "--fast_train")]),
 }  # fmt: skip
@@ -278,7 +275,6 @@ def test_nothing_is_noted_about_a_flag_with_effect_beside_another(capsys, line):
 @pytest.mark.parametrize("flag", IGNORED)
 def test_nothing_is_noted_about_a_flag_with_effect(capsys, flag):
     beside = {"fast_partial": "--fast_train", "fast_train_epoch": "--fast_train"}
-    beside |= dict.fromkeys(("wandb_project", "wandb_name"), "--wandb")
     beside["tfr_end"] = "--tfr_mode linear"
     print_notes(f"--{flag} {IGNORED[flag][0]} {beside.get(flag, '')}")
     assert capsys.readouterr().out == ""

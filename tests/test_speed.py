@@ -4,15 +4,19 @@ import itertools
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import (
     BATCH,
+    LENGTH,
     ROOT,
     SHORT,
     SIZE,
+    TINY,
     make_dataset,
     make_trainer,
     random_clips,
@@ -21,11 +25,12 @@ from helpers import (
 )
 
 from dataloader import DanceClips, Dataset_Dance
+from modules.data import clips as clips_module
 from modules.data.cache import Rows
-from modules.data.clips import fits
 from modules.errors import UserError
 from modules.models import pose as pose_model
-from modules.training import device
+from modules.models.rollout import noise_source, roll_out
+from modules.training import device, optimizer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -144,6 +149,37 @@ def test_compiled_and_eager_nets_agree(tmp_path):
     assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
 
 
+def test_an_unknown_mode_of_compile_is_refused_with_those_of_torch(tmp_path):
+    with pytest.raises(UserError, match="default.* reduce-overhead.* got 'fast'"):
+        make_trainer(tmp_path, "--compile", "fast")
+
+
+def test_outputs_of_a_cuda_graph_outlive_its_next_replay(monkeypatch):
+    """Without gradient; with gradient they last until the next training step."""
+    memory, begun = torch.zeros(2), []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+
+    def replay(x):
+        memory.fill_(x)
+        return memory, memory
+
+    call = device.with_lasting_outputs(replay)
+    with torch.no_grad():
+        (first, _), _ = call(1), call(2)
+    assert first.tolist() == [1, 1] and len(begun) == 2
+    assert call(3)[0] is memory and len(begun) == 2
+
+
+def test_a_training_step_of_several_pieces_is_one_step_of_its_cuda_graphs(tmp_path, monkeypatch):
+    """What CUDA graphs return, gradients too, is kept until all pieces have been added up."""
+    begun = []
+    monkeypatch.setattr("Trainer.compile_nets", lambda *_: None)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    flags = "--compile reduce-overhead --batch_size 1 --global_batch 2".split()
+    make_trainer(tmp_path, *flags).training_one_step(*random_clips(2), False)
+    assert len(begun) == 1
+
+
 def test_compile_names_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
@@ -162,31 +198,121 @@ def batches(dataset, *flags):
     return list(clips.fetch(clips.batches(3))), clips
 
 
-def test_batches_read_from_disk_are_the_same(tmp_path):
+def test_batches_read_from_disk_are_the_same(tmp_path, monkeypatch):
     data = Dataset_Dance(make_dataset(tmp_path / "data", train=23), "train", 4, size=SIZE)
     resident, _ = batches(data, "--shuffle", "--batch_size", "1")
-    read, clips = batches(data, "--shuffle", "--batch_size", "1", "--data_on", "disk")
+    monkeypatch.setattr(clips_module, "free_memory", lambda device: 0)
+    read, clips = batches(data, "--shuffle", "--batch_size", "1")
     assert not clips.resident and len(resident) == len(read) == 5
     for a, b in zip(resident, read):
         assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-def test_on_disk_the_training_set_stays_in_its_file(tmp_path):
+def test_on_disk_the_training_set_stays_in_its_file(tmp_path, monkeypatch):
     data = Dataset_Dance(make_dataset(tmp_path / "data"), "train", 4, size=SIZE)
-    frames = {where: batches(data, "--data_on", where)[1].frames for where in ("auto", "disk")}
-    assert isinstance(frames["disk"], Rows) and isinstance(frames["auto"], torch.Tensor)
+    resident = batches(data)[1].frames
+    monkeypatch.setattr(clips_module, "free_memory", lambda device: 0)
+    on_disk = batches(data)[1].frames
+    assert isinstance(on_disk, Rows) and isinstance(resident, torch.Tensor)
     rows = torch.tensor([[2, 0], [1, 2]])
-    assert torch.equal(frames["disk"][rows], frames["auto"][rows])
+    assert torch.equal(on_disk[rows], resident[rows])
 
 
-def test_auto_keeps_data_on_disk_that_would_fill_half_of_a_gpu(monkeypatch):
+def test_data_that_would_fill_more_than_half_of_a_gpu_stays_on_disk(monkeypatch):
     gib = 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * gib, 80 * gib))
     array = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (4 * gib,), (0,))
-    assert fits([array], "auto", GPU)
-    assert not fits([array, array], "auto", GPU)
-    assert fits([array, array], "device", GPU)
-    assert not fits([array], "disk", GPU)
+    assert clips_module.fits([array], GPU)
+    assert not clips_module.fits([array, array], GPU)
+
+
+# ---------------------------------------------------------------- no host-device synchronisation
+
+META = torch.device("meta")  # its tensors have no data: reading one, or mixing devices, raises
+WAYS = (
+    "--ema 0.9",
+    "--posterior previous",
+    "--scene --warp 0.5 --loss calibrated --free_bits 0.1",
+    "--learned_prior --first_frame",
+    "--nets unet --position_map 2 --sigmoid",
+    "--feedback_noise 0.1",
+    "--recompute",
+    "--lab robot --vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3",
+)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("line", WAYS)
+def test_steps_and_rollouts_stay_on_their_device_and_read_nothing_back(
+    tmp_path, monkeypatch, line, forced
+):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # unknown to meta
+    monkeypatch.setattr(optimizer, "FUSED", ())  # meta has no fused step, and others may read back
+    monkeypatch.setattr("Trainer.step_if", lambda finite, optim: None)
+    lab = "robot" if "robot" in line else "pose"
+    sizes, size, condition = TINY, SIZE, (3, *SIZE)
+    if lab == "robot":
+        sizes, size, condition = (), (64, 64), (7,)
+    trainer = make_trainer(tmp_path, *line.split(), device=META, sizes=sizes, lab=lab)
+    frames = torch.rand(BATCH, LENGTH, 3, *size, device=META)
+    conditions = torch.rand(BATCH, LENGTH, *condition, device=META)
+    for _ in range(2):
+        assert trainer.training_one_step(frames, conditions, forced).device == META
+    model = (trainer.ema or trainer.model).eval()
+    given, noise = frames[:, : trainer.lab.given], noise_source("sample", 0, range(BATCH))
+    rolled = list(model.rollout(given, torch.rand(BATCH, LENGTH, *condition), noise))
+    assert len(rolled) == LENGTH and all(frame.device == META for frame in rolled)
+
+
+@pytest.mark.parametrize("mistake", [float, bool, lambda number: number + torch.zeros(3)])
+def test_the_meta_device_raises_on_such_mistakes(mistake):
+    with pytest.raises(RuntimeError):
+        mistake(torch.ones(3, device=META)[0])
+
+
+# ---------------------------------------------------------------- on a GPU
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@needs_gpu
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
+    trainer = make_trainer(
+        tmp_path, "--ema", 0.9, "--warp", 0.5, device=GPU, train_vi_len=LENGTH, batch_size=BATCH
+    )
+    images = np.random.default_rng(0).integers(0, 256, (60, *SIZE, 3), dtype=np.uint8)
+    dataset = SimpleNamespace(frames=images, conditions=images, bad=[])
+    clips = DanceClips(dataset, trainer.settings, GPU)
+    batches = clips.batches(0)
+    for fetched in clips.fetch(batches[:1]):
+        trainer.training_one_step(*fetched, forced)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for fetched in clips.fetch(batches):
+            trainer.training_one_step(*fetched, forced)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("mode", ["off", "default", "reduce-overhead"])
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_gpu_computes_the_same_as_the_cpu(tmp_path, monkeypatch, mode, forced):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    here, there = make_trainer(tmp_path), make_trainer(tmp_path, "--compile", mode, device=GPU)
+    there.model.load_state_dict(here.model.state_dict())
+    clips, noise = random_clips(), torch.randn(BATCH, LENGTH - 1, 4, *SIZE)
+    for trainer, where in ((here, "cpu"), (there, "cuda")):  # their generators differ
+        draws = noise.to(where), None
+        monkeypatch.setattr(trainer.model, "draw_noise", lambda _, draws=draws: draws)
+    for _ in range(5):
+        loss = here.training_one_step(*clips, forced)[0]
+        found = there.training_one_step(*(x.cuda() for x in clips), forced)[0].cpu()
+        torch.testing.assert_close(found, loss, rtol=1e-3, atol=1e-4)
+    poses, noise = torch.rand(1, 9, 3, *SIZE), noise_source("mean", 0, [0])
+    rolled = [roll_out(x.model, poses[:, :1], poses, noise) for x in (there, here)]
+    torch.testing.assert_close(*rolled, rtol=1e-3, atol=1e-3)
 
 
 # ---------------------------------------------------------------- bf16

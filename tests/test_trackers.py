@@ -56,6 +56,8 @@ class Service:
 @pytest.fixture
 def service(monkeypatch):
     found = Service()
+    for name in ("WANDB_PROJECT", "WANDB_NAME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", found)
     return found
 
@@ -77,10 +79,10 @@ def without_empty(row):
     return {name: value for name, value in row.items() if value is not None}
 
 
-def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, train):
-    run, _ = train("--wandb", "--num_epoch", 2, "--val_every", 2, "--wandb_project", "mine")
+def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, train, monkeypatch):
+    run, _ = train("--wandb", "--num_epoch", 2, "--val_every", 2)
     first = service.begun[0]
-    assert (first["project"], first["name"], first["id"]) == ("mine", str(run), None)
+    assert (first["project"], first["name"], first["id"]) == ("video-cvae", str(run), None)
     assert first["config"]["num_epoch"] == 2 and first["dir"] == str(run)
     assert load(run)["trackers"] == {"wandb": {"sent": 2, "id": "id1"}}
     assert service.axes == [("*", "epoch")]
@@ -92,8 +94,11 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
     assert shown["val"] == ("gif", str(run / "val.gif"))
     assert shown["traversal"] == ("image", str(run / "plots/traversal.png"))
     assert shown.keys() == FILES | {"rollout", "epoch"}
-    train("--wandb", "--num_epoch", 3, "--no-plots", "--wandb_name", "longer")
-    assert (service.begun[1]["id"], service.begun[1]["name"]) == ("id1", "longer")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_NAME", "longer")
+    train("--wandb", "--num_epoch", 3, "--no-plots")
+    second = service.begun[1]
+    assert (second["project"], second["name"], second["id"]) == ("mine", "longer", "id1")
     assert service.rows.keys() == {0, 1, 2} and service.codes == [0, 0]
     train("--num_epoch", 4, "--no-plots")  # the id is kept by a part without --wandb
     assert load(run)["trackers"]["wandb"]["id"] == "id1"
@@ -149,7 +154,7 @@ def test_a_run_without_trackers_has_the_checkpoint_of_before(train):
 def test_a_prefix_of_wandb_is_refused_and_its_flags_are_named(call):
     done = call("Trainer", "--DR", "d", "--save_root", "s", "--wan")
     assert done.code == 2
-    assert "--wan is no flag: did you mean --wandb or --wandb_name or --wandb_project?" in done.err
+    assert "--wan is no flag: did you mean --wandb?" in done.err
     assert parse("Trainer", ["--DR", "d", "--save_root", "s", "--wandb"])[0].wandb
 
 

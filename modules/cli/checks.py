@@ -52,9 +52,6 @@ NOTED = {  # a flag that has no effect without all of these: noted
     "tfr_lower_bound": (FORCED, DECAY),
     "tfr_coin": (FORCED,),
     "feedback": (FREE_RUNNING,),
-    "push_forward": (FREE_RUNNING,),
-    "wandb_project": (needs("wandb", True),),
-    "wandb_name": (needs("wandb", True),),
 }
 
 

@@ -24,7 +24,7 @@ class TrainClips:
     def __init__(self, dataset: torch.utils.data.Dataset, settings: Training, device: torch.device):
         self.settings, self.dataset, self.device = settings, dataset, torch.device(device)
         arrays = dataset.frames, dataset.conditions
-        self.resident = fits(arrays, settings.data_on, self.device)
+        self.resident = fits(arrays, self.device)
         # frames (N, H, W, 3) uint8: in the memory of the device, or read from their file
         self.frames, self.conditions = (self.place(x) for x in arrays)
 
@@ -74,10 +74,8 @@ class TrainClips:
         return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
 
 
-def fits(arrays: Iterable, where: str, device: torch.device) -> bool:
-    """--data_on -> whether these arrays are to be kept in the memory of the device."""
-    if where != "auto":
-        return where == "device"
+def fits(arrays: Iterable, device: torch.device) -> bool:
+    """Whether these arrays fill at most half of the device's free memory: they are kept there."""
     return sum(array.nbytes for array in arrays) <= free_memory(device) / 2
 
 

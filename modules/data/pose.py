@@ -78,7 +78,7 @@ class DanceClips(TrainClips):
         """-> frame numbers (clips, T). Jump starts replace the first frame of some clips."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
         fast = settings.fast_train and epoch < settings.fast_train_epoch
-        length = self.clip_length(epoch)
+        length = self.settings.train_vi_len
         share = min(settings.partial, settings.fast_partial) if fast else settings.partial
         usable = int(len(self.frames) * share)
         if usable < length:
@@ -96,11 +96,6 @@ class DanceClips(TrainClips):
     def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
         clips = super().to_device(arrays, whole)
         return self.warp(*clips, first=ranks.rows(whole).start, whole=whole) if self.warp else clips
-
-    def clip_length(self, epoch: int) -> int:
-        """--train_vi_len, or less in the first --curriculum epochs."""
-        longest, epochs = self.settings.train_vi_len, self.settings.curriculum
-        return 2 + (longest - 2) * epoch // epochs if epoch < epochs else longest
 
     def jump(self, clips: np.ndarray, usable: int, rng: np.random.Generator) -> np.ndarray:
         """Let a share of the clips start from a random usable frame of the same take."""

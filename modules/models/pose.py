@@ -12,7 +12,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn as nn
@@ -38,7 +37,7 @@ CPU_VALUES = 32 * 64 * 192  # of a frame's largest map, where that was measured
 class VAE_Model(nn.Module):
     """The pose lab's conditional VAE: p(frame | previous frame, pose, z), q(z | frame, pose)."""
 
-    STATE_IS_A_FRAME = True  # of a rollout: its step can be captured in a CUDA graph
+    MARKOV = True  # a frame depends on the past through the previous frame alone
     LARGE_NETS = ("frame_transformation", "Gaussian_Predictor", "Decoder_Fusion", "Generator")
 
     def __init__(self, settings: PoseModel):
@@ -94,8 +93,6 @@ class VAE_Model(nn.Module):
             next(self.parameters()).device.type,
             torch.bfloat16,
             enabled=self.settings.precision == "bf16",
-            # weights cast without gradient must not be reused in a step with gradient
-            cache_enabled=not self.settings.push_forward,
         )
 
     def encode_conditions(self, poses: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
@@ -206,19 +203,17 @@ class VAE_Model(nn.Module):
         draws = self.net_of_draws(prior)
         waits = truth is None and draws is not None  # z depends on the previous prediction
         latents = (None,) * 3 if waits else self.draw_z(draws, truth, conditions, noise)
-        frame, results, steps = frames[:, :1], [], conditions.shape[1]
-        untrained = min(self.settings.push_forward, steps - 1)
+        frame, results = frames[:, :1], []
         inputs = one_by_one(1, conditions, noise, input_noise, *latents)
-        for t, (condition, draw, draw_in, z, *posterior) in enumerate(inputs):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and t >= untrained):
-                frame = self.noisy(frame, draw_in)
-                previous = self.per_frame(self.encode_previous, frame)
-                if waits:
-                    seen = self.seen_of(frame, previous)
-                    z, *posterior = self.draw_z(draws, seen, condition, draw)
-                frame = self.per_frame(self.decode, previous, condition, z)
-                if not prior:
-                    posterior = self.relative_to_prior(posterior, previous, condition, draw)
+        for condition, draw, draw_in, z, *posterior in inputs:
+            frame = self.noisy(frame, draw_in)
+            previous = self.per_frame(self.encode_previous, frame)
+            if waits:
+                seen = self.seen_of(frame, previous)
+                z, *posterior = self.draw_z(draws, seen, condition, draw)
+            frame = self.per_frame(self.decode, previous, condition, z)
+            if not prior:
+                posterior = self.relative_to_prior(posterior, previous, condition, draw)
             results.append((frame, *((None, None) if prior else posterior)))
             if self.settings.feedback == "frame":
                 frame = frame.detach()
@@ -340,12 +335,8 @@ class VAE_Model(nn.Module):
             steps = zip(conditions.unbind(1), noise.to(given.device).unbind(1))
             while some := list(itertools.islice(steps, CPU_STEPS)):
                 frames = []
-                with self.weights_cast_once(given.device):
+                with self.autocast():  # weights are cast once for all of them
                     for condition, z in some:
                         frame, state = self.predict_frame(state, condition, z)
                         frames.append(frame)
                 yield from frames
-
-    def weights_cast_once(self, device: torch.device) -> AbstractContextManager:
-        """For several steps. Not on a GPU: a CUDA graph would replay the weights of one step."""
-        return nullcontext() if device.type == "cuda" else self.autocast()

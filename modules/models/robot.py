@@ -31,7 +31,7 @@ class State(NamedTuple):
 class RecurrentVAE(nn.Module):
     """p(frame | frames before, condition, z), q(z | frames up to it), p(z) fixed or learned."""
 
-    STATE_IS_A_FRAME = samples_posterior = False
+    MARKOV = samples_posterior = False
     LARGE_NETS = ("encoder", "decoder")
 
     def __init__(self, settings: RobotModel):

@@ -25,7 +25,7 @@ from .reading import Run, is_number, read_json, read_run, score_of
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
 # The command of a run has its own words for the first three, and leaves out the others.
-NOT_TYPED = {"lab", "DR", "save_root"} | {"resume", "test", "preview", "debug", "wandb_name"}
+NOT_TYPED = {"lab", "DR", "save_root"} | {"resume", "test", "preview", "debug"}
 CLIPS = 8  # test clips on a page
 SHOWN = ["val_strip.png", *(f"plots/{name}" for name in FUTURES + LATENTS)]
 SHOWN_OF_TEST = [*(f"strip{i}.png" for i in range(CLIPS)), *FUTURES, *LATENTS]

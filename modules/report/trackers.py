@@ -4,6 +4,7 @@ A tracker that fails costs a warning, never the run: what it did not accept is s
 next epoch, or when the run is resumed.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ class WeightsAndBiases:
         self.wandb, self.state = wandb, {"sent": 0} | state
         try:
             self.run = wandb.init(
-                project=settings.wandb_project,
-                name=settings.wandb_name or settings.save_root,
+                project=os.environ.get("WANDB_PROJECT", "video-cvae"),
+                name=os.environ.get("WANDB_NAME", settings.save_root),
                 dir=settings.save_root,
                 config=settings.as_dict(),
                 id=self.state.get("id"),

@@ -12,6 +12,7 @@ from ..training.optimizer import finite_step
 from . import checkpoint as ckpt
 from .folder import CHECKPOINTS, files_of_run
 
+MOST_SKIPPED = 50  # non-finite steps in a row; checked only every MOST_SKIPPED steps
 JUDGED = 16  # frames that tell whether a checkpoint can be trained on
 
 
@@ -19,13 +20,12 @@ class StopsWhenStuck:
     """Stops the Trainer that it is part of."""
 
     def stop_if_stuck(self) -> None:
-        """Stop after --max_skipped non-finite steps in a row; checked once in so many steps."""
-        most = self.settings.max_skipped
-        if self.step % most:
+        """Stop after MOST_SKIPPED non-finite steps in a row."""
+        if self.step % MOST_SKIPPED:
             return
-        if self.most_in_a_row >= most:
+        if self.most_in_a_row >= MOST_SKIPPED:
             raise UserError(
-                f"{most} consecutive steps were not finite (loss, gradient or BatchNorm "
+                f"{MOST_SKIPPED} consecutive steps were not finite (loss, gradient or BatchNorm "
                 f"statistics); none of them changed the weights. {self.advice()}"
             )
         self.most_in_a_row.zero_()

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -111,17 +112,47 @@ def keep_memory() -> None:
 
 
 def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> None:
-    """--compile: replace the model's large nets by compiled ones."""
+    """--compile: compile the model's large nets in one of torch's modes."""
     if mode == "off":
         return
     from torch._dynamo import config as dynamo  # slow to import
+    from torch._inductor import list_mode_options
 
+    if mode not in (modes := list_mode_options()):
+        raise UserError(f"--compile must be off or one of {', '.join(modes)}, got {mode!r}")
     if lacking := what_compiling_lacks(device):
         raise UserError(f"--compile needs {lacking} on this device; install it or leave it out")
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, MANY_SHAPES)  # the nets share code, so they would share a limit of 8
     for name in model.LARGE_NETS:
-        getattr(model, name).compile(dynamic=False)
+        net = getattr(model, name)
+        net.compile(mode=mode, dynamic=False)
+        if modes[mode].get("triton.cudagraphs"):
+            net._compiled_call_impl = with_lasting_outputs(net._compiled_call_impl)
+
+
+def begin_step(mode: str) -> None:
+    """A training step begins: CUDA graphs of --compile may overwrite what they returned before."""
+    if mode != "off":
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def with_lasting_outputs(call: Callable) -> Callable:
+    """A replay of a CUDA graph overwrites the outputs of the last: without gradient, return copies.
+
+    With gradient, torch keeps all outputs until begin_step.
+    """
+
+    def wrapped(*inputs, **settings):
+        if torch.is_grad_enabled():
+            return call(*inputs, **settings)
+        torch.compiler.cudagraph_mark_step_begin()
+        outputs = call(*inputs, **settings)
+        if isinstance(outputs, tuple):
+            return tuple(x.clone() for x in outputs)
+        return outputs.clone()
+
+    return wrapped
 
 
 def what_compiling_lacks(device: torch.device) -> str | None:

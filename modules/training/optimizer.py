@@ -20,18 +20,13 @@ def make_optimizer(
     momentum = {"momentum": settings.beta1}
     more = momentum if settings.optim in ("SGD", "RMSprop") else {"betas": (settings.beta1, 0.999)}
     more |= {"fused": True} if settings.optim in FUSED else {}
-    weights, lr = list(parameters), settings.lr
-    if settings.cuda_graphs:  # a CUDA graph reads the learning rate from a fixed address
-        more, lr = more | {"capturable": True}, torch.tensor(lr, device=weights[0].device)
-    return start_momentum(getattr(torch.optim, settings.optim)(weights, lr=lr, **more))
+    kind = getattr(torch.optim, settings.optim)
+    return start_momentum(kind(parameters, lr=settings.lr, **more))
 
 
 def set_lr(optim: torch.optim.Optimizer, lr: float) -> None:
     for group in optim.param_groups:
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+        group["lr"] = lr
 
 
 def start_momentum(optim: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -112,7 +107,7 @@ def restore_buffers_unless(
 
 
 def update_ema_if(
-    finite: torch.Tensor, mean: torch.nn.Module, model: torch.nn.Module, share: torch.Tensor
+    finite: torch.Tensor, mean: torch.nn.Module, model: torch.nn.Module, share: float
 ) -> None:
     """Move the averaged model `mean` towards the model, by this share of the way."""
     means, values = list(mean.parameters()), list(model.parameters())

@@ -17,12 +17,12 @@ ROWS = [  # clip length, batch, height
 ]  # fmt: skip
 
 
-def memory_of_one(opts, row, device):
+def memory_of_one(row, device):
     """GiB that training steps need in addition to what is allocated before them; seconds of one."""
     length, batch, height, recompute = row
     precision = choose_precision("auto", device)
     flags = ["--frame_H", str(height), "--frame_W", str(2 * height)] + ["--recompute"] * recompute
-    trainer = make_trainer(opts, precision, device, *flags)
+    trainer = make_trainer(precision, device, *flags)
     clips = [torch.rand(batch, length, 3, height, 2 * height, device=device) for _ in range(2)]
     before, spent = peak_bytes(device), []
     for _ in range(3):
@@ -55,7 +55,7 @@ def memory_table(opts, numbers):
 
 def in_a_process(opts, row):
     command = [sys.executable, str(SCRIPTS / "bench.py"), "--device", opts.device]
-    command += ["--compile", opts.compile, "--one", json.dumps(row)]
+    command += ["--one", json.dumps(row)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"the row {row} ended with {done.returncode}")

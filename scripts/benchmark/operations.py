@@ -24,7 +24,7 @@ def profile(opts, numbers):
     """The share of each kind of operation in a free-running and a teacher-forced step."""
     device = torch.device(opts.device)
     precision, batch = choose_precision("auto", device), opts.batches[0]
-    trainer = make_trainer(opts, precision, device)
+    trainer = make_trainer(precision, device)
     clips = random_clips(batch, opts.length, device)
     print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
     for forced in (False, True):

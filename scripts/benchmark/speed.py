@@ -25,11 +25,21 @@ from .workloads import (
 GFLOP = 22  # per trained frame: three passes over 1.6 M weights at 32x64 positions
 
 
+def make_trainers(opts, precision, device):
+    """{column: a trainer}: ours, and compiled with --compile."""
+    trainers = {"ours": make_trainer(precision, device)}
+    if opts.compile:
+        trainers["compiled"] = make_trainer(precision, device, "--compile", opts.compile)
+    return trainers
+
+
 def time_training(opts, device, precision, batch, forced):
     """Frames trained per second: ours, and the reference's (always float32)."""
-    trainer = make_trainer(opts, precision, device)
     clips = random_clips(batch, opts.length, device)
-    workloads = {"ours": lambda: trainer.training_one_step(*clips, forced)}
+    workloads = {
+        name: functools.partial(trainer.training_one_step, *clips, forced)
+        for name, trainer in make_trainers(opts, precision, device).items()
+    }
     reference = reference_training, batch, opts.length, forced
     spent = time_alternately(workloads, opts.rounds, device, reference)
     return {name: batch * (opts.length - 1) / value for name, value in spent.items()}
@@ -43,7 +53,7 @@ def exact_steps(opts, numbers):
     print(f"{'frames per second':<44} {'step':>9} {'clip':>9} {'ratio':>8}")
     for lab in ("pose", "robot"):
         flags = "--lab", lab, "--norm_over"
-        trainers = {x: make_trainer(opts, "float32", device, *flags, x) for x in ("step", "clip")}
+        trainers = {x: make_trainer("float32", device, *flags, x) for x in ("step", "clip")}
         for batch in opts.batches:
             clips = random_clips(batch, opts.length, device, lab)
             for forced in (False, True):
@@ -60,16 +70,13 @@ def exact_steps(opts, numbers):
 
 def time_rollout(opts, device, precision, clips):
     """Predicted frames per second of rollouts with untrained weights."""
-    trainer = make_trainer(opts, precision, device)
-    zero_output_layer(trainer.model)
     given, poses = torch.rand(clips, 1, 3, *SIZE), torch.rand(clips, opts.frames, 3, *SIZE)
-    given = given.to(device)
-
-    def ours():
-        roll_out(trainer.model, given, poses, noise_source("sample", 0, range(clips)))
-
+    noise, workloads = noise_source("sample", 0, range(clips)), {}
+    for name, trainer in make_trainers(opts, precision, device).items():
+        zero_output_layer(trainer.model)
+        workloads[name] = functools.partial(roll_out, trainer.model, given.to(device), poses, noise)
     reference = reference_rollout, clips, opts.frames
-    spent = time_alternately({"ours": ours}, min(opts.rounds, 3), device, reference)
+    spent = time_alternately(workloads, min(opts.rounds, 3), device, reference)
     return {name: clips * (opts.frames - 1) / value for name, value in spent.items()}
 
 
@@ -78,7 +85,7 @@ def time_epoch(opts, device, precision, batch):
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder, opts.pictures)
         flags = ["--DR", folder, "--batch_size", str(batch), "--train_vi_len", str(opts.length)]
-        trainer = make_trainer(opts, precision, device, *flags)
+        trainer = make_trainer(precision, device, *flags)
         lab = LABS["pose"](trainer.settings)
         first = seconds(lab.open_train, device)
         clips = lab.TrainClips(lab.open_train(), trainer.settings, device)
@@ -124,6 +131,8 @@ def print_row(name, result, peak=None):
         line += f"{result['ratio']:>7.2f}x"
     else:
         line += f"{'OOM':>8}"
+    if "compiled" in result:
+        line += f" {result['compiled']:>9.2f}"
     if peak:
         result["share_of_matmul"] = result["ours"] * GFLOP / 1000 / peak
         line += f" {result['share_of_matmul']:>8.0%}"
@@ -137,7 +146,9 @@ def bench(opts, numbers):
     best = choose_precision("auto", device)
     numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
-    print(f"{'frames per second':<44} {'reference':>9} {'ours':>9} {'ratio':>8} {'of matmul':>9}")
+    compiled = f" {'compiled':>9}" if opts.compile else ""
+    columns = f"{'reference':>9} {'ours':>9} {'ratio':>8}{compiled} {'of matmul':>9}"
+    print(f"{'frames per second':<44} {columns}")
     for precision in dict.fromkeys(("float32", best)):
         peak = numbers[f"peaks {precision}"] = peaks(device, precision)
         for batch in opts.batches:
@@ -148,7 +159,7 @@ def bench(opts, numbers):
     for clips in (1, 5) if device.type == "cuda" else (1,):
         name = f"rollout, {best}, {clips} clips of {opts.frames} frames"
         numbers[name] = print_row(name, time_rollout(opts, device, best, clips))
-    if device.type == "cuda":
+    if device.type == "cuda" and not opts.compile:
         memory = torch.cuda.max_memory_allocated(device) / 2**30
         numbers["peak memory, GiB"] = memory
         print(f"{f'peak memory, {best}':<44} {memory:>9.1f} GiB")

@@ -19,10 +19,9 @@ from .timing import release_memory
 SIZE, N_DIM = (32, 64), 12  # of a frame, of z: the defaults
 
 
-def make_trainer(opts, precision, device, *flags):
+def make_trainer(precision, device, *flags):
     line = ["--device", str(device)] if device.type != "cpu" else ["--gpu", "0"]
     line += ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
-    line += ["--compile", opts.compile] + ["--cuda_graphs"] * opts.cuda_graphs
     settings, _ = parse("Trainer", line)
     release_memory()
     with redirect_stdout(None):
