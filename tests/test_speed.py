@@ -1,6 +1,7 @@
 """What is done for speed or memory changes no numbers."""
 
 import itertools
+import math
 import platform
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_recomputing_keeps_less_than_a_third(tmp_path, forced):
 
 
 def test_compiled_and_eager_nets_agree(tmp_path):
-    eager, compiled = make_trainer(tmp_path), make_trainer(tmp_path, "--compile", "default")
+    eager, compiled = make_trainer(tmp_path), make_trainer(tmp_path, "--compile", "reduce-overhead")
     batch = pose_model.CPU_FRAMES["float32"]  # one shape to compile
     for _ in range(2):
         found, expected = (results_of(trainer, False, batch) for trainer in (compiled, eager))
@@ -224,6 +225,15 @@ def test_data_that_would_fill_more_than_half_of_a_gpu_stays_on_disk(monkeypatch)
     array = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (4 * gib,), (0,))
     assert clips_module.fits([array], GPU)
     assert not clips_module.fits([array, array], GPU)
+
+
+def test_the_memory_limit_is_the_lowest_of_all_control_groups(tmp_path):
+    job = tmp_path / "slurm/job_7"
+    (job / "step_0").mkdir(parents=True)
+    assert clips_module.memory_limit("0::/slurm/job_7/step_0\n", tmp_path) == math.inf
+    (job / "memory.max").write_text("4096\n")
+    (job / "step_0/memory.max").write_text("max\n")
+    assert clips_module.memory_limit("0::/slurm/job_7/step_0\n", tmp_path) == 4096
 
 
 # ---------------------------------------------------------------- no host-device synchronisation

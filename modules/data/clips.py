@@ -80,14 +80,23 @@ def fits(arrays: Iterable, device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that a GPU has left, or the machine; infinite where the system does not say."""
+    """Bytes that a GPU has left, or this process; infinite where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
+        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
+        return min(free, memory_limit(Path("/proc/self/cgroup").read_text()))
     except (OSError, StopIteration, ValueError):
         return math.inf
+
+
+def memory_limit(groups: str, root: Path = Path("/sys/fs/cgroup")) -> float:
+    """The limit of the control groups that a process is in (Slurm, Docker); infinite if none."""
+    group = root / groups.rpartition("0::/")[2].strip()
+    files = (folder / "memory.max" for folder in (group, *group.parents))
+    limits = (file.read_text().strip() for file in files if file.exists())
+    return min((float(limit) for limit in limits if limit != "max"), default=math.inf)
 
 
 def without_bad_frames(clips: np.ndarray, bad: np.ndarray) -> np.ndarray:
