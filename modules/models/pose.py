@@ -28,7 +28,7 @@ NETS = {"course": course, "unet": unet}
 SIGMOIDS = {"none": 0, "sigmoid": 1, "twice": 2}  # of --output_activation
 MASK_BIAS = -1.0  # an untrained net shows mostly the background
 MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no gradient
-CPU_STEPS = 8  # of a rollout on a CPU: weights are cast to bf16 once for so many steps
+STEPS_PER_CAST = 8  # of a rollout: weights are cast to bf16 once for 8 steps
 # In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
 CPU_VALUES = 32 * 64 * 192  # of a frame's largest map, where that was measured
@@ -333,7 +333,7 @@ class VAE_Model(nn.Module):
                 conditions = self.encode_conditions(chunk.to(given.device), given[:, -1])
             noise = draw_noise((chunk.shape[1], *self.z_shape))
             steps = zip(conditions.unbind(1), noise.to(given.device).unbind(1))
-            while some := list(itertools.islice(steps, CPU_STEPS)):
+            while some := list(itertools.islice(steps, STEPS_PER_CAST)):
                 frames = []
                 with self.autocast():  # weights are cast once for all of them
                     for condition, z in some:
