@@ -7,7 +7,6 @@ nothing: a process that has trained cannot be forked safely.
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,6 @@ import traceback
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-
-PLENTY = SimpleNamespace(free=2**60)
 
 
 class Children:
@@ -121,12 +118,11 @@ class Faults:
 
     `at` is a list of (place, nth, signal's name). Places: save F (before a rename), half (of a
     checkpoint is written), saved F, step, stepped, frame (of a validation), picture F (decoded).
-    `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `any_space`: the disk
-    claims to have space. `most_skipped`: non-finite steps in a row that end a run. `memory`: the
-    free bytes that the machine reports.
+    `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `most_skipped`: non-finite steps
+    in a row that end a run. `memory`: the free bytes that the machine reports.
     """
 
-    def __init__(self, trainer, log, at=(), poison=(), limit=None, any_space=False, **changes):
+    def __init__(self, trainer, log, at=(), poison=(), limit=None, **changes):
         self.log, self.at, self.poison, self.passed = log, at, poison, {}
         self.lock = threading.Lock()
         os.fsync = lambda handle: None  # slow; only a power cut needs it
@@ -134,8 +130,6 @@ class Faults:
         self.watch_training(trainer)
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        if any_space:
-            shutil.disk_usage = lambda path: PLENTY
         self.change(**changes)
 
     def change(self, most_skipped=None, memory=None):

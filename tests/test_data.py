@@ -1,8 +1,5 @@
 """Folders of images -> arrays, their cache, and the clips of every epoch."""
 
-import hashlib
-import multiprocessing
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import draw, make_dataset, settings_of
+from helpers import draw, make_dataset, make_robot_data, settings_of
 from PIL import Image
 
-from dataloader import DanceClips, Dataset_Dance, find_takes, load_test_clips
+from dataloader import DanceClips, Dataset_Dance, Dataset_Robot, find_takes, load_test_clips
 from modules.data import cache
-from modules.data.folders import frame_number, list_images
+from modules.data.pose import load_truth
 from modules.errors import UserError
 
 SIZE = (12, 16)
@@ -32,26 +29,18 @@ def resized(path, size=SIZE):
         return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
 
 
-def caches(folder, pattern="*.npy"):
-    return sorted(p.name for p in folder.rglob(pattern))
-
-
 # ---------------------------------------------------------------- clips of a split
 
 
 def test_clips_are_consecutive_and_do_not_overlap(dataset):
     clips = open_dance(dataset, length=5)
-    assert len(clips) == 3  # of 16 frames; the last frame is left over
+    assert len(clips) == len(list(clips)) == 3  # of 16 frames; the last frame is left over
     for index in range(3):
         for name, images in zip(("img", "label"), clips[index]):
             for i, image in enumerate(images):
                 path = dataset / f"train/train_{name}/frame{index * 5 + i:06d}.png"
                 expected = torch.tensor(resized(path)).permute(2, 0, 1).float() / 255
                 assert torch.equal(image, expected)
-
-
-def test_iterating_over_the_dataset_ends_after_the_last_clip(dataset):
-    assert len(list(open_dance(dataset, length=5))) == 3
 
 
 @pytest.mark.parametrize(("partial", "clips"), [(1.0, 4), (0.5, 2), (0.49, 1), (0.25, 1)])
@@ -86,28 +75,18 @@ def noise_image(mode, height=40, width=90):
     return colours
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
-def test_decoding_is_the_bilinear_resize_of_pil_in_every_mode(tmp_path, mode):
+@pytest.mark.parametrize(
+    ("mode", "size", "kind"),
+    [("RGB", (512, 1024), "PNG"), ("RGB", (7, 5), "PNG"), ("RGB", (40, 90), "JPEG")]
+    + [(mode, (40, 90), "PNG") for mode in ("RGBA", "L", "LA", "P", "1")],
+)
+def test_decoding_is_the_bilinear_resize_of_pil(tmp_path, mode, size, kind):
     path = tmp_path / "frame0.png"
-    noise_image(mode).save(path)
+    noise_image(mode, *size).save(path, kind)
     assert np.array_equal(cache.decode(path, (32, 64)), resized(path, (32, 64)))
 
 
-@pytest.mark.parametrize("size", [(512, 1024), (32, 64), (12, 200), (7, 5), (1, 1)])
-def test_decoding_is_bit_identical_to_pil_at_every_size(tmp_path, size):
-    path = tmp_path / "frame0.png"
-    noise_image("RGB", *size).save(path)
-    assert np.array_equal(cache.decode(path, (32, 64)), resized(path, (32, 64)))
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "TIFF"])
-def test_other_formats_named_png_are_decoded(tmp_path, kind):
-    path = tmp_path / "frame0.png"
-    noise_image("RGB").save(path, kind)
-    assert np.array_equal(cache.decode(path, (32, 64)), resized(path, (32, 64)))
-
-
-@pytest.mark.parametrize("names", ["frame{}.png", "{}.png", "frame{:06d}.png", "Frame{}.PNG"])
+@pytest.mark.parametrize("names", ["frame{}.png", "{}.png", "Frame{:06d}.PNG"])
 def test_order_is_numeric_for_any_number_of_digits(tmp_path, names):
     numbers = [100, 2, 10, 9, 1, 11]
     for kind, pose in (("img", False), ("label", True)):
@@ -166,177 +145,93 @@ def test_test_clips_are_in_numeric_order_with_their_own_lengths(tmp_path):
         assert np.array_equal((given * 255).round(), resized(path).transpose(2, 0, 1))
 
 
-# ---------------------------------------------------------------- the cache
+# ---------------------------------------------------------------- pictures and folders
 
 
-@pytest.fixture
-def nothing_decoded(monkeypatch):
-    """nothing_decoded(): from now on a picture that is decoded is an error."""
-
-    def decode(path, size):
-        raise AssertionError(f"{path} is decoded again")
-
-    return lambda: monkeypatch.setattr(cache, "decode", decode)
-
-
-def test_opening_again_decodes_nothing(dataset, nothing_decoded):
-    first = np.array(open_dance(dataset).frames)
-    nothing_decoded()
-    assert np.array_equal(open_dance(dataset).frames, first)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_greyscale_is_the_same_in_8_and_16_bits(tmp_path, bits):
+    values = np.linspace(0, 255, 24 * 32).round().reshape(24, 32)
+    kind, factor = (np.uint8, 1) if bits == 8 else (np.uint16, 257)
+    path = tmp_path / "frame0.png"
+    Image.fromarray((values * factor).astype(kind)).save(path)
+    expected = np.repeat(values.astype(np.uint8)[..., None], 3, axis=-1)
+    assert np.array_equal(cache.decode(path, (24, 32)), expected)
 
 
-def test_train_and_val_caches_do_not_replace_each_other(dataset, nothing_decoded):
-    for mode in ("train", "val"):
-        open_dance(dataset, mode)
-    nothing_decoded()
-    for mode, count in (("train", 16), ("val", 6)):
-        assert len(open_dance(dataset, mode).frames) == count
-
-
-def touch_later(path):
-    """Give a file a later time stamp."""
-    stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10_000_000))
-
-
-def change_one(folder):
-    draw(77, False).save(folder / "frame000003.png")
-    touch_later(folder / "frame000003.png")
-
-
-def add_one(folder):
-    for kind in ("img", "label"):
-        draw(16, False).save(folder.parent / f"train_{kind}/frame000016.png")
-
-
-def remove_one(folder):
-    (folder / "frame000015.png").unlink()
-
-
-def rename_one(folder):
-    for kind in ("img", "label"):
-        images = folder.parent / f"train_{kind}"
-        (images / "frame000003.png").rename(images / "frame000099.png")
-
-
-@pytest.mark.parametrize("alter", [change_one, add_one, remove_one, rename_one])
-def test_a_changed_folder_is_decoded_again_and_its_old_cache_removed(dataset, alter):
-    open_dance(dataset)
-    before = caches(dataset, "train-frames*.npy")
-    alter(dataset / "train/train_img")
-    clips = open_dance(dataset)
-    files = sorted((dataset / "train/train_img").iterdir())
-    assert np.array_equal(clips.frames, [resized(p) for p in files])
-    after = caches(dataset, "train-frames*.npy")
-    assert len(before) == len(after) == 1
-    assert before != after
-
-
-def test_caches_of_two_sizes_are_kept(dataset, nothing_decoded):
-    open_dance(dataset)
-    other = Dataset_Dance(dataset, "train", 4, size=(14, 16))
-    path = dataset / "train/train_img/frame000005.png"
-    assert np.array_equal(other.frames[5], resized(path, (14, 16)))
-    nothing_decoded()
-    assert open_dance(dataset).frames.shape == (16, *SIZE, 3)
-
-
-def failing_at(number, error):
-    def decode(path, size):
-        if frame_number(path) == number:
-            raise error
-        return resized(path, size)
-
-    return decode
-
-
-@pytest.mark.parametrize("error", [UserError("unreadable"), KeyboardInterrupt(), MemoryError()])
-def test_interrupted_decoding_leaves_no_cache_and_no_temporary_file(dataset, monkeypatch, error):
-    monkeypatch.setattr(cache, "decode", failing_at(7, error))
-    with pytest.raises(type(error)):
+@pytest.mark.parametrize(("name", "kind"), [("frame3.png", "img"), ("frame000003.PNG", "label")])
+def test_two_pictures_of_one_number_are_refused(dataset, name, kind):
+    draw(3, False).save(dataset / f"train/train_{kind}/{name}", format="png")
+    with pytest.raises(UserError, match="same number") as error:
         open_dance(dataset)
-    assert caches(dataset) == caches(dataset, "*.partial") == []
-    monkeypatch.undo()
-    assert len(open_dance(dataset).frames) == 16
+    assert name in str(error.value) and "frame000003.png" in str(error.value)
 
 
-def test_a_second_build_replaces_a_finished_cache_without_deleting_it(dataset, monkeypatch):
-    """Without file locks two runs may build the same cache."""
-    open_dance(dataset)
-    (target,) = dataset.rglob("train-frames*.npy")
-    files = list_images(dataset / "train/train_img")
-    there, rename = [], os.replace
-
-    def replace(source, goal):
-        there.append(Path(goal).exists())
-        rename(source, goal)
-
-    monkeypatch.setattr(os, "replace", replace)
-    again = cache.Cache(files, (16, *SIZE, 3), np.uint8, target.parent, "train-frames", "", 1)
-    assert again.target == target
-    again.build(lambda array: None)
-    assert there == [True, True]  # the manifest and the array
+def test_two_clips_of_one_number_are_refused(tmp_path):
+    root = make_robot_data(tmp_path / "data")
+    (folder,) = (root / "train").iterdir()
+    shutil.copytree(folder / "1", folder / "01")
+    with pytest.raises(UserError, match="same number"):
+        Dataset_Robot(root, "train", 5, "--n_past")
 
 
-def checksums(root, barrier, answers):
-    barrier.wait()
-    clips = open_dance(root)
-    answers.put(
-        [
-            hashlib.sha256(np.array(a).tobytes()).hexdigest()
-            for a in (clips.frames, clips.conditions)
-        ]
-    )
+MAKE = {"pose": make_dataset, "robot": make_robot_data}
+OPEN = {"pose": open_dance, "robot": lambda root: Dataset_Robot(root, "train", 5, "--n_past")}
 
 
-@pytest.mark.parametrize("stale", [False, True])
-def test_concurrent_processes_all_get_the_right_images(dataset, stale):
-    if stale:
-        open_dance(dataset)
-        change_one(dataset / "train/train_img")
-    context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(6), context.Queue()
-    children = [
-        context.Process(target=checksums, args=(dataset, barrier, answers)) for _ in range(6)
-    ]
-    for child in children:
-        child.start()
-    found = [answers.get(timeout=60) for _ in children]
-    for child in children:
-        child.join(timeout=60)
-    folders = (dataset / "train/train_img", dataset / "train/train_label")
-    arrays = [np.stack([resized(p) for p in sorted(f.iterdir())]) for f in folders]
-    assert found == [[hashlib.sha256(a.tobytes()).hexdigest() for a in arrays]] * 6
-    assert len(caches(dataset)) == 2
-    assert caches(dataset, "*.partial") == []
+@pytest.mark.parametrize("lab", MAKE)
+def test_a_folder_above_two_data_sets_is_refused(tmp_path, lab):
+    for name, gone in (("a", "test"), ("b", "train")):
+        shutil.rmtree(MAKE[lab](tmp_path / f"all/{name}") / gone)
+    with pytest.raises(UserError, match="more than one data set.*all/a/.*all/b/"):
+        OPEN[lab](tmp_path / "all")
+    OPEN[lab](tmp_path / "all/a")
 
 
-@pytest.mark.parametrize("typed", [True, False])
-def test_a_cache_dir_that_is_a_file_is_an_error(dataset, tmp_path, typed):
-    place = tmp_path / "file" if typed else dataset / ".cache"
-    place.write_text("in the way")
-    with pytest.raises(UserError, match="--cache_dir") as caught:
-        open_dance(dataset, cache_dir=place if typed else None)
-    assert str(place) in str(caught.value)
-    assert place.read_text() == "in the way"
+@pytest.mark.parametrize("lab", MAKE)
+@pytest.mark.parametrize("nested", ["", "zip/zip"])
+def test_what_an_archiver_leaves_is_no_data_set(tmp_path, lab, nested):
+    root = MAKE[lab](tmp_path / "data" / nested)
+    copy = shutil.copytree(root, tmp_path / "copy")
+    for odd in ("__MACOSX", ".Trash"):
+        shutil.copytree(copy, tmp_path / "data" / odd)
+        shutil.copytree(copy / "train", root / "train" / odd)
+    assert len(OPEN[lab](tmp_path / "data")) == len(OPEN[lab](copy))
 
 
-def test_a_full_disk_is_an_error_that_names_the_flag(dataset, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(UserError, match="--cache_dir"):
-        open_dance(dataset)
-    assert caches(dataset) == caches(dataset, "*.partial") == []
+def test_splits_in_folders_of_their_own_are_one_data_set(dataset):
+    for split in ("train", "val"):
+        (dataset / f"{split}_zip").mkdir()
+        (dataset / split).rename(dataset / f"{split}_zip/{split}")
+    shutil.rmtree(dataset / "test")
+    for split in ("train", "val"):
+        open_dance(dataset, split)
 
 
-def test_one_cache_dir_keeps_the_caches_of_two_datasets(tmp_path, nothing_decoded):
-    place = tmp_path / "place"
-    roots = [make_dataset(tmp_path / name, train=count) for name, count in (("a", 8), ("b", 12))]
-    for root in roots:
-        open_dance(root, cache_dir=place)
-        assert not (root / ".cache").exists()
-    nothing_decoded()
-    assert [len(open_dance(root, cache_dir=place).frames) for root in roots] == [8, 12]
-    assert len(caches(place)) == 4
+# ---------------------------------------------------------------- a csv of true frames
+
+
+def truth_csv(path, change):
+    rows = np.arange(5 * 37).reshape(5, 37) % 256
+    rows[:, 0] = np.arange(5)
+    text = [[str(value) for value in row] for row in rows]
+    change(text)
+    lines = [",".join(map(str, range(37))), *map(",".join, text)]
+    path.write_text("\n".join(lines) + "\n")
+    return load_truth(path, (3, 4), [2, 3])
+
+
+@pytest.mark.parametrize(("column", "value"), [(20, "nan"), (20, "256"), (20, "0.3"), (0, "7")])
+def test_a_csv_of_other_than_pixels_or_with_ids_out_of_order_is_refused(tmp_path, column, value):
+    def change(text):
+        text[3][column] = value
+
+    with pytest.raises(UserError, match=r"truth.csv, row 5: .*0 to 255"):
+        truth_csv(tmp_path / "truth.csv", change)
+
+
+def test_a_csv_of_pixels_is_read(tmp_path):
+    frames = truth_csv(tmp_path / "truth.csv", lambda text: None)
+    assert [len(clip) for clip in frames] == [2, 3]
 
 
 # ---------------------------------------------------------------- clips of an epoch
@@ -419,10 +314,6 @@ def test_the_fast_start_lasts_fast_train_epoch_epochs():
 def test_the_fast_start_is_limited_by_partial():
     clips = train_clips("--fast_train --fast_partial 0.5 --partial 0.25", grey_dataset(80))
     assert len(clips.clips_at(0)) == len(clips.clips_at(9)) == 5
-
-
-def test_without_fast_train_every_epoch_uses_all_clips():
-    assert len(train_clips("", grey_dataset(40)).clips_at(0)) == 10
 
 
 def test_a_fast_start_too_short_for_a_clip_is_an_error():

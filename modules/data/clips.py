@@ -13,7 +13,7 @@ import torch
 from ..config import Training
 from ..errors import UserError
 from ..training.ranks import ranks
-from .cache import Rows, to_float
+from .cache import to_float
 
 AHEAD = 2  # batches that are read ahead where they come from the disk
 
@@ -28,9 +28,9 @@ class TrainClips:
         # frames (N, H, W, 3) uint8: in the memory of the device, or read from their file
         self.frames, self.conditions = (self.place(x) for x in arrays)
 
-    def place(self, array: np.ndarray) -> torch.Tensor | Rows:
+    def place(self, array: np.ndarray) -> torch.Tensor:
         if not self.resident and isinstance(array, np.memmap):
-            return Rows(array)
+            return torch.from_numpy(array)
         return torch.tensor(array, device=self.device if self.resident else "cpu")
 
     def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:

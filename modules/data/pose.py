@@ -8,7 +8,7 @@ import torch
 
 from ..errors import UserError
 from ..training.ranks import ranks
-from .cache import cached_images, decode, fingerprint, to_float, unreadable
+from .cache import cached_images, decode, fingerprint, to_float
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
 from .warp import Warp
@@ -36,11 +36,12 @@ class Dataset_Dance(torch.utils.data.Dataset):
         base = find_root(root, mode) / mode
         image_files, pose_files = list_pairs(base / f"{mode}_img", base / f"{mode}_label")
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
-        self.frames, self.conditions = (
+        frames, poses = (
             cached_images(files, size, cache, f"{mode}-{name}", workers, skip_bad)
             for name, files in (("frames", image_files), ("poses", pose_files))
         )
-        self.fingerprint = fingerprint(self.frames, self.conditions)
+        self.frames, self.conditions = frames.array, poses.array
+        self.fingerprint = fingerprint(frames, poses)
         self.numbers = np.array([frame_number(p) for p in image_files])
         self.video_len, self.partial = video_len, partial
         count = int(len(self.frames) * partial) // video_len
@@ -49,7 +50,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
                 f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} are used: "
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise --partial"
             )
-        self.bad = np.union1d(unreadable(self.frames), unreadable(self.conditions))
+        self.bad = np.union1d(frames.bad, poses.bad).astype(int)
         clips = np.arange(count)[:, None] * video_len + np.arange(video_len)
         self.starts = without_bad_frames(clips, self.bad)[:, 0]
         report_left_out(base, self.bad, clips, self.starts)
@@ -130,7 +131,7 @@ def load_test_clips(
         pose_files = list_images(base / "test_label" / folder.name)
         if len(pose_files) < 2:
             raise UserError(f"{pose_files[0].parent} holds one pose; a rollout needs at least two")
-        poses = cached_images(pose_files, size, cache, f"test{folder.name}-poses", workers)
+        poses = cached_images(pose_files, size, cache, f"test{folder.name}-poses", workers).array
         clips.append((to_float(torch.tensor(decode(given, size))), to_float(torch.tensor(poses))))
     return clips
 

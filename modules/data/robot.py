@@ -9,7 +9,7 @@ import torch
 from ..config import FRAME
 from ..errors import UserError
 from ..training.ranks import ranks
-from .cache import cached, cached_images, fingerprint, to_float, unreadable
+from .cache import cached, cached_images, fingerprint, to_float
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import (
     clip_folders,
@@ -41,13 +41,13 @@ def records_in(base: Path) -> list[Path]:
     return [p for p in base.glob("*") if not is_foreign(p.name) and p.is_dir()]
 
 
-def read_tables(folder: Path, first: int, out: np.ndarray) -> None:
-    """Fill out (rows, 7) from the clip's two csv files: row t belongs to frame t.
+def read_tables(folder: Path, first: int, rows: int) -> np.ndarray:
+    """The clip's two csv files -> (rows, 7): row t belongs to frame t.
 
     Frames counted from 0 may be fewer than the rows; where they start at another number only as
     many frames as rows are sure to belong together.
     """
-    column, rows = 0, len(out)
+    tables = []
     for name, width in TABLES.items():
         table = read_table(folder / name)
         enough = len(table) >= rows if first == 0 else len(table) == rows
@@ -57,8 +57,8 @@ def read_tables(folder: Path, first: int, out: np.ndarray) -> None:
                 f"of {width} finite numbers is expected for each of the clip's {rows} frames"
                 + (f", which start at {first}.png" if first else "")
             )
-        out[:, column : column + width] = table[:rows]
-        column += width
+        tables.append(table[:rows])
+    return np.concatenate(tables, axis=1)
 
 
 def read_table(path: Path) -> np.ndarray:
@@ -115,17 +115,18 @@ class Dataset_Robot(torch.utils.data.Dataset):
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         files = [path for clip in pictures for path in clip]
         name = f"{split}-frames"
-        self.frames = cached_images(files, ROBOT_SIZE, cache, name, workers, skip_bad)
+        frames = cached_images(files, ROBOT_SIZE, cache, name, workers, skip_bad)
 
-        def fill(array):
-            for folder, first, start, rows in zip(folders, firsts, self.starts, self.lengths):
-                read_tables(folder, first, array[start : start + rows])
+        def rows():
+            for clip in zip(folders, firsts, self.lengths):
+                yield from read_tables(*clip)
 
         shape = (len(files), sum(TABLES.values()))
         owners = f"{firsts} {self.lengths.tolist()}"  # not determined by the files alone
-        self.conditions = cached(tables, shape, np.float32, cache, f"{split}-rows", fill, owners)
-        self.fingerprint = fingerprint(self.frames, self.conditions)
-        self.leave_out(unreadable(self.frames), base)
+        tables = cached(tables, shape, np.float32, cache, f"{split}-rows", rows, owners)
+        self.frames, self.conditions = frames.array, tables.array
+        self.fingerprint = fingerprint(frames, tables)
+        self.leave_out(np.array(frames.bad, dtype=int), base)
 
     def leave_out(self, bad: np.ndarray, base: Path) -> None:
         """Drop the clips with an unreadable image."""
