@@ -4,15 +4,13 @@ python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folder out
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from modules.cli.start import start
+if __name__ == "__main__":  # before slow imports, so that mistakes are reported at once
+    from modules.cli.start import start_with_command
 
-    start()
+    start_with_command("Tester")
 
 import numpy as np
 import torch

@@ -7,17 +7,15 @@ import contextlib
 import copy
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folder out
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from modules.cli.start import start
+if __name__ == "__main__":  # before slow imports, so that mistakes are reported at once
+    from modules.cli.start import start_with_command
 
-    start()
+    COMMAND = start_with_command("Trainer")
 
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from modules.cli.entry import run
-from modules.cli.parser import parse
 from modules.cli.signals import Stopped, listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
@@ -570,13 +567,12 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
     trainer.report_validation()
 
 
-def main() -> None:
+def main(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
     with ranks.joined():
-        carry_out()
+        carry_out(settings, typed)
 
 
-def carry_out() -> None:
-    settings, typed = ranks.from_first(lambda: parse("Trainer"))
+def carry_out(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
     if settings.preview and not ranks.first:
         return
     if settings.preview:
@@ -593,4 +589,4 @@ def carry_out() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(*COMMAND))

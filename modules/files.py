@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import UserError, is_short_of_memory
+from .errors import UserError
 
 try:
     import fcntl
@@ -40,8 +40,6 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        if is_short_of_memory(error):
-            raise
         cause = error.__context__ or error  # torch.save raises a RuntimeError on a full disk
         reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be written: {reason}") from None
@@ -106,12 +104,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def refuse_unless_plain(path: Path) -> None:
-    """An error where there is a folder, a pipe or a device: to open a pipe would wait for ever."""
-    if path.exists() and not path.is_file():
-        raise OSError(None, "it is not a file", str(path))
 
 
 def temporary_path(folder: Path, prefix: str) -> Path:

@@ -28,7 +28,7 @@ from modules.cli.parser import argparse_type
 from modules.data import build
 from modules.data.estimator import BlazePose
 from modules.data.video import Part, open_video
-from modules.errors import UserError, shortage
+from modules.errors import UserError
 from modules.fields import Number
 from modules.files import is_new, new_folder, write_json
 from modules.report.quality import warnings_of, write_quality_page
@@ -122,8 +122,6 @@ def main(open_estimator=BlazePose):
         with new_folder(args.out) as partial:
             facts = make(args, partial, open_estimator())
     except OSError as error:
-        if shortage(error):
-            raise
         raise UserError(f"cannot write {args.out}: {error.strerror or error}") from None
     for text in warnings_of(facts):
         print(f"warning: {text}")

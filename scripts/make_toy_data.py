@@ -18,7 +18,6 @@ has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 """
 
 import argparse
-import contextlib
 import itertools
 import os
 import shutil
@@ -55,7 +54,7 @@ from modules.cli.parser import argparse_type
 from modules.cli.signals import STOPPING, listener
 from modules.data.joints import write_joints
 from modules.data.skeleton import skeleton_picture
-from modules.errors import UserError, shortage
+from modules.errors import UserError
 from modules.fields import Number
 from modules.files import is_new, new_folder
 
@@ -346,16 +345,12 @@ def end_with_parent():
 def draw_all(draw, jobs, total, workers):
     """Run draw(job) in parallel; it returns its number of frames, `total` altogether."""
     jobs, pool = iter(jobs), ProcessPoolExecutor(workers, initializer=begin_worker)
-    before, failed = threading.excepthook, []  # without its own threads the pool waits for ever
-    threading.excepthook = lambda error: failed.append(error.exc_value)
     try:
         with tqdm(total=total, unit="frame", disable=None) as bar:
             waiting = hand_out(pool, draw, jobs, AHEAD * workers)
             while waiting:
                 listener.check()
                 done, waiting = wait(waiting, PAUSE, FIRST_COMPLETED)
-                for error in failed:
-                    raise error
                 for result in done:
                     bar.update(result.result())
                 waiting |= hand_out(pool, draw, jobs, len(done))
@@ -367,9 +362,7 @@ def draw_all(draw, jobs, total, workers):
         ) from None
     finally:
         end_workers()
-        with contextlib.suppress(RuntimeError):  # its thread was not started
-            pool.shutdown(wait=not failed, cancel_futures=True)
-        threading.excepthook = before
+        pool.shutdown(cancel_futures=True)
 
 
 def hand_out(pool, draw, jobs, number):
@@ -403,8 +396,6 @@ def main():
         with listener.patiently(all_wait=True):  # no signal interrupts the pool, or its end
             contents = write_safely(args)
     except OSError as error:
-        if shortage(error):
-            raise
         raise UserError(f"cannot write {args.out}: {error}") from None
     more = f" and {args.futures} futures of each test clip" if args.futures else ""
     print(f"{contents}{more} written to {args.out} in {time.perf_counter() - start:.0f} s")

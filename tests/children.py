@@ -65,11 +65,11 @@ class Child:
 def serve():
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     import torch._dynamo  # noqa: F401  an optimizer imports it; slow
-    from conftest import SCRIPTS
+    from conftest import MAINS
 
     for line in sys.stdin:
         asked = json.loads(line)
-        answer = start(SCRIPTS, **asked["order"]) if asked["do"] == "start" else None
+        answer = start(MAINS, **asked["order"]) if asked["do"] == "start" else None
         print(json.dumps(answer or wait(asked["pid"])), flush=True)
 
 
@@ -78,7 +78,7 @@ def wait(pid):
     return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
 
 
-def start(scripts, script, flags, out, plots=False, **faults):
+def start(mains, script, flags, out, plots=False, **faults):
     if pid := os.fork():
         return pid
     code = 99
@@ -88,9 +88,9 @@ def start(scripts, script, flags, out, plots=False, **faults):
         os.dup2(files[1], 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        Faults(scripts["Trainer"], files[2], **faults)
+        Faults(sys.modules["Trainer"], files[2], **faults)
         flags = flags if plots else ["--no-plots", *flags]
-        code = call(scripts[script].main, [f"{script}.py", *flags])
+        code = call(mains[script], [f"{script}.py", *flags])
     except BaseException:
         traceback.print_exc()
     finally:

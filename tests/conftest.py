@@ -19,10 +19,11 @@ from helpers import ROBOT, ROOT, SHORT, TINY, make_dataset, make_robot_data, set
 import Tester
 import Trainer
 from modules.cli.entry import run as run_script
+from modules.cli.parser import parse
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `command &` in a script ignores it
 torch.set_num_threads(1)  # tiny nets: a second thread costs more than it saves
-SCRIPTS = {"Trainer": Trainer, "Tester": Tester}
+MAINS = {"Trainer": lambda: Trainer.main(*parse("Trainer")), "Tester": Tester.main}
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def call(in_process, request):
 
     def run(script, *flags):
         more = ["--no-plots"] if "no_plots" in request.fixturenames else []
-        return in_process(SCRIPTS[script].main, f"{script}.py", *more, *flags)
+        return in_process(MAINS[script], f"{script}.py", *more, *flags)
 
     return run
 

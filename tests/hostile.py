@@ -243,12 +243,14 @@ def flags(folder, lab, run=None):
 
 def script(name, *words):
     """-> exit code, and what was printed; exceptions pass."""
-    module, err = __import__(name), io.StringIO()
+    from conftest import MAINS
+
+    err = io.StringIO()
     sys.argv = [f"{name}.py", *map(str, words)]
     code = 0
     with contextlib.redirect_stdout(err), contextlib.redirect_stderr(err):
         try:
-            run_script(module.main)
+            run_script(MAINS[name])
         except SystemExit as stop:
             code = stop.code or 0
             if isinstance(code, str):

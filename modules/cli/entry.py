@@ -1,26 +1,26 @@
-"""How a script starts and ends: one line and an exit code for what the user can fix."""
+"""How a script ends: one line and an exit code for what the user can fix."""
 
 import errno
 import signal
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
-from ..errors import REMEDY, UserError, shortage
+from ..errors import REMEDY, UserError, is_short_of_memory
 from ..text import one_line
 from .signals import Stopped, listener
-from .start import debugged
 
-# Errors of a disk, of permissions or of a closed pipe; any other OSError is a bug: a traceback.
-KNOWN_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO EMFILE ENFILE ENAMETOOLONG ELOOP EPIPE"
-KNOWN_NAMES += " ESTALE ENOTCONN ETIMEDOUT ENXIO"
-KNOWN = {getattr(errno, name) for name in KNOWN_NAMES.split() if hasattr(errno, name)}
+# Errors of a disk or of permissions; any other OSError is a bug: a traceback.
+KNOWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
+KNOWN |= {getattr(errno, "EDQUOT", errno.ENOSPC)}  # not on Windows
+T = TypeVar("T")
 
 
-def run(main: Callable[[], None], remedy: str = REMEDY) -> None:
+def run(main: Callable[[], T], remedy: str = REMEDY) -> T:
     """Call main(). --debug shows the traceback of any error. `remedy`: where memory is short."""
     try:
         with listener:
-            main()
+            return main()
     except Exception as error:
         message = explain(error, remedy)
         if message is None or debugged():
@@ -36,9 +36,14 @@ def explain(error: Exception, remedy: str) -> str | None:
     """What the user can do about an error, in a line; None: it is a bug."""
     if isinstance(error, UserError):
         return "\n".join(map(one_line, error.lines))
-    if message := shortage(error, remedy):
-        return one_line(message)
+    if is_short_of_memory(error):
+        reason = str(error).partition("\n")[0]
+        return one_line(f"not enough memory: {remedy}" + (f" ({reason})" if reason else ""))
     if isinstance(error, OSError) and error.errno in KNOWN:
         place = f"{error.filename}: " if error.filename else ""
-        return one_line(f"{place}{error.strerror or error}")
+        return one_line(f"{place}{error.strerror}")
     return None
+
+
+def debugged() -> bool:
+    return "--debug" in sys.argv

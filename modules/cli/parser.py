@@ -8,9 +8,11 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import LABS, PREFIXED, TEMPLATE, TESTS, TRAINING, Loop
+from ..data.folders import require_folder
 from ..errors import UserError
 from ..fields import AnyCase, Choice, Numbers, Settings, settings_from, switch
 from ..text import one_line
@@ -60,6 +62,22 @@ def parse(
         parser.error(str(error))
     check(parser, settings, set(values))
     return settings, set(values)
+
+
+def read(script: str) -> tuple[Any, set[str]] | None:
+    """parse(), with an error for a missing file or folder. It needs no torch.
+
+    None: a command of Tester.py, whose checkpoint must be read to know the lab and so the flags.
+    """
+    path = peek("ckpt_path")
+    if script == "Tester" and path and not {"-h", "--help"} & set(sys.argv):
+        if not Path(path).is_file():
+            raise UserError(f"{path} is not a checkpoint file")
+        return None
+    settings, typed = parse(script)
+    if settings.DR:
+        require_folder(settings.DR)
+    return settings, typed
 
 
 def peek(flag: str, argv: Sequence[str] | None = None) -> str | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 
 STOPPING = [
@@ -25,23 +24,16 @@ class Listener:
         self.patient, self.all_wait, self.asked = False, False, None
 
     def __enter__(self) -> "Listener":
-        self.patient = self.all_wait = True  # until all of them are heard
         self.asked, self.before = None, {}
-        if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                    self.before[number] = signal.signal(number, self.hear)
-        self.patient = self.all_wait = False
-        if number := self.asked:
-            self.__exit__()
-            raise Stopped(number)
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or & in a shell script
+                self.before[number] = signal.signal(number, self.hear)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.patient = self.all_wait = True  # a signal that comes now must not stop this
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        self.patient, self.all_wait, self.asked = False, False, None
+        self.asked = None
 
     def hear(self, number: int, _: object) -> None:
         at_once = not self.patient or (self.asked and not self.all_wait)

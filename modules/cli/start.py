@@ -1,97 +1,66 @@
-"""What a script does before its slow imports: it takes its process as it finds it."""
+"""What a script does before its slow imports: it prepares its process and reads its command."""
 
+import contextlib
 import errno
+import io
 import logging
 import os
 import signal
 import sys
-import threading
+import time
 import warnings
-from types import TracebackType
 from typing import Any, TextIO
 
-from ..errors import shortage
-from ..text import one_line, without_escapes
+from .entry import debugged, run
+from .parser import read
 
-# The reader of a pipe has ended, the terminal was closed, the disk of a log is full.
-GONE = (errno.EPIPE, errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+GONE = errno.EPIPE, errno.EIO  # the reader of a pipe has ended, the terminal was closed
+PATIENCE = 5  # seconds in which the first process reports a mistake, and torchrun ends the others
 
 
 def start() -> None:
-    """Call it before torch is imported, in a process that is the script's own."""
+    """Call it before torch is imported."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C within an import: no traceback
-    sys.excepthook = explain_shortage
     os.environ["MPLBACKEND"] = "Agg"  # a notebook sets one that need not be installed here
     if not (sys.warnoptions or debugged()):
         warnings.simplefilter("ignore")  # of libraries
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    open_closed_streams()
-    first = os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
-    if not first:  # the first process of torchrun prints
+    sys.stdout, sys.stderr = Steady(sys.stdout), Steady(sys.stderr)
+    if not is_first():  # the first process of torchrun prints
         sys.stdout = open(os.devnull, "w")
-    sys.stdout = Steady(sys.stdout, escapes=False)
-    sys.stderr = Steady(sys.stderr, escapes=True, bars=first)  # progress bars move the cursor
-    try_threads()
+        sys.stderr.isatty = lambda: False  # no progress bars
 
 
-def explain_shortage(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """A line instead of a traceback where an import gets no memory or no thread."""
-    message = None if debugged() else shortage(error, "end other programs, or raise ulimit -v")
-    if message:
-        print(f"error: {one_line(message)}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def is_first() -> bool:
+    """Whether this is the only process, or the first one of torchrun."""
+    return os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
 
 
-def try_threads() -> None:
-    """Start as many threads as the libraries will: these end the process if they get none."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    number = int(wanted) if wanted.isdecimal() and len(wanted) < 4 else processors()
-    end, started = threading.Event(), []
+def start_with_command(script: str) -> tuple[Any, set[str]] | None:
+    """start(), and what read() makes of the command line."""
+    start()
+    if is_first():
+        return run(lambda: read(script))
     try:
-        for _ in range(number):
-            thread = threading.Thread(target=end.wait)
-            thread.start()
-            started.append(thread)
-    finally:
-        end.set()
-        for thread in started:
-            thread.join()
-
-
-def processors() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def debugged() -> bool:
-    return "--debug" in sys.argv
-
-
-def open_closed_streams() -> None:
-    """Streams that the caller closed, as 2>&- does, lead nowhere."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # the lowest free number: its own
+        with contextlib.redirect_stderr(io.StringIO()):
+            return run(lambda: read(script))
+    except SystemExit as end:
+        if end.code:
+            time.sleep(PATIENCE)
+        sys.exit(2 if end.code else 0)
 
 
 class Steady:
-    """A stream that ends no script: what cannot be encoded is escaped, and a reader may leave."""
+    """A stream that ends no script when its terminal is closed or its reader has ended."""
 
-    def __init__(self, stream: TextIO, escapes: bool, bars: bool = True):
-        self.stream, self.escapes, self.bars = stream, escapes, bars
+    def __init__(self, stream: TextIO):
+        self.stream = stream
         stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        self.attempt(self.stream.write, text if self.escapes else without_escapes(text))
+        self.attempt(self.stream.write, text)
         return len(text)
-
-    def isatty(self) -> bool:
-        """Whether progress bars are shown."""
-        return self.bars and self.stream.isatty()
 
     def flush(self) -> None:
         self.attempt(self.stream.flush)

@@ -7,13 +7,15 @@ from pathlib import Path
 from ..errors import UserError
 
 
-def levels(root: str | Path, val: str) -> Iterator[list[Path]]:
+def require_folder(root: str | Path) -> None:
+    if not Path(root).is_dir():
+        raise UserError(f"--DR {root} is not a folder; pass the one that contains train/ and test/")
+
+
+def levels(root: str | Path) -> Iterator[list[Path]]:
     """[root], the folders in it, and the folders in these, as in nested zips."""
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(
-            f"--DR {root} is not a folder; pass the folder that contains train/, {val}/ and test/"
-        )
+    require_folder(root)
     yield [root]
     for pattern in ("*", "*/*"):
         found = (
@@ -34,7 +36,7 @@ def find_data_set(
 
     All splits are of one data set: those at the first level with any, and one folder of each.
     """
-    for folders in levels(root, splits[1]):
+    for folders in levels(root):
         found = {name: [p for p in folders if has(p, name)] for name in splits}
         for name, places in found.items():
             if len(places) > 1:
@@ -49,7 +51,7 @@ def find_data_set(
 
 def find_file(root: str | Path, name: str) -> Path | None:
     """A file of the data set, where the data set may be nested as in a zip."""
-    for folders in levels(root, "val"):
+    for folders in levels(root):
         found = [folder / name for folder in folders if (folder / name).exists()]
         if len(found) > 1:
             raise UserError(f"--DR {root} contains {found[0]} and {found[1]}; name one data set")

@@ -8,7 +8,6 @@ from typing import Any, TextIO
 
 from ..cli.signals import Stopped
 from ..errors import UserError
-from ..files import refuse_unless_plain
 from .folder import CONSOLE
 
 
@@ -36,7 +35,6 @@ class Console:
         """Go on in this folder's console.txt."""
         path = folder / CONSOLE
         try:
-            refuse_unless_plain(path)
             self.file: TextIO = open(path, "a", 1, "utf-8", "backslashreplace")
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
