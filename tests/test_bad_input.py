@@ -1,32 +1,22 @@
 """A user's mistake ends in one message that names it, and leaves no incomplete file."""
 
-import dataclasses
 import errno
 import os
-import pickle
-import random
+import re
 import shlex
 import shutil
-import subprocess
-import sys
-import zlib
 
-import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHORT, files_below, train_once
-from PIL import Image
+from helpers import SHORT, files_below, train_once
 
 import Trainer
-from dataloader import Dataset_Dance
-from modules.config import TRAINING
-from modules.data.cache import decode
+from dataloader import Dataset_Dance, load_test_clips
 from modules.data.folders import frame_number
 from modules.errors import UserError
-from modules.fields import Number
 from modules.files import write_atomically
-from modules.runs import checkpoint as ckpt
 
+SIZE = (12, 16)
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
@@ -54,12 +44,6 @@ def no_folder(root):
 def empty_folder(root):
     shutil.rmtree(root)
     root.mkdir()
-    return root
-
-
-def file_as_folder(root):
-    shutil.rmtree(root)
-    root.write_text("no folder")
     return root
 
 
@@ -98,32 +82,6 @@ def text_as_image(root):
     return path
 
 
-def folder_as_image(root):
-    path = root / "val/val_img/frame000002.png"
-    path.unlink()
-    path.mkdir()
-    return path
-
-
-def image_claiming(root, pixels):
-    """An image of 16 x 16 pixels whose valid header claims pixels x pixels."""
-    path = root / "train/train_img/frame000003.png"
-    Image.new("1", (16, 16)).save(path)
-    data = bytearray(path.read_bytes())
-    data[16:24] = pixels.to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    path.write_bytes(data)
-    return path
-
-
-def gigantic_image(root):
-    return image_claiming(root, 60_000)
-
-
-def large_image_without_its_pixels(root):
-    return image_claiming(root, 5_000)
-
-
 def wrong_byte_in_an_image(root):
     """Of full length, but its pixels cannot be decompressed; a native decoder may crash."""
     path = root / "train/train_img/frame000003.png"
@@ -150,45 +108,32 @@ def few_validation_frames(root):
 
 
 FOR_TRAINING = [
-    no_folder, empty_folder, file_as_folder, no_images, no_poses, one_pose_missing,
-    truncated_image, empty_image, text_as_image, folder_as_image, gigantic_image,
-    large_image_without_its_pixels, wrong_byte_in_an_image,
-    no_validation, few_training_frames, few_validation_frames,
+    no_folder, empty_folder, no_images, no_poses, one_pose_missing, truncated_image, empty_image,
+    text_as_image, wrong_byte_in_an_image, no_validation, few_training_frames,
+    few_validation_frames,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("spoil", FOR_TRAINING)
-def test_a_dataset_that_cannot_be_trained_on(call, dataset, tmp_path, spoil):
-    named, run = spoil(dataset), tmp_path / "run"
+def test_a_dataset_that_cannot_be_trained_on(dataset, spoil):
+    named = spoil(dataset)
+    with pytest.raises(UserError, match=re.escape(str(named))):
+        for mode, length in (("train", 4), ("val", 6)):
+            Dataset_Dance(dataset, mode, length, size=SIZE)
+
+
+def test_a_mistake_is_one_line_and_leaves_no_file(call, dataset, tmp_path):
+    named, run = truncated_image(dataset), tmp_path / "run"
     done = call("Trainer", "--DR", dataset, "--save_root", run, "--num_epoch", 1, *SHORT)
     assert_refused(done, 1, named)
     assert files_below(run) == []
-    assert not list(tmp_path.rglob("*.partial"))
 
 
-DAMAGES = [
-    truncated_image, empty_image, gigantic_image, large_image_without_its_pixels,
-    wrong_byte_in_an_image,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("spoil", DAMAGES)
+@pytest.mark.parametrize("spoil", [truncated_image, empty_image, wrong_byte_in_an_image])
 def test_skip_bad_frames_leaves_out_exactly_the_damaged_image(dataset, spoil):
     number = frame_number(spoil(dataset))
-    clips = Dataset_Dance(dataset, "train", 4, size=(12, 16), skip_bad=True)
+    clips = Dataset_Dance(dataset, "train", 4, size=SIZE, skip_bad=True)
     assert clips.numbers[clips.bad].tolist() == [number]
-
-
-@pytest.mark.parametrize("share", range(0, 100, 7))
-def test_a_truncated_image_is_named_unless_all_its_pixels_are_there(dataset, share):
-    path = dataset / "train/train_img/frame000003.png"
-    whole, data = decode(path, (12, 16)), path.read_bytes()
-    path.write_bytes(data[: len(data) * share // 100])
-    try:
-        assert (decode(path, (12, 16)) == whole).all()
-        assert share > 90
-    except UserError as error:
-        assert str(path) in str(error)
 
 
 def clip_without_poses(root):
@@ -213,11 +158,6 @@ def no_clips(root):
     return root / "test/test_img"
 
 
-def truth_too_short(root):
-    (root / "test/test_truth/1/frame000104.png").unlink()
-    return root / "test/test_truth"
-
-
 def given_frame_damaged(root):
     path = root / "test/test_img/0/frame000000.png"
     path.write_text("not a picture")
@@ -226,16 +166,15 @@ def given_frame_damaged(root):
 
 FOR_TEST = [
     no_folder, empty_folder, clip_without_poses, clip_with_an_empty_pose_folder,
-    clip_without_its_first_frame, no_clips, truth_too_short, given_frame_damaged,
+    clip_without_its_first_frame, no_clips, given_frame_damaged,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("spoil", FOR_TEST)
-def test_a_dataset_that_cannot_be_tested_on(call, dataset, trained, tmp_path, spoil):
-    named, run = spoil(dataset), tmp_path / "run"
-    done = call("Tester", "--DR", dataset, "--save_root", run, "--ckpt", trained.best)
-    assert_refused(done, 1, named)
-    assert files_below(run) == []
+def test_a_dataset_that_cannot_be_tested_on(dataset, spoil):
+    named = spoil(dataset)
+    with pytest.raises(UserError, match=re.escape(str(named))):
+        load_test_clips(dataset, SIZE)
 
 
 @pytest.mark.parametrize("truth", ["missing", "text.csv", "short.csv", "empty"])
@@ -249,52 +188,18 @@ def test_truth_that_does_not_fit_the_test_clips(call, trained, tmp_path, truth):
     assert files_below(tmp_path / "run") == []
 
 
-def test_a_test_clip_of_one_pose_is_tested_or_refused_but_no_crash(
-    call, dataset, trained, tmp_path
-):
-    for kind in ("label", "truth"):
-        for path in sorted((dataset / f"test/test_{kind}/1").iterdir())[1:]:
-            path.unlink()
-    flags = ["--DR", dataset, "--save_root", tmp_path / "run", "--ckpt", trained.best]
-    done = call("Tester", *flags)
-    if done.code:
-        assert_refused(done, 1, "test_label/1")
+def test_a_test_clip_of_one_pose_is_refused(dataset):
+    for path in sorted((dataset / "test/test_label/1").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UserError, match="test_label/1"):
+        load_test_clips(dataset, SIZE)
 
 
 # ---------------------------------------------------------------- flags
 
 
-def numeric_flags():
-    for item in dataclasses.fields(TRAINING["pose"]):
-        if isinstance(item.metadata["check"], Number):
-            yield item.name
-
-
 def try_flags(call, *flags):
     return call("Trainer", "--DR", "/nowhere", "--save_root", "/nowhere/run", *flags)
-
-
-@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf", "five", "", "1e999"])
-@pytest.mark.parametrize("flag", list(numeric_flags()))
-def test_no_numeric_flag_takes_a_value_that_is_negative_or_no_number(call, flag, value):
-    assert_refused(try_flags(call, f"--{flag}={value}"), 2, f"--{flag}")
-
-
-OUT_OF_RANGE = {
-    "num_epoch": [0, 1.5], "batch_size": [0], "per_save": [0], "val_every": [0],
-    "kl_anneal_cycle": [0], "train_vi_len": [0, 1], "val_vi_len": [1], "frame_H": [0, 10],
-    "frame_W": [0, 10], "F_dim": [0, 7], "L_dim": [0, 1], "N_dim": [0, 3], "D_out_dim": [0, 7],
-    "partial": [0, 1.01], "fast_partial": [0, 1.5], "tfr": [1.1], "tfr_d_step": [1.1],
-    "tfr_lower_bound": [1.1], "kl_anneal_ratio": [-0.1], "posterior_share": [1.1, -0.1],
-    "jump_start": [1.1], "warp": [1.1, -0.1],
-    "lr": [0], "lr_gamma": [0, 1.1], "ema": [1, 1.5], "gpu": [2], "seed": [10**30],
-}  # fmt: skip
-CASES = [(flag, value) for flag, values in OUT_OF_RANGE.items() for value in values]
-
-
-@pytest.mark.parametrize(("flag", "value"), CASES)
-def test_a_value_out_of_the_flags_range_is_wrong_usage(call, flag, value):
-    assert_refused(try_flags(call, f"--{flag}", value), 2, f"--{flag}", value)
 
 
 @pytest.mark.parametrize(
@@ -323,14 +228,6 @@ def test_contradictory_flags_or_flags_without_effect_are_wrong_usage(call, line,
     assert_refused(try_flags(call, *shlex.split(line)), 2, named)
 
 
-@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63, 2**64])
-def test_a_seed_is_refused_at_once_or_trained_with(call, trained, tmp_path, seed):
-    flags = ["--DR", trained.data, "--save_root", tmp_path / "run", "--num_epoch", 1, *SHORT]
-    done = call("Trainer", *flags, "--seed", seed)
-    if done.code:
-        assert_refused(done, 2, "--seed")
-
-
 # ---------------------------------------------------------------- checkpoint files
 
 
@@ -357,56 +254,23 @@ def pickled(content, path):
 BAD_CHECKPOINTS = {  # name -> what the file holds, given a real checkpoint and a free path
     "text": lambda real, free: b"not a checkpoint\n",
     "empty": lambda real, free: b"",
-    "one byte": lambda real, free: b"\x80",
-    "zip garbage": lambda real, free: b"PK\x03\x04" + bytes(500),
     "png": lambda real, free: b"\x89PNG\r\n\x1a\n" + bytes(100),
     "truncated": lambda real, free: half_of(real),
     "no state_dict": lambda real, free: pickled({"lr": 0.1}, free),
-    "state_dict of lists": lambda real, free: pickled({"state_dict": {"a": [1.0]}}, free),
-    "empty state_dict": lambda real, free: pickled({"state_dict": {}}, free),
     "another net": lambda real, free: pickled({"state_dict": {"a": torch.ones(1)}}, free),
     "list": lambda real, free: pickled([torch.ones(2)], free),
-    "tensor": lambda real, free: pickled(torch.ones(2), free),
     "malicious": lambda real, free: pickled({"state_dict": Malicious(f"{free}.hit")}, free),
-    "malicious pickle": lambda real, free: pickle.dumps(Malicious(f"{free}.hit")),
 }
 
 
-@pytest.mark.parametrize("script", ["Trainer", "Tester"])
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
-def test_a_file_that_is_no_checkpoint_is_refused(call, trained, tmp_path, script, name):
+def test_a_file_that_is_no_checkpoint_is_refused(call, trained, tmp_path, name):
     bad, free, run = tmp_path / "bad.ckpt", tmp_path / "free", tmp_path / "run"
     bad.write_bytes(BAD_CHECKPOINTS[name](trained.best, free))
-    sizes = SHORT if script == "Trainer" else ()
-    done = call(script, "--DR", trained.data, "--save_root", run, *sizes, "--ckpt_path", bad)
+    done = call("Tester", "--DR", trained.data, "--save_root", run, "--ckpt_path", bad)
     assert_refused(done, 1, bad)
     assert not (tmp_path / "free.hit").exists()
     assert files_below(run) == []
-
-
-def test_random_damage_to_a_checkpoint_never_crashes_the_loader(trained, tmp_path):
-    rng, whole = random.Random(0), trained.best.read_bytes()
-    bad = tmp_path / "bad.ckpt"
-    for _ in range(150):
-        data = bytearray(whole[: rng.choice((len(whole), 4000, rng.randrange(len(whole))))])
-        for _ in range(rng.choice((1, 20))):
-            data[rng.randrange(min(len(data), 6000))] = rng.randrange(256)
-        bad.write_bytes(data)
-        load_or_refuse(bad)
-
-
-def test_random_bytes_as_pickle_never_crash_the_loader(tmp_path):
-    rng, bad = random.Random(1), tmp_path / "bad.ckpt"
-    for _ in range(500):
-        bad.write_bytes(b"\x80\x02" + bytes(rng.randrange(256) for _ in range(40)) + b".")
-        load_or_refuse(bad)
-
-
-def load_or_refuse(path):
-    try:
-        ckpt.load(path)
-    except UserError as error:
-        assert str(path) in str(error)
 
 
 @pytest.mark.parametrize("script", ["Trainer", "Tester"])
@@ -417,7 +281,7 @@ def test_a_checkpoint_that_is_missing_or_a_folder_is_named(call, trained, tmp_pa
         assert_refused(call(script, *flags, *sizes), 1, path)
 
 
-@pytest.mark.parametrize("flag", ["--F_dim", "--L_dim", "--N_dim", "--D_out_dim"])
+@pytest.mark.parametrize("flag", ["--F_dim", "--N_dim"])
 def test_tester_refuses_sizes_that_are_not_the_checkpoints(call, trained, tmp_path, flag):
     flags = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt_path", trained.best]
     done = call("Tester", *flags, flag, 16)
@@ -432,15 +296,8 @@ def test_trainer_refuses_to_start_from_a_checkpoint_of_other_sizes(call, trained
     assert files_below(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"state_dict": {"a": torch.ones(1)}},
-        {"state_dict": {"a": torch.ones(1)}, "lr": 0.1, "tfr": 1.0, "last_epoch": 3},
-        {"version": 1, "args": {}, "state_dict": {}},
-    ],
-)
-def test_a_last_ckpt_that_is_not_ours_is_refused_by_name(call, trained, tmp_path, content):
+def test_a_last_ckpt_that_is_not_ours_is_refused_by_name(call, trained, tmp_path):
+    content = {"state_dict": {"a": torch.ones(1)}, "lr": 0.1, "tfr": 1.0, "last_epoch": 3}
     run = tmp_path / "run"
     run.mkdir()
     torch.save(content, run / "last.ckpt")
@@ -461,8 +318,7 @@ def test_a_damaged_last_ckpt_is_refused_and_kept(call, trained, tmp_path):
 # ---------------------------------------------------------------- where results go
 
 
-@pytest.mark.parametrize("script", ["Trainer", "Tester"])
-@pytest.mark.parametrize("below", ["", "deeper/run"])
+@pytest.mark.parametrize(("script", "below"), [("Trainer", ""), ("Tester", "deeper/run")])
 def test_a_save_root_that_is_or_lies_under_a_file(call, trained, tmp_path, script, below):
     (tmp_path / "file").write_text("in the way")
     run = tmp_path / "file" / below
@@ -483,36 +339,6 @@ def full_for(name, function):
         return full_disk() if os.path.basename(args[-1]) == name else function(*args)
 
     return act
-
-
-@pytest.mark.parametrize("name", ["last.ckpt", "best_score.ckpt", "metrics.csv", "args.json"])
-def test_a_disk_that_is_full_at_a_rename_keeps_what_was_there(
-    call, trained, tmp_path, monkeypatch, name
-):
-    run = shutil.copytree(trained.run, tmp_path / "run")
-    before = (run / name).read_bytes()
-    monkeypatch.setattr(os, "replace", full_for(name, os.replace))
-    if name == "best_score.ckpt":
-        monkeypatch.setattr("Trainer.score_clips", lambda clips: dict.fromkeys(SCORES, 99.0))
-    done = call("Trainer", "--DR", trained.data, "--save_root", run, "--num_epoch", 2, *SHORT)
-    assert_refused(done, 1, run / name, "No space left")
-    assert (run / name).read_bytes() == before
-    assert ckpt.load(run / "last.ckpt")["last_epoch"] == 1
-    assert not [f for f in files_below(run) if os.path.basename(f).startswith(".")]
-
-
-SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim")
-
-
-def test_a_disk_that_is_full_while_writing_leaves_every_file_as_it_was(
-    call, trained, tmp_path, monkeypatch
-):
-    run = shutil.copytree(trained.run, tmp_path / "run")
-    before = {name: (run / name).read_bytes() for name in files_below(run)}
-    monkeypatch.setattr(os, "fsync", full_disk)
-    done = call("Trainer", "--DR", trained.data, "--save_root", run, "--num_epoch", 2, *SHORT)
-    assert_refused(done, 1, run, "No space left")
-    assert {name: (run / name).read_bytes() for name in files_below(run)} == before
 
 
 def test_a_full_disk_at_test_leaves_no_half_submission(call, trained, tmp_path, monkeypatch):
@@ -542,34 +368,11 @@ def full_gpu(size):
     raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes\nMore lines")
 
 
-@pytest.mark.parametrize("ask", [full_gpu, torch.empty, np.empty], ids=["gpu", "cpu", "numpy"])
-def test_too_little_memory_is_one_line_and_the_run_can_be_resumed(call, tmp_path, ask):
+def test_too_little_memory_is_one_line_and_the_run_can_be_resumed(call, tmp_path):
     done = train_once(tmp_path)
     more = "--DR", done.data, "--save_root", done.run, *SHORT, "--num_epoch", "2"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer.Trainer, "training_one_step", lambda *_: ask(2**56))
+        patch.setattr(Trainer.Trainer, "training_one_step", lambda *_: full_gpu(2**56))
         failed = call("Trainer", *more)
-    assert_refused(failed, 1, "--recompute", "llocate")
+    assert_refused(failed, 1, "--recompute", "allocate")
     assert call("Trainer", *more).code == 0
-
-
-def test_other_errors_of_torch_keep_their_traceback(call, tmp_path, monkeypatch):
-    done = train_once(tmp_path)
-    monkeypatch.setattr(Trainer.Trainer, "validate", lambda _: torch.ones(2) @ torch.ones(3))
-    with pytest.raises(RuntimeError, match="size"):
-        call("Trainer", "--DR", done.data, "--save_root", tmp_path / "other", *SHORT)
-
-
-# ---------------------------------------------------------------- as a shell sees it
-
-
-def shell(*words):
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def test_exit_codes_and_messages_of_the_real_scripts(tmp_path):
-    done = shell("Trainer.py", "--DR", tmp_path / "none", "--save_root", tmp_path / "run")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: --DR {tmp_path / 'none'} is not a folder")
-    assert len(done.stderr.splitlines()) == 1
