@@ -71,7 +71,7 @@ def test_flags_that_forks_added_are_there():
     assert set(ADDED_BY_FORKS) <= {item.name for item in fields("Trainer")}
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adamax", "SGD"])
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
 def test_optim_builds_the_optimizer_of_that_name(name):
     optimizer = make_optimizer(
         [torch.nn.Parameter(torch.ones(1))], parse("Trainer", f"--optim {name}")
@@ -163,19 +163,6 @@ def test_an_ambiguous_prefix_is_wrong_usage(call):
 # ---------------------------------------------------------------- values
 
 
-@pytest.mark.parametrize(
-    "word", ["None", "none", "No", "Without", "W/O", "NoKL_Annealing", "Constant"]
-)
-def test_every_spelling_of_no_annealing_means_beta_1_throughout(word):
-    table = schedules.table(parse("Trainer", f"--kl_anneal_type {word}"))
-    assert {row["beta"] for row in table} == {1.0}
-
-
-@pytest.mark.parametrize("word", ["cyclical", "CYCLICAL", "monotonic"])
-def test_kl_types_may_be_written_in_any_case(word):
-    assert parse("Trainer", f"--kl_anneal_type {word}").kl_anneal_type == word.capitalize()
-
-
 def test_a_flag_typed_twice_counts_as_the_last():
     assert parse("Trainer", "--num_epoch 100 --num_epoch 1").num_epoch == 1
 
@@ -190,26 +177,19 @@ def test_typed_holds_what_was_typed_and_not_the_defaults():
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_help_ends_well_and_mentions_every_flag(call, script):
+def test_help_has_every_flag_with_its_text_and_default(call, script):
     done = call(script, "--help")
-    assert done.code == 0
+    out = "".join(done.out.split())  # without line breaks
     for name in Parser(script, "pose").names:
         assert re.search(rf"{name}\b", done.out), name
-
-
-@pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_every_flag_has_a_help_text_and_shows_its_default(call, script):
-    out = "".join(call(script, "--help").out.split())  # without line breaks
     for item in fields(script):
         text = item.metadata["help"]
-        if item.default is not None and item.default is not False:
-            text += (
-                f"({' '.join(map(str, item.default))})"
-                if item.name == "lr_milestones"
-                else (f"({item.default})")
-            )
+        if isinstance(item.default, tuple):
+            text += f"({' '.join(map(str, item.default))})"
+        elif item.default is not None and item.default is not False:
+            text += f"({item.default})"
         assert item.metadata["help"] and "".join(text.split()) in out, item.name
-    assert "(0.001)" in out
+    assert done.code == 0 and "(0.001)" in out
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
@@ -271,15 +251,6 @@ def lab(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("line", [*PUBLISHED][:2])
-def test_published_training_lines_run(call, lab, line):
-    script, flags = words(line)
-    done = call(script, *flags, *SHORT, "--num_epoch", 1)
-    assert done.code == 0, done.err
-    run = lab / "repository" / PUBLISHED[line]["save_root"]
-    assert (run / "best_score.ckpt").exists()
-
-
 def test_published_training_then_testing_runs(call, lab):
     (script, train), (tester, test) = map(words, [*PUBLISHED][2:])
     done = call(script, *train, *SHORT, "--num_epoch", 1)
@@ -289,51 +260,8 @@ def test_published_training_then_testing_runs(call, lab):
     assert (lab / "repository/save_path/submission.csv").exists()
 
 
-# ---------------------------------------------------------------- the five reports
-
-NO_DECAY = "--lr 1e-4 --lr_schedule constant"
-CYCLES = "--kl_anneal_type Cyclical --kl_anneal_ratio 0.5"
-REPORTS = {
-    "A monotonic": "--tfr_mode linear --tfr_sde 1 --kl_anneal_type Monotonic --lr .002",
-    "A cyclical": "--tfr_mode linear --tfr_sde 1 --kl_anneal_cycle 2 --lr .002",
-    "B": "--optim AdamW --lr 3e-4 --lr_schedule cosine --lr_end 400 --batch_size 2 --tfr 0 "
-    "--sigmoid --feedback features --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 "
-    "--kl_anneal_start 0.1",
-    "C": f"{CYCLES} --lr 1e-4 --tfr .5 --tfr_d_step .05 --tfr_sde 1 --batch_size 1 "
-    "--kl_anneal_stop .5 --kl_anneal_floor 5e-7",
-    "D": f"{NO_DECAY} --posterior previous --feedback frame --pretrain_epochs 1 --pretrain_tfr 1 "
-    "--tfr 0 --kl_anneal_ratio 0",
-    "E cyclical": f"--tfr_mode linear --tfr_sde 0 --tfr_end 2 {CYCLES}",
-    "E monotonic": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type Monotonic --kl_anneal_ratio .25",
-    "E none": "--tfr_mode linear --tfr_sde 0 --kl_anneal_type None",
-}
-EXPECTED = {  # what the two epochs of each run must log: beta, tfr
-    "A monotonic": ([0, 0.5], [1, 1]),
-    "A cyclical": ([0, 0], [1, 1]),
-    "B": ([0.1, 0.1], [0, 0]),
-    "C": ([5e-7, 5e-7], [0.5, 0.45]),
-    "D": ([0, 1], [1, 0]),
-    "E cyclical": ([0, 0], [1, 0.5]),
-    "E monotonic": ([0, 1], [1, 0]),
-    "E none": ([1, 1], [1, 0]),
-}
-
-
-@pytest.mark.parametrize("name", REPORTS)
-def test_the_settings_of_every_report_run_as_described(call, dataset, tmp_path, name):
-    run = tmp_path / "run"
-    line = f"--DR {dataset} --save_root {run} --num_epoch 2 {REPORTS[name]}"
-    done = call("Trainer", *line.split(), *SHORT)
-    assert done.code == 0, done.err
-    rows = read_csv(run / "metrics.csv")
-    beta, tfr = EXPECTED[name]
-    assert [row["train/beta"] for row in rows] == pytest.approx(beta)
-    assert [row["train/tfr"] for row in rows] == pytest.approx(tfr)
-    assert (run / "best_score.ckpt").exists()
-
-
 def test_pretraining_has_no_kl_and_training_after_it_has(call, dataset, tmp_path):
-    line = f"--DR {dataset} --save_root {tmp_path / 'run'} --num_epoch 2 {REPORTS['D']}"
+    line = f"--DR {dataset} --save_root {tmp_path / 'run'} --num_epoch 2 --pretrain_epochs 1"
     call("Trainer", *line.split(), *SHORT)
     kl = [row["train/kl"] for row in read_csv(tmp_path / "run/metrics.csv")]
     assert kl[0] == 0 < kl[1]
@@ -375,36 +303,22 @@ def test_preview_prints_spans_of_equal_epochs_in_one_line(call, tmp_path):
 
 def test_cuda_where_there_is_none_is_an_error_and_not_the_cpu(call, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("cuda", "cuda:3"):
-        done = call(
-            "Trainer", "--DR", dataset, "--save_root", tmp_path / "run", *SHORT, "--device", name
-        )
-        assert done.code == 1
-        assert f"--device {name}" in done.err
-        assert "Traceback" not in done.err
+    flags = "--DR", dataset, "--save_root", tmp_path / "run", *SHORT, "--device", "cuda:3"
+    done = call("Trainer", *flags)
+    assert done.code == 1 and "--device cuda:3" in done.err
 
 
-@pytest.mark.parametrize("name", ["cpu:7", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU0", ""])
-@pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_a_device_that_does_not_exist_is_wrong_usage(call, script, name):
-    done = call(script, "--DR", "d", "--save_root", "s", f"--device={name}")
-    assert done.code == 2
-    assert "--device" in done.err
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", ""])
+def test_a_device_that_does_not_exist_is_wrong_usage(call, name):
+    done = call("Trainer", "--DR", "d", "--save_root", "s", f"--device={name}")
+    assert done.code == 2 and "--device" in done.err
 
 
-def device_lines(call, dataset, folder, *flags):
-    sizes = [f for f in SHORT if f not in ("--device", "cpu")]
-    done = call("Trainer", "--DR", dataset, "--save_root", folder, "--num_epoch", 1, *sizes, *flags)
-    assert done.code == 0, done.err
-    return [line for line in done.out.splitlines() if line.startswith("device:")]
-
-
-def test_the_device_is_printed_in_one_line(call, dataset, tmp_path):
-    assert len(device_lines(call, dataset, tmp_path / "run")) == 1
-
-
-def test_gpu_0_means_the_cpu(call, dataset, tmp_path):
-    (line,) = device_lines(call, dataset, tmp_path / "run", "--gpu", 0)
+def test_gpu_0_means_the_cpu_and_the_device_is_printed_once(call, dataset, tmp_path):
+    sizes = [flag for flag in SHORT if flag not in ("--device", "cpu")]
+    places = "--DR", dataset, "--save_root", tmp_path / "run", "--num_epoch", 1
+    done = call("Trainer", *places, *sizes, "--gpu", 0)
+    (line,) = [line for line in done.out.splitlines() if line.startswith("device:")]
     assert line.startswith("device: cpu")
 
 
@@ -463,14 +377,7 @@ def test_the_help_of_tester_names_the_flags_without_effect(call):
     assert "without effect" not in call("Trainer", "--help").out
 
 
-def test_annealing_counts_from_the_end_of_pretraining(call, dataset, tmp_path):
+def test_annealing_counts_from_the_end_of_pretraining():
     line = "--num_epoch 4 --pretrain_epochs 2 --kl_anneal_type Monotonic"
-    for name, flags, beta in (
-        ("new", "", [0, 0, 0, 0.5]),
-        ("old", "--kl_anneal_from start", [0, 0, 0.5, 0.75]),
-    ):
-        run = tmp_path / name
-        more = [*SHORT, *line.split(), *flags.split()]
-        done = call("Trainer", "--DR", dataset, "--save_root", run, *more)
-        assert done.code == 0, done.err
-        assert [row["train/beta"] for row in read_csv(run / "metrics.csv")] == beta
+    table = schedules.table(parse("Trainer", line))
+    assert [row["beta"] for row in table] == [0, 0, 0, 0.5]
