@@ -287,7 +287,7 @@ def test_preview_prints_the_epochs_plots_them_and_trains_nothing(call, tmp_path)
     assert beta == pytest.approx([e / 7 for e in range(7)], rel=1e-4)
     assert tfr == pytest.approx([1, 1, 1, 0.9, 0.8, 0.7, 0.6])
     assert lr == pytest.approx([1e-3] * 5 + [1e-4] * 2)
-    assert [p.name for p in run.iterdir()] == ["schedules.png"]
+    assert sorted(p.name for p in run.iterdir()) == ["schedule.csv", "schedules.png"]
     with Image.open(run / "schedules.png") as image:
         assert len(image.convert("RGB").getcolors(2**24)) > 10
 
