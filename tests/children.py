@@ -118,8 +118,8 @@ class Faults:
 
     `at` is a list of (place, nth, signal's name). Places: save F (before a rename), half (of a
     checkpoint is written), saved F, step, stepped, frame (of a validation), picture F (decoded).
-    `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `most_skipped`: non-finite steps
-    in a row that end a run. `memory`: the free bytes that the machine reports.
+    `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `most_skipped`:
+    non-finite steps in a row that end a run. `memory`: the free bytes that the machine reports.
     """
 
     def __init__(self, trainer, log, at=(), poison=(), limit=None, **changes):
