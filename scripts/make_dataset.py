@@ -22,16 +22,16 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     start()
 
 from tqdm import tqdm
+from video import build
+from video.estimator import BlazePose
+from video.quality import warnings_of, write_quality_page
+from video.source import Part, open_video
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
-from modules.data import build
-from modules.data.estimator import BlazePose
-from modules.data.video import Part, open_video
 from modules.errors import UserError, shortage
 from modules.fields import Number
 from modules.files import is_new, new_folder, write_json
-from modules.report.quality import warnings_of, write_quality_page
 
 SECONDS = Number(float, 0)
 

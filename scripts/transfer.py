@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+from video.joints import has_pose, place_like, read_joints
+from video.skeleton import SEEN, skeleton_picture
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.config import Compute
 from modules.data.cache import decode, resize, to_float
 from modules.data.folders import find_root, list_images
-from modules.data.joints import has_pose, place_like, read_joints
-from modules.data.skeleton import SEEN, skeleton_picture
 from modules.errors import UserError
 from modules.fields import Number, device_name
 from modules.models.loading import load_model

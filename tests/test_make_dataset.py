@@ -19,12 +19,12 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "scripts"))
 import make_dataset
 from toy import dance
+from video import build
+from video.estimator import find_solution
+from video.joints import read_joints, write_joints
+from video.skeleton import draw_skeleton
 
-from modules.data import build
-from modules.data.estimator import find_solution
-from modules.data.joints import read_joints, write_joints
 from modules.data.pose import Dataset_Dance, load_test_clips, load_truth, truth_folder
-from modules.data.skeleton import draw_skeleton
 from modules.errors import UserError
 from modules.labs.pose import PoseLab
 

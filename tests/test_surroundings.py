@@ -19,7 +19,7 @@ from modules.cli.start import Steady
 from modules.text import on_plot, one_line, without_escapes
 
 SCRIPTS = ["Trainer.py", "Tester.py"]
-SCRIPTS += [f"scripts/{x}.py" for x in ("compare", "make_toy_data", "sweep", "bench", "estimate")]
+SCRIPTS += [f"scripts/{x}.py" for x in ("compare", "make_toy_data", "sweep", "bench")]
 SCRIPTS += ["scripts/make_dataset.py", "scripts/transfer.py"]
 EARLY = """
 import os, signal, sys

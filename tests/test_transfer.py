@@ -13,9 +13,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import make_toy_data
 import transfer
 from toy import dance
+from video import joints as j
+from video.skeleton import KEYPOINTS, draw_skeleton
 
-from modules.data import joints as j
-from modules.data.skeleton import KEYPOINTS, draw_skeleton
 from modules.errors import UserError
 from modules.report import pictures
 

@@ -6,8 +6,8 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
+from video.source import Part, is_cut_off, open_video
 
-from modules.data.video import Part, is_cut_off, open_video
 from modules.errors import UserError
 
 ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")

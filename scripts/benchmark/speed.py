@@ -12,7 +12,7 @@ from modules.training.device import choose_precision
 from .timing import seconds, time_alternately
 from .workloads import (
     SIZE,
-    describe,
+    hardware_name,
     make_trainer,
     random_clips,
     reference_epoch,
@@ -48,7 +48,7 @@ def time_training(opts, device, precision, batch, forced):
 def exact_steps(opts, numbers):
     """Print frames trained per second with --norm_over step and clip, which take turns."""
     device = torch.device(opts.device)
-    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    numbers |= {"device": hardware_name(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, float32, {opts.rounds} rounds")
     print(f"{'frames per second':<44} {'step':>9} {'clip':>9} {'ratio':>8}")
     for lab in ("pose", "robot"):
@@ -144,7 +144,7 @@ def bench(opts, numbers):
     """Print the table and fill `numbers` row by row."""
     device = torch.device(opts.device)
     best = choose_precision("auto", device)
-    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    numbers |= {"device": hardware_name(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
     compiled = f" {'compiled':>9}" if opts.compile else ""
     columns = f"{'reference':>9} {'ours':>9} {'ratio':>8}{compiled} {'of matmul':>9}"

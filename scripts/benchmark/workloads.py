@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from modules.cli.parser import parse
 from modules.config import CONDITION, FRAME
 from modules.training.device import choose_device
 from Trainer import Trainer
 
+from .plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 from .timing import release_memory
 
 SIZE, N_DIM = (32, 64), 12  # of a frame, of z: the defaults
@@ -49,7 +49,7 @@ def zero_output_layer(model):
     torch.nn.init.zeros_(model.Generator[-1].weight)
 
 
-def describe(device):
+def hardware_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import UserError
-from ..metrics import frame_psnr
-from .cache import resize, to_float
+from modules.data.cache import resize, to_float
+from modules.errors import UserError
+from modules.metrics import frame_psnr
+
 from .estimator import Estimator
 from .joints import fill_gaps, has_pose, jumps, masked, runs, smooth, standing_height, write_joints
 from .skeleton import SEEN, skeleton_picture
-from .video import Video, is_cut_off
+from .source import Video, is_cut_off
 
 LOOKS, SECOND = 16, 0.5  # looks for a second person; of the first one's height, to be one
 LARGEST = 630  # frames of val and of test, unless the user says so: as in the course

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import UserError
+from modules.errors import UserError
+
 from .skeleton import SEEN
 
 VERSION = "0.10.21"

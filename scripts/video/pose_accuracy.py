@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How well make_dataset.py finds poses: drawn dancers, whose keypoints are known, as mp4 files.
 
-    python scripts/pose_accuracy.py
-    python scripts/pose_accuracy.py --seeds 1 --heights 360 --fps 30 --frames 300
+    python scripts/video/pose_accuracy.py
+    python scripts/video/pose_accuracy.py --seeds 1 --heights 360 --fps 30 --frames 300
 
 Prints, for every video, the share of frames with a pose and the mean distance of the keypoints to
 the true ones in heights of the dancer (head to ankle, standing): as found, with --smooth 1, and
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
-    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
     from modules.cli.start import start
 
     start()
@@ -26,11 +26,11 @@ from toy import dance
 from tqdm import tqdm
 
 from modules.cli.entry import run
-from modules.data.build import GAP, follow
-from modules.data.estimator import BlazePose
-from modules.data.joints import has_pose, smooth, standing_height
-from modules.data.skeleton import KEYPOINTS, SEEN
-from modules.data.video import Part, open_video
+from video.build import GAP, follow
+from video.estimator import BlazePose
+from video.joints import has_pose, smooth, standing_height
+from video.skeleton import KEYPOINTS, SEEN
+from video.source import Part, open_video
 
 OTHER = {"_r": "_l", "_l": "_r"}
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import write_npz
-from .folders import find_file
+from modules.data.folders import find_file
+from modules.errors import UserError
+from modules.files import write_npz
+
 from .skeleton import KEYPOINTS, SEEN
 
 FILE = "joints.npz"

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError
-from .cache import UNREADABLE
-from .folders import natural_key
+from modules.data.cache import UNREADABLE
+from modules.data.folders import natural_key
+from modules.errors import UserError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 FASTEST = 30  # frames per second, where the user names none

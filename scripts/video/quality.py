@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.skeleton import draw_skeleton
-from . import charts, pages, pictures
+from modules.report import charts, pages, pictures
+
+from .skeleton import draw_skeleton
 
 FEWEST = 0.9  # a smaller share of frames with a pose is worth a warning
 STRIPS, STRIP = 2, 5  # strips of so many frames
