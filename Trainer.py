@@ -64,6 +64,7 @@ from modules.training.schedules import kl_annealing
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
 PAGE_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
+ESTIMATE_SECONDS = 2  # of steps, before the time of the run is printed
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
@@ -94,7 +95,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.optim = make_optimizer(self.model.parameters(), settings)
         self.ema = self.copy_of_model() if settings.ema else None
         synchronise_batch_norm(self.model)
-        self.to_compile = settings.compile != "off"
+        self.warm = self.estimated = False  # after the first step; the time of the run is printed
         compile_nets(self.model, settings.compile, device)
         self.kl_annealing = kl_annealing(settings)
         self.tfr = schedules.tfr_at(0, settings)
@@ -139,11 +140,13 @@ class Trainer(Resumable, StopsWhenStuck):
             self.total += self.training_one_step(frames, conditions, forced, whole)
             self.steps_done += 1
             last, before = time.perf_counter(), last
-            if not self.to_compile:
+            if self.warm:
                 self.clock.add("steps", 1, last - before)
             self.show(bar)
-            if self.to_compile:
-                self.report_compile_time(start)
+            if not self.warm:
+                self.end_first_step(start)
+            if not self.estimated and self.clock.seconds["steps"] > ESTIMATE_SECONDS:
+                self.print_estimate()
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 self.save_last()
             asked = listener.asked if ranks.count == 1 else self.votes.count()
@@ -167,11 +170,17 @@ class Trainer(Resumable, StopsWhenStuck):
             )
             raise Stopped(listener.asked or signal.SIGTERM)
 
-    def report_compile_time(self, start: float) -> None:
-        """Print what the first step of a compiled run took."""
+    def end_first_step(self, start: float) -> None:
+        """The first step, which compiles and chooses kernels, does not count for the time left."""
         self.total.tolist()  # waits for the device
-        self.to_compile = False
-        tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
+        self.warm = True
+        if self.settings.compile != "off":
+            tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
+
+    def print_estimate(self) -> None:
+        self.estimated = True
+        if ranks.first:
+            tqdm.write(f"training takes about {self.time_left()}, validations not counted")
 
     def start_epoch(self) -> None:
         """Seed the epoch's random draws and set its learning rate."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The best recipe (docs/training.md, docs/results.md). It soon prints how long it will take.
+# The best recipe (docs/training.md, docs/results.md).
 #   DR=/path/to/dataset bash scripts/train_best.sh [RUN_FOLDER [more flags of Trainer.py]]
 source "$(dirname "$0")/setup.sh"
 DR=${DR:-$ROOT/../dataset}

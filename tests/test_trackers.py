@@ -1,5 +1,6 @@
 """What TensorBoard and W&B receive, read back by their own readers where these are installed."""
 
+import re
 import struct
 import sys
 import time
@@ -244,6 +245,13 @@ def test_the_time_left_is_that_of_the_whole_run():
     assert clock.left(steps=7000, validations=3) == "58:20"
     clock.add("validations", 2, 60)
     assert clock.left(steps=7000, validations=3) == "59:50"
+
+
+def test_the_time_of_the_run_is_printed_once_after_its_first_steps(train, monkeypatch):
+    monkeypatch.setattr("Trainer.ESTIMATE_SECONDS", 0)
+    _, text = train("--num_epoch", 2, "--no-plots")
+    before, after = re.split("training takes about .*, validations not counted\n", text)
+    assert "epoch " not in before and after.count("frames/s") == 2
 
 
 def test_bar_and_log_show_the_time_left(train, monkeypatch):
