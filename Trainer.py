@@ -64,7 +64,6 @@ from modules.training.schedules import kl_annealing
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
 PAGE_SECONDS = 60
 SHOW_SECONDS = 1  # reading the loss waits for the device
-ESTIMATE_SECONDS = 2  # of steps, before the time of the run is printed
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
@@ -145,8 +144,6 @@ class Trainer(Resumable, StopsWhenStuck):
             self.show(bar)
             if not self.warm:
                 self.end_first_step(start)
-            if not self.estimated and self.clock.seconds["steps"] > ESTIMATE_SECONDS:
-                self.print_estimate()
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 self.save_last()
             asked = listener.asked if ranks.count == 1 else self.votes.count()
@@ -176,11 +173,6 @@ class Trainer(Resumable, StopsWhenStuck):
         self.warm = True
         if self.settings.compile != "off":
             tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
-
-    def print_estimate(self) -> None:
-        self.estimated = True
-        if ranks.first:
-            tqdm.write(f"training takes about {self.time_left()}, validations not counted")
 
     def start_epoch(self) -> None:
         """Seed the epoch's random draws and set its learning rate."""
@@ -422,8 +414,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.write_metrics()
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
             self.write_page(f"training: {self.progress_text()}")
-        going_on = self.current_epoch < self.settings.num_epoch
-        left = self.time_left() if going_on else ""
+        left = self.time_left() if self.current_epoch < self.settings.num_epoch else ""
         tqdm.write(epoch_line(row, self.settings.num_epoch, self.speed, left))
 
     def write_metrics(self) -> None:
@@ -435,8 +426,11 @@ class Trainer(Resumable, StopsWhenStuck):
         return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
 
     def show(self, bar: tqdm) -> None:
-        """Add schedules and mean loss to the progress bar."""
+        """Add schedules and mean loss to the progress bar; once, print the time of the run."""
         now = time.perf_counter()
+        if ranks.first and not self.estimated and self.clock.seconds["steps"] > SHOW_SECONDS:
+            self.estimated = True
+            tqdm.write(f"training takes about {self.time_left()}, validations not counted")
         if not bar.disable and now - self.shown_at > SHOW_SECONDS:
             self.shown_at = now
             values = {"loss": (self.total[0] / self.total[3]).item()} | self.scheduled()
@@ -468,11 +462,9 @@ class Trainer(Resumable, StopsWhenStuck):
         self.page_at = time.perf_counter()
 
     def draw_curves(self) -> None:
-        if not self.settings.plots:
-            return
-        loss = OBJECTIVES[self.settings.loss]
-        folder = run_folder(self.folder / "plots")
-        charts.draw_curves(folder, self.history, loss, self.lab.baseline)
+        if self.settings.plots:
+            folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
+            charts.draw_curves(folder, self.history, loss, self.lab.baseline)
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
@@ -586,9 +578,7 @@ def main() -> None:
 
 def carry_out() -> None:
     settings, typed = ranks.from_first(lambda: parse("Trainer"))
-    if settings.preview and not ranks.first:
-        return
-    if settings.preview:
+    if settings.preview and ranks.first:
         schedules.preview(settings)
         folder, rows = run_folder(settings.save_root), schedules.table(settings)
         tables.write_csv(folder / SCHEDULE, rows)
@@ -597,7 +587,7 @@ def carry_out() -> None:
         print(f"written to {folder}: schedules.png, and {SCHEDULE}, a file for --schedule")
     elif settings.test:
         validate_checkpoint(settings, typed)
-    else:
+    elif not settings.preview:
         train(settings, typed)
 
 

@@ -10,7 +10,7 @@ from helpers import ROOT, long
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from benchmark.memory import memory_of_one
-from benchmark.speed import print_row
+from benchmark.speed import print_speed
 from benchmark.timing import OtherProcess, time_alternately
 from benchmark.workloads import reference_training
 
@@ -34,7 +34,7 @@ def test_a_workload_that_runs_out_of_memory_does_not_stop_the_others(capsys):
 
     spent = time_alternately({"reference": too_large, "ours": lambda: None}, 3, CPU)
     assert len(tried) == 1 and 0 < spent["ours"] < 1
-    result = print_row("a row", {name: 30 / value for name, value in spent.items()}, 1)
+    result = print_speed("a row", {name: 30 / value for name, value in spent.items()}, 1)
     assert result["reference"] == 0 and "ratio" not in result and result["share_of_matmul"] > 0
     printed = capsys.readouterr()
     assert "OOM" in printed.out and "CUDA out of memory" in printed.err

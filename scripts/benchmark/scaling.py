@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
 
 import torch
 
-from benchmark.workloads import SIZE, make_trainer
+from benchmark.workloads import FRAME_SIZE, make_trainer
 from modules.training.device import choose_precision
 from modules.training.ranks import ranks
 
@@ -56,7 +56,7 @@ def time_one(opts):
         flags = ["--global_batch", str(opts.global_batch), "--batch_size", str(opts.global_batch)]
         trainer = make_trainer(choose_precision("auto", device), device, *flags)
         rows = ranks.rows(opts.global_batch)
-        shape = rows.stop - rows.start, CLIP_FRAMES, 3, *SIZE
+        shape = rows.stop - rows.start, CLIP_FRAMES, 3, *FRAME_SIZE
         clips = [torch.rand(shape, device=device) for _ in range(2)]
         seconds = []
         for _ in range(opts.steps + 1):
