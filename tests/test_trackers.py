@@ -263,6 +263,7 @@ def test_bar_and_log_show_the_time_left(train, monkeypatch):
         return "1:02:03"
 
     monkeypatch.setattr(Clock, "left", left)
+    monkeypatch.setattr("Trainer.SHOW_SECONDS", 1000)
     _, text = train("--num_epoch", 4, "--val_every", 3, "--no-plots")
     assert text.count("frames/s, 1:02:03 left") == 3  # none is left after the last epoch
     # two steps an epoch; validations after epochs 2 and 3, and what follows the last
