@@ -230,8 +230,7 @@ class Trainer(Resumable, StopsWhenStuck):
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         finite = finite_step(loss + norm, self.model)
         self.update(finite, before)
-        posterior = finite.float() * (not prior)
-        result = torch.stack([loss, mse, kl, finite.float(), posterior])
+        result = torch.stack([loss, mse, kl, finite.float(), finite.float() * (not prior)])
         return torch.where(finite, result, 0).detach()
 
     def trains_on_prior(self) -> bool:
@@ -461,11 +460,6 @@ class Trainer(Resumable, StopsWhenStuck):
         write_run_page(self.folder, status)
         self.page_at = time.perf_counter()
 
-    def draw_curves(self) -> None:
-        if self.settings.plots:
-            folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
-            charts.draw_curves(folder, self.history, loss, self.lab.baseline)
-
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
         epochs = self.current_epoch
@@ -475,7 +469,9 @@ class Trainer(Resumable, StopsWhenStuck):
                 self.ema or self.model, best["state_dict"], self.folder / "best_score.ckpt"
             )
         if ranks.first:
-            self.draw_curves()
+            if self.settings.plots:
+                folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
+                charts.draw_curves(folder, self.history, loss, self.lab.baseline)
             self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         if not ranks.first:

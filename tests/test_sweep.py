@@ -64,11 +64,6 @@ def test_every_list_holds_command_lines_of_trainer(script, listed):
     assert bool(args.published) == script.startswith("report")
 
 
-def test_report_d_trains_the_ratio_that_is_asked_for(listed):
-    job = jobs_listed(listed("report_d", "runs", DR="d", TFR="0.5"))[0]
-    assert (job.settings.tfr, job.settings.pretrain_epochs) == (0.5, 10)
-
-
 def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, tmp_path):
     (tmp_path / "my work").mkdir()
     words = listed(
