@@ -91,7 +91,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.optim = make_optimizer(self.model.parameters(), settings)
         self.ema = self.copy_of_model() if settings.ema else None
         synchronise_batch_norm(self.model)
-        self.to_compile = settings.compile != "off"
+        self.warm = self.estimated = False  # after the first step; the time of the run is printed
         compile_nets(self.model, settings.compile, device)
         self.kl_annealing = kl_annealing(settings)
         self.tfr = schedules.tfr_at(0, settings)
@@ -136,11 +136,11 @@ class Trainer(Resumable, StopsWhenStuck):
             self.total += self.training_one_step(frames, conditions, forced, whole)
             self.steps_done += 1
             last, before = time.perf_counter(), last
-            if not self.to_compile:
+            if self.warm:
                 self.clock.add("steps", 1, last - before)
             self.show(bar)
-            if self.to_compile:
-                self.report_compile_time(start)
+            if not self.warm:
+                self.end_first_step(start)
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 self.save_last()
             asked = listener.asked if ranks.count == 1 else self.votes.count()
@@ -164,11 +164,12 @@ class Trainer(Resumable, StopsWhenStuck):
             )
             raise Stopped(listener.asked or signal.SIGTERM)
 
-    def report_compile_time(self, start: float) -> None:
-        """Print what the first step of a compiled run took."""
+    def end_first_step(self, start: float) -> None:
+        """The first step, which compiles and chooses kernels, does not count for the time left."""
         self.total.tolist()  # waits for the device
-        self.to_compile = False
-        tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
+        self.warm = True
+        if self.settings.compile != "off":
+            tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
 
     def start_epoch(self) -> None:
         """Seed the epoch's random draws and set its learning rate."""
@@ -226,8 +227,7 @@ class Trainer(Resumable, StopsWhenStuck):
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         finite = finite_step(loss + norm, self.model)
         self.update(finite, before)
-        posterior = finite.float() * (not prior)
-        result = torch.stack([loss, mse, kl, finite.float(), posterior])
+        result = torch.stack([loss, mse, kl, finite.float(), finite.float() * (not prior)])
         return torch.where(finite, result, 0).detach()
 
     def trains_on_prior(self) -> bool:
@@ -410,8 +410,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.write_metrics()
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
             self.write_page(f"training: {self.progress_text()}")
-        going_on = self.current_epoch < self.settings.num_epoch
-        left = self.time_left() if going_on else ""
+        left = self.time_left() if self.current_epoch < self.settings.num_epoch else ""
         tqdm.write(epoch_line(row, self.settings.num_epoch, self.speed, left))
 
     def write_metrics(self) -> None:
@@ -423,8 +422,11 @@ class Trainer(Resumable, StopsWhenStuck):
         return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
 
     def show(self, bar: tqdm) -> None:
-        """Add schedules and mean loss to the progress bar."""
+        """Add schedules and mean loss to the progress bar; once, print the time of the run."""
         now = time.perf_counter()
+        if ranks.first and not self.estimated and self.clock.seconds["steps"] > SHOW_SECONDS:
+            self.estimated = True
+            tqdm.write(f"training takes about {self.time_left()}, validations not counted")
         if not bar.disable and now - self.shown_at > SHOW_SECONDS:
             self.shown_at = now
             values = {"loss": (self.total[0] / self.total[3]).item()} | self.scheduled()
@@ -455,13 +457,6 @@ class Trainer(Resumable, StopsWhenStuck):
         write_run_page(self.folder, status)
         self.page_at = time.perf_counter()
 
-    def draw_curves(self) -> None:
-        if not self.settings.plots:
-            return
-        loss = OBJECTIVES[self.settings.loss]
-        folder = run_folder(self.folder / "plots")
-        charts.draw_curves(folder, self.history, loss, self.lab.baseline)
-
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
         epochs = self.current_epoch
@@ -471,7 +466,9 @@ class Trainer(Resumable, StopsWhenStuck):
                 self.ema or self.model, best["state_dict"], self.folder / "best_score.ckpt"
             )
         if ranks.first:
-            self.draw_curves()
+            if self.settings.plots:
+                folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
+                charts.draw_curves(folder, self.history, loss, self.lab.baseline)
             self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         if not ranks.first:
@@ -573,18 +570,16 @@ def main(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
 
 
 def carry_out(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
-    if settings.preview and not ranks.first:
-        return
-    if settings.preview:
+    if settings.preview and ranks.first:
         schedules.preview(settings)
         folder, rows = run_folder(settings.save_root), schedules.table(settings)
         tables.write_csv(folder / SCHEDULE, rows)
         charts.draw_schedules(folder / "schedules.png", rows)
-        print(*schedules.warnings(settings), sep="\n")
-        print(f"written to {folder}: schedules.png, and {SCHEDULE}, a file for --schedule")
+        written = f"written to {folder}: schedules.png, and {SCHEDULE}, a file for --schedule"
+        print(*schedules.warnings(settings), written, sep="\n")
     elif settings.test:
         validate_checkpoint(settings, typed)
-    else:
+    elif not settings.preview:
         train(settings, typed)
 
 

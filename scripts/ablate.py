@@ -1,6 +1,6 @@
 """Ablation study: train every arm on the same data for about the same steps -> a Markdown table.
 
-bash scripts/ablate.sh --DR DATASET [--steps 480] [--seeds 0 1 2] [--arms NAME ...]
+python scripts/ablate.py --DR DATASET [--steps 480] [--seeds 0 1 2] [--arms NAME ...]
 
 A step is about 64 predicted frames in every arm (course defaults: 30, as published). The last
 weights are scored, so that no arm is selected by its score. Complete runs are not repeated.

@@ -22,16 +22,16 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     start()
 
 from tqdm import tqdm
+from video import build
+from video.estimator import BlazePose
+from video.quality import warnings_of, write_quality_page
+from video.source import Part, open_video
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
-from modules.data import build
-from modules.data.estimator import BlazePose
-from modules.data.video import Part, open_video
 from modules.errors import UserError
 from modules.fields import Number
 from modules.files import is_new, new_folder, write_json
-from modules.report.quality import warnings_of, write_quality_page
 
 SECONDS = Number(float, 0)
 
@@ -61,11 +61,11 @@ def parse_arguments(argv=None):
     text = "of the pictures (twice the height, as in the lab)"
     add("--width", type=size, metavar="N", help=text)
     frames = {"type": argparse_type(Number(int, 2, 100_000)), "metavar": "N"}
-    share = f"an eighth, at most {build.LARGEST}"
+    share = f"an eighth, at most {build.MAX_HELD_OUT}"
     add("--val_frames", **frames, help=f"frames to validate on ({share})")
     add("--test_frames", **frames, help=f"frames of the test clip ({share})")
-    text = f"interpolate keypoints missing for so long ({build.GAP})"
-    add("--gap", **seconds, default=build.GAP, help=text)
+    text = f"interpolate keypoints missing for so long ({build.MAX_GAP})"
+    add("--gap", **seconds, default=build.MAX_GAP, help=text)
     deviation = argparse_type(Number(float, 0, 100))
     text = "smooth keypoints over time: standard deviation of a Gaussian, in frames (1; 0: none)"
     add("--smooth", type=deviation, default=1.0, metavar="FRAMES", help=text)
@@ -93,7 +93,7 @@ def make(args, root, estimator):
     plan = build.make_plan(track, video, size, args.whole, args.val_frames, args.test_frames)
     number = len(track.kept)
     written = build.write_data_set(video, plan, track, root, bar("pictures", number))
-    facts = build.describe(track, plan, written, video)
+    facts = build.quality_facts(track, plan, written, video)
     samples = {n: (x, build.sample_joints(plan, n)) for n, x in written.samples.items()}
     curves = {
         ("Motion of the pose", "heights per frame"): build.motion(track).tolist(),

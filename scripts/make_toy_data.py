@@ -48,12 +48,12 @@ from toy import robot as toy_robot
 from toy import slippery as toy_slippery
 from toy.files import write_events, write_futures
 from tqdm import tqdm
+from video.joints import write_joints
+from video.skeleton import skeleton_picture
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.cli.signals import STOPPING, listener
-from modules.data.joints import write_joints
-from modules.data.skeleton import skeleton_picture
 from modules.errors import UserError
 from modules.fields import Number
 from modules.files import is_new, new_folder

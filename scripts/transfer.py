@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+from video.joints import has_pose, place_like, read_joints
+from video.skeleton import SEEN, skeleton_picture
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.config import Compute
 from modules.data.cache import decode, resize, to_float
 from modules.data.folders import find_root, list_images
-from modules.data.joints import has_pose, place_like, read_joints
-from modules.data.skeleton import SEEN, skeleton_picture
 from modules.errors import UserError
 from modules.fields import Number, device_name
 from modules.models.loading import load_model
@@ -41,8 +41,8 @@ from modules.runs import checkpoint as ckpt
 from modules.runs.folder import run_folder
 from modules.training.device import choose_device
 
-STRIP = 8  # frames of the strip
-SCALE = 4  # pixels of the gif for one of the rollout
+STRIP_FRAMES = 8
+ZOOM = 4  # pixels of the gif for one of the rollout
 
 
 def parse_arguments(argv=None):
@@ -140,11 +140,11 @@ def transfer(args):
     return pictures.to_uint8(poses), pictures.to_uint8(result), fps
 
 
-def write(folder, pose, result, fps):
+def write_files(folder, pose, result, fps):
     """-> the names of what was written."""
-    both, duration = pictures.side_by_side(pose, result, scale=SCALE), round(1000 / fps)
+    both, duration = pictures.side_by_side(pose, result, scale=ZOOM), round(1000 / fps)
     pictures.write_gif(folder / "transfer.gif", both, duration)
-    rows, times = {"pose": pose, "result": result}, pictures.spread(len(pose), STRIP)
+    rows, times = {"pose": pose, "result": result}, pictures.spread(len(pose), STRIP_FRAMES)
     pictures.draw_strip(folder / "transfer_strip.png", rows, times)
     names = ["transfer.gif", "transfer_strip.png"]
     try:
@@ -160,7 +160,7 @@ def main():
     args = parse_arguments()
     pose, result, fps = transfer(args)
     folder = run_folder(args.save_root or Path(args.ckpt_path).parent)
-    names = write(folder, pose, result, fps)
+    names = write_files(folder, pose, result, fps)
     print(f"{len(result)} frames written to {folder}: {', '.join(names)}")
 
 

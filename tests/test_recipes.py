@@ -10,7 +10,7 @@ DEMOS = {"demo": "toy", "lamps_demo": "lamps", "robot_demo": "toy_robot"}  # and
 
 
 def settings_of(script, calls):
-    """[(Trainer or Tester, its settings), ...] of the calls; estimate.py reads Trainer's flags."""
+    """[(Trainer or Tester, its settings), ...] of the calls."""
     lab = "robot" if "robot" in script else "pose"  # Tester asks the checkpoint
     names = ["Tester" if path == str(ROOT / "Tester.py") else "Trainer" for path, *_ in calls]
     return [(name, parse(name, words, lab)[0]) for name, (_, *words) in zip(names, calls)]

@@ -13,7 +13,7 @@ from helpers import ROOT, SHORT, SIZE, make_dataset, random_clips, settings_of
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import sweep
-from plain_reference import PlainDataset, PlainModel, Residual, plain_rollout
+from benchmark.plain_reference import PlainDataset, PlainModel, Residual, plain_rollout
 
 from dataloader import Dataset_Dance
 from modules.labs import LABS

@@ -24,13 +24,6 @@ import sweep
 
 REPORTS = [f"report_{letter}" for letter in "abcde"]
 LISTS = [*REPORTS, "sweep_kl", "sweep_tfr", "sweep_seeds"]
-EARLIER = {
-    "sweep_report_c": "report_c",
-    "sweep_report_e": "report_e",
-    "robot_report_a": "report_a",
-    "train_report_b": "report_b",
-    "train_report_d": "report_d",
-}
 RUNS = dict(zip(LISTS, (2, 7, 12, 6, 3, 4, 5, 3)))
 COMPARED = ("loss", "mse", "kl", "beta", "tfr", "psnr", "psnr_per_frame")
 
@@ -69,22 +62,6 @@ def test_every_list_holds_command_lines_of_trainer(script, listed):
     possible |= {f"{job.name}/{x}" for job in found for x in ("pred_seq0.gif", "strip0.png")}
     assert {source for _, source in args.figure} <= possible
     assert bool(args.published) == script.startswith("report")
-
-
-@pytest.mark.parametrize(("script", "name"), EARLIER.items())
-def test_the_earlier_names_still_work(script, name, listed):
-    old, new = (
-        jobs_listed(listed(script, "runs", DR="d")),
-        jobs_listed(listed(name, "runs", DR="d")),
-    )
-    flags = {job.name: job.settings for job in new}
-    assert old and all(flags[job.name] == job.settings for job in old)
-    assert len(old) == (1 if script.startswith("train") else len(new))
-
-
-def test_report_d_trains_the_ratio_that_is_asked_for(listed):
-    (job,) = jobs_listed(listed("train_report_d", "runs", DR="d", TFR="0.5"))
-    assert (job.settings.tfr, job.settings.pretrain_epochs) == (0.5, 10)
 
 
 def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, tmp_path):

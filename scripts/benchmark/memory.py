@@ -4,14 +4,15 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
 from modules.training.device import choose_precision
 
-from . import SCRIPTS
-from .workloads import describe, make_trainer
+from .workloads import hardware_name, make_trainer
 
+BENCH = Path(__file__).resolve().parents[1] / "bench.py"
 ROWS = [  # clip length, batch, height
     (8, 2, 32), (16, 2, 32), (32, 2, 32), (64, 2, 32), (16, 4, 32), (16, 2, 64), (8, 1, 128),
 ]  # fmt: skip
@@ -41,7 +42,8 @@ def peak_bytes(device):
 
 
 def memory_table(opts, numbers):
-    print(f"{describe(torch.device(opts.device))}, free running, a training step: GiB and seconds")
+    hardware = hardware_name(torch.device(opts.device))
+    print(f"{hardware}, free running, a training step: GiB and seconds")
     print(f"{'clip':>6} {'batch':>6} {'size':>9} {'plain':>16} {'--recompute':>16}")
     numbers["memory"] = []
     for length, batch, height in ROWS:
@@ -54,7 +56,7 @@ def memory_table(opts, numbers):
 
 
 def in_a_process(opts, row):
-    command = [sys.executable, str(SCRIPTS / "bench.py"), "--device", opts.device]
+    command = [sys.executable, str(BENCH), "--device", opts.device]
     command += ["--one", json.dumps(row)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:

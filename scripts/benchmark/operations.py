@@ -5,9 +5,9 @@ import torch
 from modules.training.device import choose_precision
 
 from .timing import wait
-from .workloads import describe, make_trainer, random_clips
+from .workloads import hardware_name, make_trainer, random_clips
 
-KINDS = {  # part of a torch operator's name -> the row it counts in
+OPERATORS = {  # part of a torch operator's name -> the row it counts in
     "convolution_backward": "convolutions, backward",
     "convolution": "convolutions, forward",
     "_adam": "optimizer",
@@ -26,7 +26,7 @@ def profile(opts, numbers):
     precision, batch = choose_precision("auto", device), opts.batches[0]
     trainer = make_trainer(precision, device)
     clips = random_clips(batch, opts.length, device)
-    print(f"{describe(device)}, {precision}, batch {batch}: share of a training step's time")
+    print(f"{hardware_name(device)}, {precision}, batch {batch}: share of a training step's time")
     for forced in (False, True):
         trainer.training_one_step(*clips, forced)
         with torch.profiler.profile() as profiler:
@@ -43,7 +43,7 @@ def shares_of(events, device):
     for event in events:
         if event.device_type != torch.autograd.DeviceType.CPU:
             continue  # a kernel: its time is also that of the operator that launched it
-        kind = next((kind for name, kind in KINDS.items() if name in event.key), "the rest")
+        kind = next((kind for name, kind in OPERATORS.items() if name in event.key), "the rest")
         times[kind] = times.get(kind, 0) + getattr(event, which)
     total = sum(times.values())
     return {kind: time / total for kind, time in times.items()}

@@ -11,8 +11,8 @@ from modules.training.device import choose_precision
 
 from .timing import seconds, time_alternately
 from .workloads import (
-    SIZE,
-    describe,
+    FRAME_SIZE,
+    hardware_name,
     make_trainer,
     random_clips,
     reference_epoch,
@@ -48,7 +48,7 @@ def time_training(opts, device, precision, batch, forced):
 def exact_steps(opts, numbers):
     """Print frames trained per second with --norm_over step and clip, which take turns."""
     device = torch.device(opts.device)
-    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    numbers |= {"device": hardware_name(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, float32, {opts.rounds} rounds")
     print(f"{'frames per second':<44} {'step':>9} {'clip':>9} {'ratio':>8}")
     for lab in ("pose", "robot"):
@@ -65,12 +65,13 @@ def exact_steps(opts, numbers):
                 speeds = {name: batch * (opts.length - 1) / value for name, value in spent.items()}
                 result = {"reference": speeds["step"], "ours": speeds["clip"]}
                 name = f"{lab}, batch {batch}, tfr {int(forced)}"
-                numbers[name] = print_row(name, result)
+                numbers[name] = print_speed(name, result)
 
 
 def time_rollout(opts, device, precision, clips):
     """Predicted frames per second of rollouts with untrained weights."""
-    given, poses = torch.rand(clips, 1, 3, *SIZE), torch.rand(clips, opts.frames, 3, *SIZE)
+    given = torch.rand(clips, 1, 3, *FRAME_SIZE)
+    poses = torch.rand(clips, opts.frames, 3, *FRAME_SIZE)
     noise, workloads = noise_source("sample", 0, range(clips)), {}
     for name, trainer in make_trainers(opts, precision, device).items():
         zero_output_layer(trainer.model)
@@ -123,7 +124,7 @@ def peaks(device, precision):
     }
 
 
-def print_row(name, result, peak=None):
+def print_speed(name, result, peak=None):
     """Print one row; with the machine's peak in TFLOP/s, also the share of it that ours reaches."""
     line = f"{name:<44} {result['reference']:>9.2f} {result['ours']:>9.2f} "
     if result["reference"]:
@@ -144,7 +145,7 @@ def bench(opts, numbers):
     """Print the table and fill `numbers` row by row."""
     device = torch.device(opts.device)
     best = choose_precision("auto", device)
-    numbers |= {"device": describe(device), "torch": torch.__version__, "settings": vars(opts)}
+    numbers |= {"device": hardware_name(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, {opts.rounds} rounds")
     compiled = f" {'compiled':>9}" if opts.compile else ""
     columns = f"{'reference':>9} {'ours':>9} {'ratio':>8}{compiled} {'of matmul':>9}"
@@ -155,10 +156,10 @@ def bench(opts, numbers):
             for forced in (False, True):
                 name = f"train, {precision}, batch {batch}, tfr {int(forced)}"
                 result = time_training(opts, device, precision, batch, forced)
-                numbers[name] = print_row(name, result, peak["tflops"])
+                numbers[name] = print_speed(name, result, peak["tflops"])
     for clips in (1, 5) if device.type == "cuda" else (1,):
         name = f"rollout, {best}, {clips} clips of {opts.frames} frames"
-        numbers[name] = print_row(name, time_rollout(opts, device, best, clips))
+        numbers[name] = print_speed(name, time_rollout(opts, device, best, clips))
     if device.type == "cuda" and not opts.compile:
         memory = torch.cuda.max_memory_allocated(device) / 2**30
         numbers["peak memory, GiB"] = memory

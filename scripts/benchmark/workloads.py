@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 
 from modules.cli.parser import parse
 from modules.config import CONDITION, FRAME
 from modules.training.device import choose_device
 from Trainer import Trainer
 
+from .plain_reference import PlainDataset, PlainModel, plain_rollout, plain_step
 from .timing import release_memory
 
-SIZE, N_DIM = (32, 64), 12  # of a frame, of z: the defaults
+FRAME_SIZE, N_DIM = (32, 64), 12  # of a frame, of z: the defaults
 
 
 def make_trainer(precision, device, *flags):
@@ -26,7 +26,7 @@ def make_trainer(precision, device, *flags):
     release_memory()
     with redirect_stdout(None):
         choose_device(settings)
-    image = torch.zeros(2, 3, *SIZE)
+    image = torch.zeros(2, 3, *FRAME_SIZE)
     return Trainer(settings, device, None, [(image, image)])
 
 
@@ -40,7 +40,7 @@ def random_clips(batch, length, device, lab="pose"):
     if lab == "robot":
         shapes = (3, FRAME, FRAME), (CONDITION,)
     else:
-        shapes = ((3, *SIZE),) * 2
+        shapes = ((3, *FRAME_SIZE),) * 2
     return [torch.rand(batch, length, *shape, device=device) for shape in shapes]
 
 
@@ -49,7 +49,7 @@ def zero_output_layer(model):
     torch.nn.init.zeros_(model.Generator[-1].weight)
 
 
-def describe(device):
+def hardware_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
@@ -66,7 +66,7 @@ def reference_training(batch, length, forced, device):
 def reference_rollout(clips, frames, device):
     model, _ = make_plain(device)
     zero_output_layer(model.eval())
-    given, poses = torch.rand(clips, 3, *SIZE), torch.rand(clips, frames, 3, *SIZE)
+    given, poses = torch.rand(clips, 3, *FRAME_SIZE), torch.rand(clips, frames, 3, *FRAME_SIZE)
     given, poses = given.to(device), poses.to(device)
     return {"reference": lambda: plain_rollout(model, given, poses, N_DIM)}
 
@@ -74,7 +74,7 @@ def reference_rollout(clips, frames, device):
 def reference_epoch(folder, batch, length, device):
     model, optim = make_plain(device)
     loader = torch.utils.data.DataLoader(
-        PlainDataset(folder, length, SIZE), batch, num_workers=min(4, os.cpu_count())
+        PlainDataset(folder, length, FRAME_SIZE), batch, num_workers=min(4, os.cpu_count())
     )
 
     def epoch(step):

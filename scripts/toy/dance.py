@@ -9,8 +9,7 @@ from itertools import cycle
 
 import numpy as np
 from PIL import Image
-
-from modules.data.skeleton import KEYPOINTS, paint
+from video.skeleton import KEYPOINTS, paint
 
 # ---------------------------------------------------------------- choreography
 FPS = 30

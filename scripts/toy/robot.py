@@ -7,8 +7,7 @@ the height of the lift command; the close command sets the gripper. Metres, pure
 
 import numpy as np
 from PIL import Image
-
-from modules.data.skeleton import along
+from video.skeleton import along
 
 from .dance import hsv
 

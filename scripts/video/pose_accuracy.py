@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How well make_dataset.py finds poses: drawn dancers, whose keypoints are known, as mp4 files.
 
-    python scripts/pose_accuracy.py
-    python scripts/pose_accuracy.py --seeds 1 --heights 360 --fps 30 --frames 300
+    python scripts/video/pose_accuracy.py
+    python scripts/video/pose_accuracy.py --seeds 1 --heights 360 --fps 30 --frames 300
 
 Prints, for every video, the share of frames with a pose and the mean distance of the keypoints to
 the true ones in heights of the dancer (head to ankle, standing): as found, with --smooth 1, and
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
-    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
     from modules.cli.start import start
 
     start()
@@ -26,16 +26,16 @@ from toy import dance
 from tqdm import tqdm
 
 from modules.cli.entry import run
-from modules.data.build import GAP, follow
-from modules.data.estimator import BlazePose
-from modules.data.joints import has_pose, smooth, standing_height
-from modules.data.skeleton import KEYPOINTS, SEEN
-from modules.data.video import Part, open_video
+from video.build import MAX_GAP, follow
+from video.estimator import BlazePose
+from video.joints import has_pose, smooth, standing_height
+from video.skeleton import KEYPOINTS, SEEN
+from video.source import Part, open_video
 
-OTHER = {"_r": "_l", "_l": "_r"}
+OTHER_SIDE = {"_r": "_l", "_l": "_r"}
 
 
-def film(path, seed, height, fps, frames):
+def film_dancer(path, seed, height, fps, frames):
     """Write a drawn dancer as a video; -> the true keypoints (T, 18, 3) in pixels."""
     from imageio_ffmpeg import write_frames
 
@@ -61,7 +61,8 @@ def distances(found, true):
 
 def either_side(found, true):
     """The same where left and right may be exchanged: a drawn head has no face to tell them by."""
-    sides = [KEYPOINTS.index(name[:-2] + OTHER.get(name[-2:], name[-2:])) for name in KEYPOINTS]
+    mirrored = (name[:-2] + OTHER_SIDE.get(name[-2:], name[-2:]) for name in KEYPOINTS)
+    sides = [KEYPOINTS.index(name) for name in mirrored]
     return np.minimum(distances(found, true), distances(found[:, sides], true))
 
 
@@ -79,15 +80,15 @@ def main():
     )
     rows = [(s, h, f) for s in args.seeds for h in args.heights for f in args.fps]
     with tempfile.TemporaryDirectory() as folder:
-        means = [measure(Path(folder) / "dancer.mp4", *row, args.frames) for row in rows]
+        means = [measure_video(Path(folder) / "dancer.mp4", *row, args.frames) for row in rows]
     found, *away, _ = np.mean(means, axis=0)
     print(f"mean              {found:10.1%} {away[0]:10.2%} {away[1]:10.2%} {away[2]:13.2%}")
 
 
-def measure(path, seed, height, fps, frames):
-    true = film(path, seed, height, fps, frames)
+def measure_video(path, seed, height, fps, frames):
+    true = film_dancer(path, seed, height, fps, frames)
     video, start = open_video(path, Part()), time.perf_counter()
-    track = follow(video, BlazePose(), GAP, 0.0, lambda x: tqdm(x, total=frames, disable=None))
+    track = follow(video, BlazePose(), MAX_GAP, 0.0, lambda x: tqdm(x, total=frames, disable=None))
     ms = 1000 * (time.perf_counter() - start) / len(track.kept)
     true = true[: len(track.kept)] * (*[video.size[0] / height] * 2, 1)
     measures = distances, lambda *x: distances(smooth(x[0], 1.0), x[1]), either_side

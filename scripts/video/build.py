@@ -9,41 +9,43 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import UserError
-from ..metrics import frame_psnr
-from .cache import resize, to_float
+from modules.data.cache import resize, to_float
+from modules.errors import UserError
+from modules.metrics import frame_psnr
+
 from .estimator import Estimator
 from .joints import fill_gaps, has_pose, jumps, masked, runs, smooth, standing_height, write_joints
 from .skeleton import SEEN, skeleton_picture
-from .video import Video, is_cut_off
+from .source import Video, is_cut_off
 
-LOOKS, SECOND = 16, 0.5  # looks for a second person; of the first one's height, to be one
-LARGEST = 630  # frames of val and of test, unless the user says so: as in the course
-SHARE, FEWEST = 8, 64  # val and test have an eighth of the frames each; the fewest frames of all
-SCORED = 32  # the height at which the copy-first-frame baseline is measured: the recipes'
-SAMPLES, TALLEST = 48, 128  # frames kept to judge the camera by and for the page; their height
-MARGIN, LEAST = 0.12, 0.03  # around all poses, in their height; where the picture has no more
-AROUND = 0.15  # of a pose's height, beyond its keypoints, is covered by the person too
-JUMP = 0.25  # of a height from one frame to the next is no motion
-GAP = 0.3  # seconds without a keypoint that are interpolated, unless the user says so
-STILL = 22.0  # dB; what a shift of 0.5 % of the width leaves of a background and its median
+CHECKED_FRAMES = 16  # are searched for a second person
+MIN_SECOND_HEIGHT = 0.5  # of a second person, in heights of the first
+HELD_OUT_DIVISOR, MAX_HELD_OUT = 8, 630  # default length of val and of test: an eighth, at most 630
+MIN_FRAMES = 64  # of a dataset
+SCORED_HEIGHT = 32  # at which the copy-first-frame baseline is measured: that of the recipes
+SAMPLE_FRAMES, SAMPLE_HEIGHT = 48, 128  # of the page and of the test for a moving camera
+MARGIN, MIN_MARGIN = 0.12, 0.03  # around all poses, in their height; the least in a tight picture
+BODY_MARGIN = 0.15  # beyond the keypoints, in heights of the pose: hair, hands, feet
+MAX_JUMP = 0.25  # motion from frame to frame, in heights of the person
+MAX_GAP = 0.3  # seconds; default of --gap
+STATIC_PSNR = 22.0  # dB between background and median: a shift of 0.5 % of the width is below it
 
 
 @dataclass
 class Track:
     """The keypoints (T, 18, 3) of a video in pixels of its frames, and which frames have a pose."""
 
-    found: np.ndarray  # as they were estimated
+    found: np.ndarray  # as estimated
     joints: np.ndarray  # gaps filled, smoothed
     kept: np.ndarray  # (T,) of bool
-    looked: int = 0  # frames in which a second person was looked for
-    others: int = 0  # frames with one
+    looked: int = 0  # number of frames searched for a second person
+    others: int = 0  # number of frames with one
     cut_off: bool = False  # the file ended early
 
 
 @dataclass
 class Plan:
-    """What is written: a window of the video as so many pixels, its frames in three parts."""
+    """What is written: a window of the video, resized, and the frames of its three parts."""
 
     window: tuple[float, float, float, float]  # left, top, width, height in the video's pixels
     size: tuple[int, int]  # height and width of the pictures
@@ -53,11 +55,11 @@ class Plan:
 
 @dataclass
 class Written:
-    """What was seen of the pictures while they were written."""
+    """Measurements of the pictures, made while they are written."""
 
     baseline: dict[str, float] = field(default_factory=dict)  # part: PSNR of its first frame copied
     samples: dict[int, np.ndarray] = field(default_factory=dict)  # number: uint8 (H, W, 3)
-    background: float | None = None  # PSNR of the background with its median; None: not seen
+    background: float | None = None  # PSNR of the background with its median; None: hidden
 
 
 # ---------------------------------------------------------------- poses
@@ -68,11 +70,11 @@ def follow(
 ) -> Track:
     """Find the person in every frame. `gap`: seconds without a keypoint that are filled."""
     joints, looked, others = [], 0, 0
-    every = max(1, video.expected // LOOKS)
+    every = max(1, video.expected // CHECKED_FRAMES)
     for t, frame in enumerate(progress(video.frames())):
         found = estimator.follow(frame)
         joints.append(np.zeros((18, 3), np.float32) if found is None else found)
-        if found is not None and t % every == 0 and looked < 2 * LOOKS:
+        if found is not None and t % every == 0 and looked < 2 * CHECKED_FRAMES:
             looked, others = looked + 1, others + has_another(frame, found, estimator)
     if not joints:
         raise UserError(f"{video.path} has no frame between --start and --end")
@@ -90,7 +92,7 @@ def follow(
 
 
 def has_another(frame: np.ndarray, found: np.ndarray, estimator: Estimator) -> bool:
-    """Whether there is a second person, beside the box of the first one."""
+    """Whether a second person is in the frame, outside the box of the first."""
     if (found[:, 2] >= SEEN).sum() < 2:
         return False
     covered = frame.copy()
@@ -98,7 +100,7 @@ def has_another(frame: np.ndarray, found: np.ndarray, estimator: Estimator) -> b
     other = estimator.find(covered)
     if other is None or not has_pose(other[None])[0]:
         return False
-    return tallness(other) >= SECOND * tallness(found)
+    return tallness(other) >= MIN_SECOND_HEIGHT * tallness(found)
 
 
 def tallness(joints: np.ndarray) -> float:
@@ -107,8 +109,8 @@ def tallness(joints: np.ndarray) -> float:
 
 
 def pose_box(joints: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the person with keypoints (18, 3): beyond them are hair, hands, feet."""
-    seen, margin = joints[joints[:, 2] >= SEEN, :2], AROUND * tallness(joints)
+    """Rows and columns of the person with keypoints (18, 3)."""
+    seen, margin = joints[joints[:, 2] >= SEEN, :2], BODY_MARGIN * tallness(joints)
     (left, top), (right, bottom) = (
         np.maximum(corner, 0).astype(int) for corner in (seen.min(0) - margin, seen.max(0) + margin)
     )
@@ -139,25 +141,25 @@ def make_plan(
 
 
 def split(numbers: np.ndarray, val: int | None, test: int | None) -> dict[str, np.ndarray]:
-    """Parts that follow each other in time; the test clip is the last."""
-    if len(numbers) < FEWEST:
+    """Consecutive parts; the test clip is the last."""
+    if len(numbers) < MIN_FRAMES:
         raise UserError(
-            f"only {len(numbers)} frames show a person; a data set needs {FEWEST} at least, "
+            f"only {len(numbers)} frames show a person; a data set needs {MIN_FRAMES} at least, "
             "some seconds of video"
         )
-    share = min(LARGEST, len(numbers) // SHARE)
+    share = min(MAX_HELD_OUT, len(numbers) // HELD_OUT_DIVISOR)
     val, test = (share if n is None else n for n in (val, test))
     train = len(numbers) - val - test
-    if train < FEWEST // 2:
+    if train < MIN_FRAMES // 2:
         raise UserError(
             f"--val_frames {val} and --test_frames {test} leave {train} of {len(numbers)} frames "
-            f"to train on; leave {FEWEST // 2} at least"
+            f"to train on; leave {MIN_FRAMES // 2} at least"
         )
     return dict(zip(("train", "val", "test0"), np.split(numbers, [train, train + val])))
 
 
 def whole_window(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
-    """All of a picture (H, W), with bars where its aspect is another."""
+    """All of a picture (H, W), with bars if its aspect differs."""
     height = max(size[0], size[1] / aspect)
     width = aspect * height
     return (size[1] - width) / 2, (size[0] - height) / 2, width, height
@@ -166,14 +168,14 @@ def whole_window(size: tuple[int, int], aspect: float) -> tuple[float, float, fl
 def window_around(
     joints: np.ndarray, size: tuple[int, int], aspect: float
 ) -> tuple[float, float, float, float]:
-    """Around the poses of all frames, within the picture if it can be: else with bars."""
+    """Around the poses of all frames, within the picture if possible, else with bars."""
     points = masked(joints)[has_pose(joints)].reshape(-1, 2)
     low, high = np.nanpercentile(points, (0.5, 99.5), axis=0)
     low, high = np.clip(low, 0, size[::-1]), np.clip(high, 0, size[::-1])
     across, tall = np.maximum(high - low, 2)
     wanted, least = (
         max(tall * (1 + 2 * margin), (across + 2 * margin * tall) / aspect)
-        for margin in (MARGIN, LEAST)
+        for margin in (MARGIN, MIN_MARGIN)
     )
     height = max(least, min(wanted, size[0], size[1] / aspect))
     width = aspect * height
@@ -192,7 +194,7 @@ def write_data_set(
     """Read the video again and write frames, poses and joints.npz into the folder `root`."""
     folders = make_folders(root)
     where = {int(n): part for part, numbers in plan.parts.items() for n in numbers}
-    every, written = max(1, len(where) // SAMPLES), Written()
+    every, written = max(1, len(where) // SAMPLE_FRAMES), Written()
     scores, first = {part: [] for part in plan.parts}, {}
     for number, frame in enumerate(progress(video.frames())):
         if number not in where:
@@ -217,7 +219,7 @@ def write_data_set(
 
 
 def make_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """part -> where its frames and its poses go."""
+    """part -> the folders of its frames and of its poses."""
     names = {part: (f"{part}/{part}_img", f"{part}/{part}_label") for part in ("train", "val")}
     names["test0"] = "test/test_truth/0", "test/test_label/0"
     folders = {part: tuple(root / name for name in both) for part, both in names.items()}
@@ -237,7 +239,7 @@ def give_first_frame(root: Path, numbers: np.ndarray) -> None:
 def cut(
     frame: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Image.Image:
-    """The window of a frame as a picture of a size (H, W); black where it is outside the frame."""
+    """The window of a frame, resized to (H, W); black outside the frame."""
     left, top, width, height = window
     image, box = Image.fromarray(frame), (left, top, left + width, top + height)
     if left >= 0 and top >= 0 and box[2] <= image.width and box[3] <= image.height:
@@ -246,24 +248,24 @@ def cut(
 
 
 def scored_size(size: tuple[int, int]) -> tuple[int, int]:
-    """32x64, or what the recipe trains at for pictures of another aspect; U-Nets halve it."""
-    return SCORED, 2 * round(SCORED * size[1] / size[0] / 2)
+    """The size that the recipe trains at: even, since U-Nets halve it."""
+    return SCORED_HEIGHT, 2 * round(SCORED_HEIGHT * size[1] / size[0] / 2)
 
 
 def reduced(picture: Image.Image) -> Image.Image:
-    scale = min(1, TALLEST / picture.height)
+    scale = min(1, SAMPLE_HEIGHT / picture.height)
     return picture.resize((round(scale * picture.width), round(scale * picture.height)))
 
 
 def sample_joints(plan: Plan, number: int) -> np.ndarray:
     """The keypoints (18, 3) of a frame in pixels of its sample."""
-    return plan.joints[number] * (*[min(1, TALLEST / plan.size[0])] * 2, 1)
+    return plan.joints[number] * (*[min(1, SAMPLE_HEIGHT / plan.size[0])] * 2, 1)
 
 
 def background_psnr(
     samples: dict[int, np.ndarray], plan: Plan, video_size: tuple[int, int]
 ) -> float | None:
-    """How near the frames are to their median where no person is, in dB: a tenth is below it."""
+    """PSNR of the background with its median: the first decile over the frames."""
     if len(samples) < 3:
         return None
     frames = np.array([*samples.values()], np.float32) / 255  # (N, H, W, 3)
@@ -284,11 +286,11 @@ def background_psnr(
 # ---------------------------------------------------------------- facts
 
 
-def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
-    """What the page and quality.json say of a data set."""
+def quality_facts(track: Track, plan: Plan, written: Written, video: Video) -> dict:
+    """The contents of quality.json; the page shows them."""
     found, steps = has_pose(track.found), motion(track)
     left_out = [(a, b) for a, b in runs(~track.kept)]
-    moves = written.background is not None and written.background < STILL
+    moves = written.background is not None and written.background < STATIC_PSNR
     bars = 1 - visible_share(plan.window, video.size)
     return {
         "frames": len(track.kept),
@@ -300,7 +302,7 @@ def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
         "interpolated": int((track.kept & ~found).sum()),
         "left_out": [[a, b - 1] for a, b in left_out],
         "jumps": [[int(t), float(steps[t])] for t in np.argsort(-steps)[:3]],
-        "jumped": int((steps > JUMP).sum()),
+        "jumped": int((steps > MAX_JUMP).sum()),
         "height": standing_height(track.joints) * plan.size[0] / plan.window[3],
         "looked": track.looked,
         "others": track.others,
@@ -314,13 +316,13 @@ def describe(track: Track, plan: Plan, written: Written, video: Video) -> dict:
 
 
 def motion(track: Track) -> np.ndarray:
-    """(T,): how far the pose, as it was estimated, has moved since the frame before, in heights."""
+    """(T,): the distance of the estimated pose from that of the previous frame, in heights."""
     found = has_pose(track.found)
     return np.concatenate([[0.0], np.where(found[1:] & found[:-1], jumps(track.found), 0)])
 
 
 def visible_box(plan: Plan, size: tuple[int, int], height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is no bar, in a picture of the window so high."""
+    """Left, top, right and bottom inside the bars, in a picture of the window of this height."""
     left, top, width, tall = plan.window
     edges = max(left, 0) - left, max(top, 0) - top
     edges += min(left + width, size[1]) - left, min(top + tall, size[0]) - top

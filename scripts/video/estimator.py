@@ -12,14 +12,15 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import UserError
+from modules.errors import UserError
+
 from .skeleton import SEEN
 
-VERSION = "0.10.21"
-INSTALL = f"pip install mediapipe=={VERSION}"
-NEWEST = 3, 12  # of Python, for which that release has a package
-# BlazePose's number of every keypoint; the neck is midway between the shoulders.
-NUMBERS = [0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7]
+RELEASE = "0.10.21"
+INSTALL = f"pip install mediapipe=={RELEASE}"
+MAX_PYTHON = 3, 12  # of Python, for which that release has a package
+# Of BlazePose's points for OpenPose's; the neck is midway between the shoulders.
+BLAZEPOSE_INDICES = [0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7]
 NECK, SHOULDERS = 1, [2, 5]
 
 
@@ -38,24 +39,24 @@ class BlazePose:
 
     def __init__(self) -> None:
         with quiet():
-            solution, more = find_solution(), {"model_complexity": 1, "smooth_landmarks": False}
-            self.video = solution.Pose(static_image_mode=False, **more)
-            self.single = solution.Pose(static_image_mode=True, **more)
-            for pose in (self.video, self.single):  # their threads have then told what they do
+            solution, options = find_solution(), {"model_complexity": 1, "smooth_landmarks": False}
+            self.video = solution.Pose(static_image_mode=False, **options)
+            self.single = solution.Pose(static_image_mode=True, **options)
+            for pose in (self.video, self.single):  # their threads print at the first picture
                 pose.process(np.zeros((64, 64, 3), np.uint8))
 
     def follow(self, frame: np.ndarray) -> np.ndarray | None:
         with quiet():
-            return keypoints(self.video.process(frame), frame)
+            return openpose_keypoints(self.video.process(frame), frame)
 
     def find(self, frame: np.ndarray) -> np.ndarray | None:
         with quiet():
-            return keypoints(self.single.process(frame), frame)
+            return openpose_keypoints(self.single.process(frame), frame)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What the library's C++ writes to stderr, how it computes, is dropped; it has no switch."""
+    """Without the log of the library's C++ on stderr, which has no switch."""
     stream, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -66,12 +67,12 @@ def quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
+def openpose_keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
     if found.pose_landmarks is None:
         return None
     height, width = frame.shape[:2]
     marks = [(m.x * width, m.y * height, m.visibility) for m in found.pose_landmarks.landmark]
-    joints = np.array(marks, np.float32)[NUMBERS]
+    joints = np.array(marks, np.float32)[BLAZEPOSE_INDICES]
     joints[NECK] = joints[SHOULDERS].mean(0)
     joints[NECK, 2] = joints[SHOULDERS, 2].min()
     # a hidden keypoint is as near to the truth as the others, one outside the picture a mere guess
@@ -81,7 +82,7 @@ def keypoints(found: object, frame: np.ndarray) -> np.ndarray | None:
 
 
 def find_solution() -> object:
-    """The part of mediapipe that has its weights beside it; an error where it is not installed."""
+    """The part of mediapipe whose package contains its weights."""
     problem = "finding poses needs a package"
     try:
         import mediapipe
@@ -92,10 +93,10 @@ def find_solution() -> object:
     except ImportError as error:
         if error.name != "mediapipe":
             problem = f"mediapipe cannot be imported ({error})"
-    if sys.version_info[:2] > NEWEST:
-        python = ".".join(map(str, NEWEST))
+    if sys.version_info[:2] > MAX_PYTHON:
+        python = ".".join(map(str, MAX_PYTHON))
         raise UserError(
-            f"finding poses needs Python 3.10 to {python}, since mediapipe {VERSION} has no "
+            f"finding poses needs Python 3.10 to {python}, since mediapipe {RELEASE} has no "
             "package for a newer one: run this script in an environment of its own "
             "(docs/own_video.md); what it makes can be used with any"
         )

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import write_npz
-from .folders import find_file
+from modules.data.folders import find_file
+from modules.errors import UserError
+from modules.files import write_npz
+
 from .skeleton import KEYPOINTS, SEEN
 
 FILE = "joints.npz"
 BODY = slice(1, 14)  # all but the face
-FEWEST = 5  # keypoints of the body that make a pose
+MIN_KEYPOINTS = 5  # keypoints of the body that make a pose
 HIPS, ANKLES = [8, 11], [10, 13]
-HEAD = [0, 1, 14, 15, 16, 17]  # and the neck, where no face is seen
+HEAD_KEYPOINTS = [0, 1, 14, 15, 16, 17]  # and the neck, where no face is seen
 STANDING = 90  # percentile of the height over time: it lowers itself, it does not grow
 FAR, NEAR = 10, 90  # percentiles of the floor line
 DEPTH = 0.03  # in heights: a floor line that varies by less is of one distance
@@ -27,7 +28,7 @@ CONTACT = 0.5  # seconds within which a foot touches the floor
 
 def has_pose(joints: np.ndarray) -> np.ndarray:
     """(T, 18, 3) -> (T,) whether a person was found."""
-    return (joints[:, BODY, 2] >= SEEN).sum(1) >= FEWEST
+    return (joints[:, BODY, 2] >= SEEN).sum(1) >= MIN_KEYPOINTS
 
 
 def fill_gaps(joints: np.ndarray, longest: int) -> np.ndarray:
@@ -50,7 +51,7 @@ def runs(marked: np.ndarray) -> list[tuple[int, int]]:
 
 
 def smooth(joints: np.ndarray, deviation: float) -> np.ndarray:
-    """A Gaussian over time, of so many frames; keypoints that are missing have no weight."""
+    """A Gaussian over time, `deviation` in frames; missing keypoints have no weight."""
     if not deviation:
         return joints
     reach = int(np.ceil(3 * deviation))
@@ -79,19 +80,19 @@ def masked(joints: np.ndarray) -> np.ndarray:
 
 
 def lowest(values: np.ndarray) -> np.ndarray:
-    """The largest of (T, N) in each row without its NaNs; NaN where there are no others."""
+    """The largest of each row of (T, N) without its NaNs; -inf in a row of NaNs."""
     return np.where(np.isnan(values), -np.inf, values).max(1, initial=-np.inf)
 
 
 def heights(joints: np.ndarray) -> np.ndarray:
-    """From the head to the lower ankle, in pixels (T,); NaN where one of them was not found."""
+    """From the head to the lower ankle, in pixels (T,); NaN if one of them was not found."""
     y = masked(joints)[..., 1]
-    height = lowest(y[:, ANKLES]) + lowest(-y[:, HEAD])
+    height = lowest(y[:, ANKLES]) + lowest(-y[:, HEAD_KEYPOINTS])
     return np.where(np.isfinite(height), height, np.nan)
 
 
 def standing_height(joints: np.ndarray) -> float:
-    """Of the person, in pixels; where the ankles are never seen, from the boxes of the poses."""
+    """Of the person, in pixels; of the boxes of its poses if the ankles are never seen."""
     found = heights(joints)
     if np.isnan(found).all():
         y = masked(joints)[has_pose(joints)][..., 1]
@@ -100,7 +101,7 @@ def standing_height(joints: np.ndarray) -> float:
 
 
 def jumps(joints: np.ndarray) -> np.ndarray:
-    """(T - 1,): the mean way of the keypoints from frame to frame, in heights of the person."""
+    """(T - 1,): the mean motion of the keypoints from frame to frame, in heights of the person."""
     steps = np.linalg.norm(np.diff(masked(joints), axis=0), axis=-1)  # (T-1, 18)
     known = ~np.isnan(steps)
     way = np.where(known, steps, 0).sum(1) / np.maximum(known.sum(1), 1)
@@ -213,12 +214,8 @@ def read_joints(root: str | Path, flag: str) -> Poses:
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as joints ({text})") from None
     for name, joints in arrays.items():
-        if joints.ndim != 3 or joints.shape[1:] != (len(KEYPOINTS), 3) or not len(joints):
+        if joints.ndim != 3 or joints.shape[1:] != (len(KEYPOINTS), 3):
             raise UserError(
                 f"{path}: {name} has the shape {joints.shape}; (frames, 18, 3) is needed"
             )
-        if joints.dtype.kind != "f" or not np.isfinite(joints).all():
-            raise UserError(f"{path}: {name} has values that are not finite numbers")
-    if len(size) != 2 or min(size) < 1 or not 0 < fps < 1e6:
-        raise UserError(f"{path}: size {size} and fps {fps} are not those of pictures")
     return Poses(arrays, size, fps)

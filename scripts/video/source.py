@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError
-from .cache import UNREADABLE
-from .folders import natural_key
+from modules.data.cache import UNREADABLE
+from modules.data.folders import natural_key
+from modules.errors import UserError
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-FASTEST = 30  # frames per second, where the user names none
-UNKNOWN = 25  # frames per second of a file that does not say
-WHOLE = 0.95  # a video with less than this share of its frames has been cut off
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+MAX_FPS = 30  # by default
+DEFAULT_FPS = 25  # of a file that does not state its own
+MIN_READ_SHARE = 0.95  # of the expected frames; with fewer a file is cut off
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is read of a video: from second to second, a rectangle, so many frames per second."""
+    """What is read of a video: seconds, a rectangle, a frame rate."""
 
     start: float = 0.0
     end: float | None = None
@@ -71,25 +71,25 @@ def open_video(path: Path, part: Part) -> Video:
 
 
 def open_folder(path: Path, part: Part) -> Video:
-    """Pictures in the order of the numbers in their names, `fps` of them a second."""
+    """Pictures in the order of the numbers in their names, at `fps` pictures per second."""
     try:
-        files = [p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."]
+        files = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not files:
-        raise UserError(f"{path} has no picture ({', '.join(sorted(PICTURES))})")
-    fps, files = part.fps or FASTEST, sorted(files, key=natural_key)
-    whole, first = read_picture(files[0]).shape[:2], round(part.start * fps)
-    box, size = part.fit(whole, path)
+        raise UserError(f"{path} has no picture ({', '.join(sorted(SUFFIXES))})")
+    fps, files = part.fps or MAX_FPS, sorted(files, key=natural_key)
+    upright, first = read_picture(files[0]).shape[:2], round(part.start * fps)
+    box, size = part.fit(upright, path)
     files = files[first : None if part.end is None else round(part.end * fps)]
 
     def read() -> Iterator[np.ndarray]:
         for file in files:
             image = read_picture(file)
-            if image.shape[:2] != whole:
+            if image.shape[:2] != upright:
                 raise UserError(
                     f"{file} is {image.shape[1]} wide and {image.shape[0]} high, the first picture "
-                    f"of its folder {whole[1]} and {whole[0]}: all must be of one size"
+                    f"of its folder {upright[1]} and {upright[0]}: all must be of one size"
                 )
             yield scaled(image, box, size)
 
@@ -122,7 +122,7 @@ def open_file(path: Path, part: Part) -> Video:
     span += [] if part.end is None else ["-t", f"{part.end - part.start:.6f}"]
     upright = "scale=iw*sar:ih,setsar=1"  # pixels that are not square
     about = probe(path, upright)
-    fps = part.fps or min(about["fps"] or UNKNOWN, FASTEST)
+    fps = part.fps or min(about["fps"] or DEFAULT_FPS, MAX_FPS)
     (left, top, width, height), size = part.fit(about["size"][::-1], path)
     steps = (
         upright,
@@ -151,7 +151,7 @@ def probe(path: Path, steps: str) -> dict[str, Any]:
 
 
 def ffmpeg(path: Path, span: list[str], steps: str, header: bool = False) -> Iterator[Any]:
-    """The frames of a file as bytes; with `header`, first what is known of it."""
+    """The frames of a file as bytes; with `header`, its metadata first."""
     try:
         from imageio_ffmpeg import read_frames
     except ImportError:
@@ -166,22 +166,24 @@ def ffmpeg(path: Path, span: list[str], steps: str, header: bool = False) -> Ite
             yield about
         yield from frames
     except (OSError, RuntimeError, IndexError, AttributeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a video ({reason(str(error))})") from None
+        raise UserError(f"{path} cannot be read as a video ({ffmpeg_reason(str(error))})") from None
     finally:
         frames.close()
 
 
-def reason(text: str) -> str:
-    """What ffmpeg said, without its banner."""
+def ffmpeg_reason(text: str) -> str:
+    """ffmpeg's message without its banner."""
     if "does not contain any stream" in text or "matches no streams" in text:
         return "it has no pictures"
     if "moov atom not found" in text:
         return "its index is missing: it is not complete"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if "rror" in line or "nvalid" in line or "not found" in line]
-    return (told or lines or ["no reason given"])[-1].partition("file:")[0].strip(" :") or "damaged"
+    errors = [line for line in lines if "rror" in line or "nvalid" in line or "not found" in line]
+    return (errors or lines or ["no reason given"])[-1].partition("file:")[0].strip(
+        " :"
+    ) or "damaged"
 
 
 def is_cut_off(video: Video, found: int) -> bool:
-    """Whether a file ended long before the time that it says it lasts."""
-    return found < WHOLE * video.expected - 2
+    """Whether a file ended long before its stated duration."""
+    return found < MIN_READ_SHARE * video.expected - 2

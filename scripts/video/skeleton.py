@@ -12,18 +12,18 @@ KEYPOINTS = (  # r: right of the person
 # Pairs of keypoints; limb i and keypoint i have colour i.
 PAIRS = "1-2 1-5 2-3 3-4 5-6 6-7 1-8 8-9 9-10 1-11 11-12 12-13 1-0 0-14 14-16 0-15 15-17"
 LIMBS = [tuple(map(int, pair.split("-"))) for pair in PAIRS.split()]
-COLOURS = [np.array(hsv_to_rgb(k / 18, 1, 1)) for k in range(18)]
+KEYPOINT_COLOURS = [np.array(hsv_to_rgb(k / 18, 1, 1)) for k in range(18)]
 STICK, DOT = 0.012, 0.016  # radii of limbs and keypoints, in heights of the picture
 SEEN = 0.3  # the lowest confidence of a keypoint that is drawn
-LIGHT = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of what is painted
+LAMP = -0.62 - 0.42j  # the lamp is to the left, above and (0.66) in front of what is painted
 
 
 def draw_skeleton(joints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Keypoints (18, 3), x and y in pixels and confidence, on white -> (H, W, 3) in 0..1."""
     picture = np.ones((*size, 3))
     points, seen = joints[:, 0] + 1j * joints[:, 1], joints[:, 2] >= SEEN
-    sticks = [(a, b, STICK, 0.85 * COLOURS[i]) for i, (a, b) in enumerate(LIMBS)]
-    dots = [(k, k, DOT, COLOURS[k]) for k in range(18)]
+    sticks = [(a, b, STICK, 0.85 * KEYPOINT_COLOURS[i]) for i, (a, b) in enumerate(LIMBS)]
+    dots = [(k, k, DOT, KEYPOINT_COLOURS[k]) for k in range(18)]
     for a, b, radius, colour in sticks + dots:
         if seen[a] and seen[b]:
             radii = [radius * size[0]] * 2
@@ -67,6 +67,6 @@ def paint(
         lean = offset / radius + (s - 0.5) * (left - right) / (abs(left - right) + radius)
         lean /= np.maximum(abs(lean), 1)  # of the surface's normal, sideways
         upright = np.sqrt(1 - np.minimum(abs(lean) ** 2, 1))
-        light = np.maximum((lean * LIGHT.conjugate()).real + 0.66 * upright, 0)
+        light = np.maximum((lean * LAMP.conjugate()).real + 0.66 * upright, 0)
         colour = colour * (0.5 + 0.75 * light[..., None])
     picture[box] += coverage * (colour - picture[box])

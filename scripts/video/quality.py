@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data.skeleton import draw_skeleton
-from . import charts, pages, pictures
+from modules.report import charts, pages, pictures
 
-FEWEST = 0.9  # a smaller share of frames with a pose is worth a warning
-STRIPS, STRIP = 2, 5  # strips of so many frames
-POINTS = 2000  # of a curve
+from .skeleton import draw_skeleton
+
+STRIPS, STRIP_LENGTH = 2, 5  # film strips, frames of each
+CURVE_POINTS = 2000
 SMALL_HEIGHT = 0.35  # of the picture: a smaller person is a few pixels at 32x64
 
 
@@ -27,56 +27,56 @@ def overlaid(picture: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     """What the user should look at, a sentence each."""
-    told, fps = [], facts["fps"]
-    if facts["cut_off"]:
-        told.append(
-            f"The file ends after {facts['frames'] / fps:.1f} s, before the time that it says it "
-            "lasts: it may be damaged or cut off."
-        )
-    left_out = sum(b - a + 1 for a, b in facts["left_out"])
-    if left_out:
-        spans = ", ".join(f"{a / fps:.1f}-{(b + 1) / fps:.1f}" for a, b in facts["left_out"][:5])
-        more = ", ..." * (len(facts["left_out"]) > 5)
-        told.append(
-            f"{left_out} of {facts['frames']} frames show no whole pose and are left out "
-            f"(seconds {spans}{more})."
-        )
-    if facts["others"]:
-        told.append(
+    fps, height, left_out = facts["fps"], facts["size"][0], facts["left_out"]
+    spans = ", ".join(f"{a / fps:.1f}-{(b + 1) / fps:.1f}" for a, b in left_out[:5])
+    jumped, jump = facts["jumps"][0]
+    warnings = [
+        (
+            facts["cut_off"],
+            f"The file ends after {facts['frames'] / fps:.1f} s, before its stated duration: it "
+            "may be damaged or cut off.",
+        ),
+        (
+            left_out,
+            f"{sum(b - a + 1 for a, b in left_out)} of {facts['frames']} frames show no whole pose "
+            f"and are left out (seconds {spans}{', ...' * (len(left_out) > 5)}).",
+        ),
+        (
+            facts["others"],
             f"A second person was seen in {facts['others']} of {facts['looked']} frames looked at; "
-            "--crop LEFT TOP WIDTH HEIGHT leaves only one in the picture."
-        )
-    if facts["jumped"]:
-        number, way = facts["jumps"][0]
-        told.append(
-            f"The pose jumps in {facts['jumped']} frames, most in frame {number} "
-            f"({number / fps:.1f} s, {way:.0%} of the height): look at these poses."
-        )
-    if facts["camera_moves"]:
-        told.append(
+            "--crop LEFT TOP WIDTH HEIGHT leaves only one in the picture.",
+        ),
+        (
+            facts["jumped"],
+            f"The pose jumps in {facts['jumped']} frames, most in frame {jumped} "
+            f"({jumped / fps:.1f} s, {jump:.0%} of the height): look at these poses.",
+        ),
+        (
+            facts["camera_moves"],
             "The background is not the same in all frames: the camera moves, or the light changes. "
-            "The command below leaves out --scene and --warp, which need a static background."
-        )
-    if facts["height"] < SMALL_HEIGHT * facts["size"][0]:
-        told.append(
-            f"The person is {facts['height'] / facts['size'][0]:.0%} as high as the pictures: "
-            "film from nearer, or name a smaller part with --crop."
-        )
-    if facts["bars"] > 0.05:
-        told.append(
+            "The command below leaves out --scene and --warp, which need a static background.",
+        ),
+        (
+            facts["height"] < SMALL_HEIGHT * height,
+            f"The person is {facts['height'] / height:.0%} as high as the pictures: film from "
+            "nearer, or name a smaller part with --crop.",
+        ),
+        (
+            facts["bars"] > 0.05,
             f"{facts['bars']:.0%} of every picture are black bars: the lab's pictures are twice as "
-            "wide as high. --width makes them narrower, down to the height or less."
-        )
-    return told
+            "wide as high. --width makes them narrower, down to the height or less.",
+        ),
+    ]
+    return [text for applies, text in warnings if applies]
 
 
 def train_command(facts: Mapping[str, Any], data: Path) -> str:
-    """What trains the best recipe on the data set."""
+    """The command that trains the best recipe on the data set."""
     run = shlex.quote(f"runs/{data.name}")
     height, width = facts["scored_at"]
-    more = [f"--frame_H {height} --frame_W {width}"] * (width != 2 * height)
-    more += ["--no-scene", "--warp 0", "--sigmoid"] * facts["camera_moves"]
-    return " ".join([f"DR={shlex.quote(str(data))} bash scripts/train_best.sh", run, *more])
+    flags = [f"--frame_H {height} --frame_W {width}"] * (width != 2 * height)
+    flags += ["--no-scene --warp 0 --sigmoid"] * facts["camera_moves"]
+    return " ".join([f"DR={shlex.quote(str(data))} bash scripts/train_best.sh", run, *flags])
 
 
 def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -121,9 +121,9 @@ def write_quality_page(
     `data` is where the data set will be.
     """
     page = pages.Page(f"Data set {data.name}")
-    told = warnings_of(facts)
-    page.add("Look at", "".join(f"<p>{html.escape(text)}</p>" for text in told))
-    page.add("Poses over frames", strips(samples, facts["fps"]))
+    warnings = [f"<p>{html.escape(text)}</p>" for text in warnings_of(facts)]
+    page.add("Look at", "".join(warnings))
+    page.add("Poses over frames", pose_strips(samples, facts["fps"]))
     page.add("Numbers", pages.table(table_of(facts), ("quantity", "value")))
     text = html.escape(train_command(facts, data))
     page.add("Train", f"<pre class=command><code>{text}</code></pre>")
@@ -135,9 +135,9 @@ def write_quality_page(
     page.write(path)
 
 
-def strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> str:
+def pose_strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> str:
     """Frames, spread over the video, with their skeletons, as part of a page."""
-    chosen = np.array([*samples])[pictures.spread(len(samples), STRIPS * STRIP)]
+    chosen = np.array([*samples])[pictures.spread(len(samples), STRIPS * STRIP_LENGTH)]
     rows = {
         "frame": np.array([samples[n][0] for n in chosen]),
         "pose": np.array([overlaid(*samples[n]) for n in chosen]),
@@ -145,15 +145,15 @@ def strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> 
     headings, parts = [f"{n / fps:.1f} s" for n in chosen], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "poses.png"
-        for i in range(0, len(chosen), STRIP):
-            pictures.draw_strip(path, rows, range(len(chosen))[i : i + STRIP], headings)
+        for i in range(0, len(chosen), STRIP_LENGTH):
+            pictures.draw_strip(path, rows, range(len(chosen))[i : i + STRIP_LENGTH], headings)
             label = f"frames from {headings[i]} on, and the poses over them"
             parts.append(pages.picture(path, label))
     return pages.pictures(parts)
 
 
 def thinned(name: str, values: Sequence[float]) -> charts.Series:
-    """A line of no more than POINTS, each the largest of its neighbours."""
-    step = -(-len(values) // POINTS)
+    """A line of no more than CURVE_POINTS, each the largest of its neighbours."""
+    step = -(-len(values) // CURVE_POINTS)
     groups = [values[i : i + step] for i in range(0, len(values), step)]
     return charts.Series(name, [*range(0, len(values), step)], [float(max(g)) for g in groups])

@@ -1,0 +1,1 @@
+"""Datasets from videos of a person: frames, poses, keypoints over time."""
