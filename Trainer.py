@@ -26,7 +26,7 @@ from modules.cli.entry import run
 from modules.cli.signals import Stopped, listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
-from modules.distributions import best_variance, gaussian_log_likelihood
+from modules.distributions import best_variance, frame_mse, gaussian_log_likelihood
 from modules.errors import UserError
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, score_clips
@@ -64,7 +64,7 @@ SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
-VAL_SCORES = ("psnr", "psnr_min", "psnr_given_frame_repeated", "ssim", "loss", "kl", "elbo")
+VAL_SCORES = "psnr psnr_min psnr_given_frame_repeated ssim loss kl elbo mse_sum".split()
 
 
 class Trainer(Resumable, StopsWhenStuck):
@@ -352,7 +352,12 @@ class Trainer(Resumable, StopsWhenStuck):
         return shown
 
     def score(self, pred: torch.Tensor) -> dict[str, float]:
-        return score_clips([self.lab.score(p, t) for p, t in zip(pred, self.val_frames)])
+        """The lab's scores, and the sum of the MSE over the predicted frames; means over clips."""
+        scores = []
+        for p, t in zip(pred, self.val_frames):
+            mse = frame_mse(p, t)[self.lab.given :]
+            scores.append(self.lab.score(p, t) | {"mse_sum": mse.sum().item()})
+        return score_clips(scores)
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float | None]:

@@ -34,6 +34,7 @@ from modules.report.groups import (
     score_table,
 )
 from modules.report.reading import Run
+from modules.report.tables import markdown
 from modules.runs.folder import VAL_CLIP, clip_file, page_folder
 
 PLAYED = [VAL_CLIP, *map(clip_file, range(pages.CLIPS))]
@@ -103,22 +104,23 @@ def main() -> None:
     out = page_folder(args.out, "--out")
     drawn = charts_of(grid)
     files = [charts.draw(chart, out) for chart in drawn]
-    head, rows, note = score_table(merged(grid))
-    write_page(out / "report.html", runs, merged(grid), drawn, (head, rows, note))
-    for row in (head, ["---"] * len(head), *rows):
-        print(f"| {' | '.join(row)} |")
-    for line in filter(None, [note, *notes(runs)]):
-        print(line)
+    scores = score_table(merged(grid))
+    write_page(out / "report.html", runs, merged(grid), drawn, scores)
+    print(markdown(*scores), *notes(runs), sep="\n")
     print(f"{out / 'report.html'} and {len(files)} plots, as PNG and PDF")
 
 
 def write_page(
-    path: Path, runs: list[Run], groups: Groups, drawn: list[charts.Chart], scores: tuple
+    path: Path,
+    runs: list[Run],
+    groups: Groups,
+    drawn: list[charts.Chart],
+    scores: tuple[list[str], list[list[str]]],
 ) -> None:
     page = pages.Page(f"{len(runs)} run{'s' * (len(runs) > 1)}", unfinished(runs))
+    head, rows = scores
+    page.add("Scores", pages.table(rows, head), *map(pages.note, notes(runs)))
     add_rollouts(page, runs)
-    head, rows, note = scores
-    page.add("Scores", pages.table(rows, head), *map(pages.note, [note, *notes(runs)]))
     keys, values = differences(groups)
     page.add("Settings that differ", pages.table(values, ["run", *keys]) if keys else "")
     pages.add_charts(page, drawn)

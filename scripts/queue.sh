@@ -4,9 +4,9 @@
 # FOLDER is that of the runs: by default runs/ and the script's name.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ALL=()     # flags of every run
-REPORT=()  # --published NAMES TEXT: a row of the last table; --figure NAME FILE: a figure's copy
 COMPARE=() # flags of compare.py
 RUNS=()    # what `add` lists
+REPORT=()  # what the following four list: figures and tables at the end, in figures/
 SMOKED=()
 [ "${SMOKE:-0}" = 0 ] || SMOKED=(--smoke)
 FOLDER=${1:-$ROOT/runs/$(basename "$0" .sh)${SMOKED:+_smoke}}
@@ -14,6 +14,11 @@ FOLDER=${1:-$ROOT/runs/$(basename "$0" .sh)${SMOKED:+_smoke}}
 add() { # add NAME FLAGS...
     RUNS+=(--run "$@")
 }
+
+published() { REPORT+=(--published "$@"); } # RUNS TEXT: beside what these runs reach
+figure() { REPORT+=(--figure "$@"); }       # NAME COLUMN RUNS [GROUP_BY [PANEL_BY]]
+table() { REPORT+=(--table "$@"); }         # NAME RUNS GROUP_BY COLUMN...
+copy() { REPORT+=(--copy "$@"); }           # NAME FILE
 
 sweep() { # sweep "$@"
     exec python "$ROOT/scripts/sweep.py" --DR "${DR:-$ROOT/../dataset}" \

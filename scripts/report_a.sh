@@ -14,10 +14,16 @@ ALL=(--lab robot --niter 100 --epoch_size 500 --batch_size 24 --lr 0.002
 add monotonic --kl_anneal_ratio 0.25
 add cyclical --kl_anneal_cyclical --kl_anneal_cycle 2
 
-REPORT=(--published monotonic 26.10 --published cyclical 26.25
-    --figure loss compare/loss.png --figure KL compare/kl.png --figure PSNR compare/psnr.png)
+published monotonic 26.10
+published cyclical 26.25
+figure loss train/loss '*'
+figure KL train/kl '*'
+figure PSNR val/psnr '*'
+figure tfr train/tfr '*'
+figure beta train/beta '*'
 for run in monotonic cyclical; do
-    REPORT+=(--figure "$run" "$run/pred_seq0.gif" --figure "${run}_per_step" "$run/strip0.png")
+    copy "$run" "$run/pred_seq0.gif"
+    copy "${run}_per_step" "$run/strip0.png"
 done
 
 sweep "$@"

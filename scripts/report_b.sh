@@ -21,12 +21,23 @@ for tfr in "${TFR[@]}"; do
 done
 add no_sigmoid --tfr 0 "${CYCLES[@]}" --no-feedback_clamp
 
-COMPARE=(--group_by tfr --group_by output_activation) # mean and deviation over the KL types
-
-REPORT=(--published Cyclical/tfr0 "36-37; 39 on validation, with z from the true frame"
-    --published '*/tfr1' 30-35 --published no_sigmoid 33
-    --figure beta compare/beta.png --figure tfr compare/tfr.png --figure loss compare/loss.png
-    --figure MSE compare/mse.png --figure KL compare/kl.png
-    --figure PSNR_per_frame compare/psnr_per_frame.png)
+# The report's validation loss is the sum over the rollout of MSE + beta KL, with z from the true
+# frame; val/mse_sum is the sum of the MSE, with z from the prior; val/loss is teacher-forced.
+published Cyclical/tfr0 "36-37; 39 on validation; validation loss 0.14"
+published '*/tfr0' "36-37; validation loss 0.14"
+published '*/tfr1' 30-35
+published no_sigmoid 33
+figure Figure_1_beta train/beta '*/tfr0'
+figure Figure_2_tfr train/tfr '*/tfr?' tfr
+figure Table_1_training_loss train/loss '*/tfr?' tfr
+figure Table_1_validation_loss val/mse_sum '*/tfr?' tfr
+figure Table_1_validation_loss_teacher_forced val/loss '*/tfr?' tfr
+table Table_1 '*/tfr?' tfr train/loss val/mse_sum val/loss
+table losses_per_KL_type '*/tfr?' kl_anneal_type train/loss val/mse_sum val/loss
+figure Figure_3_beta train/beta '*/tfr0'
+figure Figure_3_training_loss train/loss '*/tfr0'
+figure Figure_3_validation_loss val/mse_sum '*/tfr0'
+figure Figure_3_validation_loss_teacher_forced val/loss '*/tfr0'
+figure Figure_4_PSNR_per_frame psnr_per_frame Cyclical/tfr0
 
 sweep "$@"

@@ -27,10 +27,22 @@ for kl in "${KL[@]}"; do
 done
 
 COMPARE=(--panel_by kl_anneal_type)
-
-REPORT=(--published 'None/*' 34 --published 'Cyclical/*' 25-26 --published 'Monotonic/*' 25-26
-    --figure train_loss compare/loss.png --figure MSE compare/mse.png --figure KL compare/kl.png
-    --figure tfr compare/tfr.png --figure beta compare/beta.png
-    --figure validation_PSNR compare/psnr.png)
+published None/tfr1 20.62
+published None/tfr0.5 20.93
+published None/200 34.07
+published Cyclical/tfr1 22.76
+published Cyclical/tfr0.5 28.18
+published Cyclical/tfr0 22.77
+published Cyclical/200 26.15
+published Monotonic/tfr1 26.07
+published Monotonic/tfr0.5 25.91
+published Monotonic/200 25.56
+for column in train/loss train/mse train/kl train/tfr train/beta val/psnr; do
+    figure "${column/\//_}" "$column" '*/tfr*' tfr kl_anneal_type
+    figure "${column/\//_}_200" "$column" '*/200'
+done
+figure PSNR_per_frame psnr_per_frame '*/tfr*' tfr kl_anneal_type
+figure PSNR_per_frame_200 psnr_per_frame '*/200'
+figure PSNR_per_frame_200_each psnr_per_frame '*/200' kl_anneal_type kl_anneal_type
 
 sweep "$@"

@@ -33,8 +33,15 @@ for kl in "${KL[@]}"; do
     add_run "$kl/tfr0" "$kl" 0 $PRETRAINED
     add_run "$kl/tfr1" "$kl" 1 $PRETRAINED
     add_run "no_pretraining/$kl" "$kl" 0 0
-    REPORT+=(--published "$kl/tfr0" "much better than tfr 1"
-        --published "$kl/tfr1" "much worse than tfr 0")
 done
+
+published '*/tfr0' "much better than tfr 1"
+published '*/tfr1' "much worse than tfr 0"
+for column in train/tfr train/beta train/loss val/loss train/kl; do
+    figure "${column/\//_}" "$column" '*/tfr*' tfr kl_anneal_type
+done
+figure PSNR_per_frame psnr_per_frame '*/tfr*' tfr kl_anneal_type
+figure PSNR_per_frame_pretraining psnr_per_frame '*/tfr0,no_pretraining/*' pretrain_epochs \
+    kl_anneal_type
 
 sweep "$@"

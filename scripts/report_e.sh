@@ -11,8 +11,10 @@ add Cyclical --kl_anneal_type Cyclical --kl_anneal_ratio 0.5
 add Monotonic --kl_anneal_type Monotonic --kl_anneal_ratio 0.25
 add None --kl_anneal_type None
 
-REPORT=(--published '*' "no score is stated" --figure tfr compare/tfr.png
-    --figure loss_per_KL_type compare/loss.png
-    --figure PSNR_per_frame compare/psnr_per_frame.png)
+published '*' "not stated"
+figure tfr train/tfr '*'
+figure loss_per_KL_type train/loss '*'
+figure validation_loss_per_KL_type val/loss '*'
+figure PSNR_per_frame psnr_per_frame '*'
 
 sweep "$@"

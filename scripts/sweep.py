@@ -12,15 +12,20 @@ After the flags below come, in this order:
   --more FLAGS       flags of Trainer.py for every run that override the others
   --compare FLAGS    flags of compare.py
 
+A report's script also lists what is drawn and printed of its runs at the end, in SAVE_ROOT/figures.
+RUNS are patterns of their names, such as 'None/*' or 'a,b'; COLUMN is one of metrics.csv, or
+psnr_per_frame; GROUP_BY and PANEL_BY are flags of Trainer.py.
+
 Complete runs are skipped, interrupted ones resumed. Failed ones are listed at the end (exit code
 1). Ctrl-C stops all runs after their current step; the same command resumes them. What a run
 prints is in its folder, in sweep.log. docs/sweeps.md says more.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -34,11 +39,14 @@ from jobs import ROOT, Job, Queue, print_score, raise_failures, settings_of
 
 from modules.cli.entry import run
 from modules.errors import UserError
-from modules.files import write_atomically
-from modules.report.pages import spread
-from modules.report.reading import read_run
+from modules.report.charts import QUANTITIES, draw
+from modules.report.groups import figure, group, readable
+from modules.report.pages import HEAD, finished, last_values, row_of, spread
+from modules.report.reading import Run
+from modules.report.tables import markdown
 from modules.runs.folder import run_folder
 
+Table = tuple[list[str], list[list[str]]]  # head, rows
 SECTIONS = "--all", "--run", "--more", "--compare"
 DRAWN = {  # SMOKE=1: flags of make_toy_data.py
     "pose": "--train_frames 16 --test_clips 1 --height 32",
@@ -78,10 +86,14 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--only", default="*", help="carry out the runs with such a name only: 'None/*'")
     add("--smoke", action="store_true", help="tiny nets and a drawn dataset: minutes, no results")
     pairs = {"nargs": 2, "action": "append", "default": []}
-    published = "a row of the table at the end: what was published of the runs with such names"
-    add("--published", **pairs, metavar=("NAMES", "TEXT"), help=published)
-    figure = "a figure of a report: copied to SAVE_ROOT/figures from this file of SAVE_ROOT"
-    add("--figure", **pairs, metavar=("NAME", "FILE"), help=figure)
+    listed = {"nargs": "+", "action": "append", "default": []}
+    published = "what was published of these runs: it is printed beside what they reach here"
+    add("--published", **pairs, metavar=("RUNS", "TEXT"), help=published)
+    figure = "NAME COLUMN RUNS [GROUP_BY [PANEL_BY]]: a line for each run or group, as PNG and PDF"
+    add("--figure", **listed, metavar="WORD", help=figure)
+    table = "NAME RUNS GROUP_BY COLUMN...: mean and deviation of the last values of each group"
+    add("--table", **listed, metavar="WORD", help=table)
+    add("--copy", **pairs, metavar=("NAME", "FILE"), help="a file of SAVE_ROOT, such as a gif")
     own, *rest = sections_of(words)
     args = parser.parse_args(own)
     args.gpus = [gpu for gpu in args.gpus.split(",") if gpu]
@@ -97,6 +109,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--run {' '.join(flags[:1])}: a new name must follow, a folder's")
         else:
             args.runs[flags[0]] = flags[1:]
+    if unknown := {column for _, column, *_ in args.figure} - QUANTITIES.keys():
+        parser.error(f"--figure: no column {', '.join(unknown)}, but {', '.join(QUANTITIES)}")
     return args
 
 
@@ -148,35 +162,54 @@ def compare(folder: Path, jobs: Sequence[Job], flags: Sequence[str]) -> bool:
     return not runs or subprocess.run(command).returncode == 0
 
 
-def print_published(jobs: Sequence[Job], published: Sequence[Sequence[str]]) -> None:
-    """A table: what was published of these runs, and what they reach here."""
-    rows = [
-        (names, text, [job for job in jobs if fnmatch(job.name, names)])
-        for names, text in published
-    ]
-    rows = [row for row in rows if row[2]]
-    if rows:
-        print("\n| runs | published | ours: test PSNR | ours: best validation PSNR |")
-        print("|---|---|---|---|")
-    for names, text, found in rows:
-        runs = [read_run(job.folder) for job in found]
-        psnr = [[row.get("val/psnr") for row in one.epochs] for one in runs]
-        best = [max((x for x in values if x is not None), default=None) for values in psnr]
-        ours = spread(one.scores.get("psnr") for one in runs), spread(best)
-        print(f"| {names} | {text} | {' | '.join(ours)} |")
-
-
-def copy_figures(folder: Path, figures: Sequence[Sequence[str]]) -> None:
-    """The figures of a report, under its names for them."""
-    for name, source in figures:
-        source = folder / source
-        target = run_folder(folder / "figures") / f"{name}{source.suffix}"
+def report(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """The tables and figures of a report, printed and in SAVE_ROOT/figures."""
+    runs = {job.name: one for job in jobs for one in readable([job.folder])}
+    runs = {name: one for name, one in runs.items() if one.epochs}
+    folder = run_folder(args.save_root / "figures")
+    if args.published:
+        write_table(folder / "published.md", *published_table(runs, args.published))
+    for name, patterns, by, *columns in args.table:
+        write_table(folder / f"{name}.md", *mean_table(chosen(runs, patterns), by, columns))
+    for name, column, patterns, *by in args.figure:
+        chart = figure(name, column, chosen(runs, patterns), *by)
+        print(f"figure {name}: {draw(chart, folder) if chart.panels else 'no run has values'}")
+    for name, source in args.copy:
+        source = args.save_root / source
         if source.exists():
-            data = source.read_bytes()
-            write_atomically(target, lambda file, data=data: file.write(data))
-            print(f"figure {name}: {target}")
-        else:
-            print(f"figure {name}: there is no {source}")
+            source = shutil.copy(source, folder / f"{name}{source.suffix}")
+        print(f"figure {name}: {source}")
+
+
+def write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = markdown(head, rows)
+    path.write_text(f"{text}\n")
+    print(f"\n{path}\n\n{text}\n")
+
+
+def chosen(runs: Mapping[str, Run], patterns: str) -> dict[str, Run]:
+    """The runs with such names: 'None/*', or several patterns, 'a,b'."""
+    found = {name: [fnmatch(name, pattern) for pattern in patterns.split(",")] for name in runs}
+    return {name: runs[name] for name, matches in found.items() if any(matches)}
+
+
+def published_table(runs: Mapping[str, Run], published: Sequence[Sequence[str]]) -> Table:
+    """A row for each run: what was published of it, and what it reaches here."""
+    texts = dict.fromkeys(runs, "-")
+    for patterns, text in reversed(published):  # the first of several counts
+        texts |= dict.fromkeys(chosen(runs, patterns), text)
+    rows = [[name, texts[name], *row_of([one])[1:]] for name, one in runs.items()]
+    return ["run", "published", *HEAD[1:]], rows
+
+
+def mean_table(runs: Mapping[str, Run], by: str, columns: Sequence[str]) -> Table:
+    """A row for each value of a flag: mean and deviation of the last values of its runs."""
+    groups = {name: finished(members) for name, members in group([*runs.values()], [by]).items()}
+    rows = [
+        [name, str(len(members)), *(spread(last_values(members, column)) for column in columns)]
+        for name, members in groups.items()
+    ]
+    return ["runs", "n", *(QUANTITIES[column][1] for column in columns)], rows
 
 
 def main() -> None:
@@ -189,8 +222,7 @@ def main() -> None:
     queue = Queue(jobs, [gpus[i % len(gpus)] for i in range(args.jobs)], print_score)
     queue.carry_out()
     compared = compare(args.save_root, jobs, args.flags["--compare"])
-    print_published(jobs, args.published)
-    copy_figures(args.save_root, args.figure)
+    report(args, jobs)
     raise_failures(queue)
     if not compared:
         raise UserError("the runs are complete, but compare.py failed: its message is above")

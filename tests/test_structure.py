@@ -131,6 +131,14 @@ def test_everything_public_has_type_annotations():
     assert lacking == []
 
 
+def test_the_derivation_names_code_that_exists():
+    places = re.findall(r"`([\w/]+\.py): (\w+)`", (ROOT / "docs/derivation.md").read_text())
+    assert len(places) > 10
+    for path, name in places:
+        nodes = ast.walk(ast.parse((ROOT / path).read_text()))
+        assert name in {getattr(node, "name", None) for node in nodes}, f"{path}: {name}"
+
+
 def tracked_texts():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

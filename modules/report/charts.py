@@ -16,6 +16,7 @@ BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
 CURVES = {  # file name -> title, unit, columns of metrics.csv
     "loss": ("Loss", "MSE + beta KL", ["train/loss", "val/loss"]),
     "mse": ("Training MSE", "MSE", ["train/mse"]),
+    "mse_sum": ("Validation MSE, sum over the rollout", "MSE", ["val/mse_sum"]),
     "kl": ("KL divergence", "nats per frame", ["train/kl", "val/kl"]),
     "beta": ("KL weight", "beta", ["train/beta"]),
     "tfr": ("Teacher forcing ratio", "tfr", ["train/tfr"]),
@@ -25,6 +26,7 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
     "elbo": ("Validation ELBO", "nats per frame", ["val/elbo"]),
 }
 SCHEDULES = "beta", "tfr", "lr"
+PER_FRAME = "psnr_per_frame"
 
 # Okabe and Ito's colours, then other dashes: page.css has the same colours, page.js the rest.
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"
@@ -32,8 +34,24 @@ MARKERS = "osD^vPX"
 DASHES = "-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))
 LEGEND = 30  # more lines than this have no legend in a PNG or PDF
 SPLITS = {"train": "training", "val": "validation"}
-NAMES = {"val/psnr_min": "lowest frame"}
+NAMES = {"val/psnr": "mean", "val/psnr_min": "lowest frame"}
 EARLY, FLATTENED = 0.25, 8  # see flattens
+
+
+def label_of(column: str) -> str:
+    return NAMES.get(column) or SPLITS[column.split("/")[0]]
+
+
+QUANTITIES = {  # column -> file name, title and unit of a chart that compares runs
+    column: (
+        name if column == columns[0] else column.replace("/", "_"),
+        title if len(columns) == 1 else f"{title}, {label_of(column)}",
+        unit,
+    )
+    for name, (title, unit, columns) in CURVES.items()
+    for column in columns
+    if column != BASELINE
+} | {PER_FRAME: (PER_FRAME, "PSNR per frame, best weights", "dB")}
 
 
 @dataclass
@@ -120,14 +138,14 @@ def run_charts(
         for line in lines[1:]:
             line.baseline = True
         title = "PSNR per frame, mean of the validation clips"
-        charts.append(Chart("psnr_per_frame", title, "frame", "dB", [Panel("", lines)]))
+        charts.append(Chart(PER_FRAME, title, "frame", "dB", [Panel("", lines)]))
     return [chart for chart in charts if chart.panels]
 
 
 def column_series(rows: list[dict], columns: Iterable[str], baseline: str) -> list[Series]:
     series = []
     for name in columns:
-        label = baseline if name == BASELINE else NAMES.get(name) or SPLITS[name.split("/")[0]]
+        label = baseline if name == BASELINE else label_of(name)
         style = [*SPLITS.values(), *NAMES.values(), baseline].index(label)
         line = column(rows, "epoch", name, label, style)
         line.baseline = name == BASELINE

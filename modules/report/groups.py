@@ -1,6 +1,7 @@
 """Runs as groups: those that differ by their seed alone, or by anything but the flags asked for."""
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,10 +13,9 @@ from ..errors import UserError
 from ..stored import of_today
 from ..text import one_line
 from . import pages
-from .charts import BASELINE, CURVES, Chart, Panel, Series
+from .charts import BASELINE, CURVES, PER_FRAME, QUANTITIES, Chart, Panel, Series
 from .pages import PLACE
 from .reading import Run, read_run
-from .significance import welch
 
 Groups = dict[str, list[Run]]
 COPIED = "copied given frame"  # the column of the baseline in rows of val_frames.csv
@@ -170,7 +170,7 @@ def lines(
     """
     found = []
     for name, runs in groups.items():
-        done = [run for run in runs if run.finished] or runs
+        done = pages.finished(runs)
         found += line(name, done, len(runs), rows_of, x, column)
         for run in runs:
             if run not in done:
@@ -200,8 +200,7 @@ def baseline(
     runs: Sequence[Run], rows_of: Callable[[Run], list[dict]], x: str, column: str
 ) -> list[Series]:
     """The baseline, if it is the same for all runs."""
-    done = [run for run in runs if run.finished] or runs
-    _, places, mean, spread = mean_of_runs(map(rows_of, done), x, column)
+    _, places, mean, spread = mean_of_runs(map(rows_of, pages.finished(runs)), x, column)
     if not places or (spread is not None and max(spread) >= SAME):
         return []
     labs = {run.settings.get("lab", "pose") for run in runs}
@@ -211,38 +210,28 @@ def baseline(
 
 def charts_of(grid: dict[str, Groups]) -> list[Chart]:
     """Every quantity by epoch, PSNR by frame."""
-    runs = [run for groups in grid.values() for members in groups.values() for run in members]
-    losses = sorted({str(run.settings.get("loss", "mse")) for run in runs}, reverse=True)
-    units = {"loss": " or ".join(OBJECTIVES.get(loss, loss) for loss in losses)}
-    charts = []
-    for name, (title, unit, columns) in CURVES.items():
-        drawn = [BASELINE] if BASELINE in columns else []
-        charts.append(chart_of(grid, name, title, units.get(name, unit), epochs_of,
-                               "epoch", columns[0], drawn))  # fmt: skip
-    title = "PSNR per frame, best weights"
-    charts.append(chart_of(grid, "psnr_per_frame", title, "dB", frames_of, "frame", "rollout",
-                           [COPIED]))  # fmt: skip
+    charts = [chart_of(grid, column) for column in QUANTITIES]
     charts = [chart for chart in charts if chart.panels]
     set_styles(charts)
     return charts
 
 
-def chart_of(
-    grid: dict[str, Groups],
-    name: str,
-    title: str,
-    unit: str,
-    rows_of: Callable[[Run], list[dict]],
-    x: str,
-    column: str,
-    baselines: list[str],
-) -> Chart:
+def chart_of(grid: dict[str, Groups], column: str) -> Chart:
+    """A column of metrics.csv by epoch, or PSNR by frame, with its baseline if there is one."""
+    name, title, unit = QUANTITIES[column]
+    runs = [run for groups in grid.values() for members in groups.values() for run in members]
+    if column in CURVES["loss"][2]:
+        losses = sorted({str(run.settings.get("loss", "mse")) for run in runs}, reverse=True)
+        unit = " or ".join(OBJECTIVES.get(loss, loss) for loss in losses)
+    rows_of, x, y, copied = epochs_of, "epoch", column, BASELINE * (column == "val/psnr")
+    if column == PER_FRAME:
+        rows_of, x, y, copied = frames_of, "frame", "rollout", COPIED
     drawn = []
     for panel, groups in grid.items():
-        series = lines(groups, rows_of, x, column)
+        series = lines(groups, rows_of, x, y)
         runs = [run for members in groups.values() for run in members]
-        if series:
-            series += [one for b in baselines for one in baseline(runs, rows_of, x, b)]
+        if series and copied:
+            series += baseline(runs, rows_of, x, copied)
         drawn.append(Panel(panel, series))
     return Chart(name, title, x, unit, drawn)
 
@@ -253,6 +242,23 @@ def set_styles(charts: Sequence[Chart]) -> None:
     style = {s: i for i, s in enumerate(dict.fromkeys(s.name for s in every if not s.baseline))}
     for series in every:
         series.style = style.get(series.name, 0)
+
+
+def figure(
+    name: str,
+    column: str,
+    runs: Mapping[str, Run],
+    by: str | None = None,
+    panel_by: str | None = None,
+) -> Chart:
+    """A chart of a report: a line for each run, or for each value of the setting `by`."""
+    grid = {"": {label: [run] for label, run in runs.items()}}
+    if by and runs:
+        grid = panels([*runs.values()], [by], panel_by)
+    chart = chart_of(grid, column)
+    chart.name = name
+    set_styles([chart])
+    return chart
 
 
 def epochs_of(one: Run) -> list[dict]:
@@ -276,30 +282,21 @@ def merged(grid: dict[str, Groups]) -> Groups:
     }
 
 
-def score_table(groups: Groups) -> tuple[list[str], list[list[str]], str]:
-    """Head, rows, and a note about the test of significance."""
-    head, rows = ["run", *pages.HEAD], [[k, *pages.row_of(v)] for k, v in groups.items()]
-    label, values = scores_to_test(list(groups.values()))
-    if sum(len(v) > 1 for v in values) < 2:
-        return head, rows, ""
-    best = max((v for v in values if len(v) > 1), key=statistics.fmean)
-    for row, found in zip(rows, values):
-        row.append("best" if found is best else p_value(welch(found, best)))
-    text = (
-        f"p: Welch's t-test of the {label} against the group of several runs with the highest "
-        "mean; not corrected for several comparisons."
-    )
-    return [*head, "p"], rows, text
+def score_table(groups: Groups) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, the best group first."""
+    ranking = sorted(groups.items(), key=lambda item: rank(item[1], tested(groups)), reverse=True)
+    return ["run", *pages.HEAD], [[name, *pages.row_of(runs)] for name, runs in ranking]
 
 
-def scores_to_test(groups: list[list[Run]]) -> tuple[str, list[list[float]]]:
-    """PSNR of every finished run: of the test if all have one, else the best validation PSNR."""
-    done = [[run for run in runs if run.finished] for runs in groups]
-    if all(run.scores.get("psnr") is not None for runs in done for run in runs):
-        return "test PSNR", [[run.scores["psnr"] for run in runs] for runs in done]
-    best = [[max(pages.val_psnr(run), default=None) for run in runs] for runs in done]
-    return "best val PSNR", [[x for x in values if x is not None] for values in best]
+def tested(groups: Groups) -> bool:
+    """Whether every finished run has a test score; else groups are ranked by validation."""
+    runs = [run for members in groups.values() for run in members if run.finished]
+    return all(run.scores.get("psnr") is not None for run in runs)
 
 
-def p_value(p: float | None) -> str:
-    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+def rank(runs: list[Run], by_test: bool) -> float:
+    """The mean PSNR of the finished runs; of unfinished ones only if none is."""
+    done = pages.finished(runs)
+    best = [run.scores.get("psnr") if by_test else pages.best_psnr(run) for run in done]
+    known = [x for x in best if x is not None]
+    return statistics.fmean(known) if known else -math.inf

@@ -10,7 +10,7 @@ import html
 import json
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ PLAYED = [VAL_CLIP, VAL_FUTURES]
 PLAYED_OF_TEST = [*map(clip_file, range(CLIPS)), TEST_FUTURES]
 WIDE = 1000  # pixels: pictures that have a row of the page of their own
 BUDGET = 28_000_000  # characters of packed clips on a page
-HEAD = "runs", "epochs", "best val PSNR", "last val PSNR", "test PSNR", "drift"
+HEAD = ("runs", "epochs", "best val PSNR", "last val PSNR", "val baseline", "test PSNR")
+HEAD += ("test baseline", "drift")
 ALT = {
     "val_strip": "film strip of the validation rollout",
     "futures": "film strip of sampled futures, their mean and their deviation",
@@ -90,12 +91,31 @@ def val_psnr(run: Run) -> list[float]:
     return [row["val/psnr"] for row in run.epochs if row.get("val/psnr") is not None]
 
 
+def best_psnr(run: Run) -> float | None:
+    return max(val_psnr(run), default=None)
+
+
+def finished(runs: list[Run]) -> list[Run]:
+    """The finished runs: no mean has others; all of them if none is."""
+    return [run for run in runs if run.finished] or runs
+
+
 def row_of(runs: list[Run]) -> list[str]:
     """What is below HEAD for runs that differ only by their seed, as text."""
-    psnr = [val_psnr(run) for run in runs]
-    best, last = [max(p, default=None) for p in psnr], [p[-1] if p else None for p in psnr]
-    test, drift = ([run.scores.get(key) for run in runs] for key in ("psnr", "drift"))
-    return [str(len(runs)), epochs_of(runs), *map(spread, (best, last, test, drift))]
+    done = finished(runs)
+    count = str(len(runs)) if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
+    best = [best_psnr(run) for run in done]
+    last, copied = ([*last_values(done, name)] for name in ("val/psnr", charts.BASELINE))
+    keys = "psnr", "psnr_given_frame_repeated", "drift"
+    test = [[run.scores.get(key) for run in done] for key in keys]
+    return [count, epochs_of(runs), *map(spread, (best, last, copied, *test))]
+
+
+def last_values(runs: Iterable[Run], column: str) -> Iterator[float]:
+    """The last value of a column of metrics.csv in every run that has one."""
+    for run in runs:
+        values = [row[column] for row in run.epochs if row.get(column) is not None]
+        yield from values[-1:]
 
 
 def epochs_of(runs: list[Run]) -> str:

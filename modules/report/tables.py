@@ -1,5 +1,6 @@
 """Numbers as text: csv files, and Tester's printed table."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..files import write_atomically
@@ -12,6 +13,11 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     text = [",".join(columns)] if rows else []
     text += [",".join("" if row.get(c) is None else repr(row[c]) for c in columns) for row in rows]
     write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 MANY = 8  # with more clips than this, plot and table show only the mean

@@ -21,7 +21,7 @@ VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test
 # Everything that a run writes, by its path in the run folder; # is a number, * any text. No other
 # file is ever moved, replaced or removed.
 CHECKPOINTS = ["last.ckpt", "best_score.ckpt", "epoch=#.ckpt"]
-CURVES = "loss mse kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
+CURVES = "loss mse mse_sum kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
 WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", "distribution.json", "report.html"]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
 WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, SCHEDULE, "visualization/epoch=#.gif"]
