@@ -26,10 +26,10 @@ from modules.cli.entry import run
 from modules.cli.signals import Stopped, listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
-from modules.distributions import best_variance, frame_mse, gaussian_log_likelihood
+from modules.distributions import best_variance, gaussian_log_likelihood
 from modules.errors import UserError
 from modules.labs import LABS
-from modules.metrics import Generate_PSNR, score_clips
+from modules.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
@@ -352,12 +352,7 @@ class Trainer(Resumable, StopsWhenStuck):
         return shown
 
     def score(self, pred: torch.Tensor) -> dict[str, float]:
-        """The lab's scores, and the sum of the MSE over the predicted frames; means over clips."""
-        scores = []
-        for p, t in zip(pred, self.val_frames):
-            mse = frame_mse(p, t)[self.lab.given :]
-            scores.append(self.lab.score(p, t) | {"mse_sum": mse.sum().item()})
-        return score_clips(scores)
+        return score_clips([score_rollout(self.lab, p, t) for p, t in zip(pred, self.val_frames)])
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float | None]:

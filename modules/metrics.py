@@ -1,6 +1,7 @@
 """Metrics of predicted frames. Images are floats in 0..1, (..., C, H, W)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,12 @@ def score_clip(
         "psnr_given_frame_repeated": copied.mean().item(),
         "ssim": mean_ssim(pred[given:], true[given:]),
     }
+
+
+def score_rollout(lab: Any, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+    """A validation clip: the lab's scores, and the sum over all predicted frames of their MSE."""
+    mse = (pred - true)[lab.given :].double().pow(2).mean(dim=(-3, -2, -1))
+    return lab.score(pred, true) | {"mse_sum": mse.sum().item()}
 
 
 def course_averages(pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:

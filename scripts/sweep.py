@@ -23,6 +23,7 @@ prints is in its folder, in sweep.log. docs/sweeps.md says more.
 
 import argparse
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ from modules.cli.entry import run
 from modules.errors import UserError
 from modules.report.charts import QUANTITIES, draw
 from modules.report.groups import figure, group, readable
-from modules.report.pages import HEAD, finished, last_values, row_of, spread
+from modules.report.pages import HEAD, finished, last_values, row_of
 from modules.report.reading import Run
 from modules.report.tables import markdown
 from modules.runs.folder import run_folder
@@ -175,10 +176,10 @@ def report(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         chart = figure(name, column, chosen(runs, patterns), *by)
         print(f"figure {name}: {draw(chart, folder) if chart.panels else 'no run has values'}")
     for name, source in args.copy:
-        source = args.save_root / source
+        source, target = args.save_root / source, folder / f"{name}{Path(source).suffix}"
         if source.exists():
-            source = shutil.copy(source, folder / f"{name}{source.suffix}")
-        print(f"figure {name}: {source}")
+            shutil.copy(source, target)
+        print(f"figure {name}: {target if source.exists() else f'there is no {source}'}")
 
 
 def write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -206,10 +207,16 @@ def mean_table(runs: Mapping[str, Run], by: str, columns: Sequence[str]) -> Tabl
     """A row for each value of a flag: mean and deviation of the last values of its runs."""
     groups = {name: finished(members) for name, members in group([*runs.values()], [by]).items()}
     rows = [
-        [name, str(len(members)), *(spread(last_values(members, column)) for column in columns)]
+        [name, str(len(members)), *(cell([*last_values(members, column)]) for column in columns)]
         for name, members in groups.items()
     ]
     return ["runs", "n", *(QUANTITIES[column][1] for column in columns)], rows
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean, and deviation of several values, in digits that show a small loss."""
+    parts = (statistics.fmean, statistics.stdev)[: len(values)]
+    return " ± ".join(f"{part(values):.4g}" for part in parts) or "-"
 
 
 def main() -> None:

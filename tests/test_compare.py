@@ -214,7 +214,7 @@ def test_a_figure_has_a_line_for_each_run_or_for_each_value_of_a_flag(grid):
     runs = dict(zip("abcdef", groups.find_runs([grid])))
     chosen = {name: runs[name] for name in "ac"}
     chart = groups.figure("Figure 1", "val/psnr", chosen)
-    assert (chart.name, chart.title, chart.x) == ("Figure 1", "Validation PSNR, mean", "epoch")
+    assert (chart.name, chart.title, chart.x) == ("Figure 1", "Validation PSNR (mean)", "epoch")
     lines = [(s.label, s.y) for s in chart.panels[0].series if not s.baseline]
     assert lines == [("a", [20]), ("c", [21])]
     chart = groups.figure("f", "train/loss", runs, "tfr", "kl_anneal_type")

@@ -14,7 +14,8 @@ import pytest
 from helpers import ROOT, SHORT, load
 
 from modules.errors import UserError
-from modules.report.reading import write_test
+from modules.report import charts
+from modules.report.reading import Run, write_test
 from modules.runs.folder import trained
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -24,8 +25,14 @@ import sweep
 
 REPORTS = [f"report_{letter}" for letter in "abcde"]
 LISTS = [*REPORTS, "sweep_kl", "sweep_tfr", "sweep_seeds"]
+EARLIER = {
+    "sweep_report_c": "report_c",
+    "sweep_report_e": "report_e",
+    "robot_report_a": "report_a",
+    "train_report_b": "report_b",
+    "train_report_d": "report_d",
+}
 RUNS = dict(zip(LISTS, (2, 7, 12, 6, 3, 4, 5, 3)))
-COMPARED = ("loss", "mse", "kl", "beta", "tfr", "psnr", "psnr_per_frame")
 
 
 # ---------------------------------------------------------------- the lists
@@ -56,12 +63,39 @@ def test_every_list_holds_command_lines_of_trainer(script, listed):
     settings = [job.settings.as_dict() | {"save_root": None} for job in found]
     assert all(settings.count(one) == 1 for one in settings)  # no two runs are the same
     assert args.save_root == ROOT / "runs" / script
-    for names, _ in args.published:
-        assert any(sweep.fnmatch(job.name, names) for job in found), names
-    possible = {f"compare/{name}.png" for name in COMPARED}
-    possible |= {f"{job.name}/{x}" for job in found for x in ("pred_seq0.gif", "strip0.png")}
-    assert {source for _, source in args.figure} <= possible
     assert bool(args.published) == script.startswith("report")
+
+
+@pytest.mark.parametrize("script", REPORTS)
+def test_every_figure_and_table_of_a_report_has_columns_and_runs(script, listed):
+    words = listed(script, DR="data")
+    args, jobs = sweep.parse_arguments(words), {job.name: job for job in jobs_listed(words)}
+    flags = set(next(iter(jobs.values())).settings.as_dict())
+    figures = [(runs, [column], by) for _, column, runs, *by in args.figure]
+    tables = [(runs, columns, [by]) for _, runs, by, *columns in args.table]
+    for runs, columns, by in [*figures, *tables, *((runs, [], []) for runs, _ in args.published)]:
+        assert sweep.chosen(jobs, runs), runs
+        assert set(columns) <= charts.QUANTITIES.keys() and set(by) <= flags and len(by) <= 2
+    pictures = {f"{name}/{x}" for name in jobs for x in ("pred_seq0.gif", "strip0.png")}
+    assert {source for _, source in args.copy} <= pictures
+    names = [name for name, *_ in (*args.figure, *args.table, *args.copy)]
+    assert len(set(names)) == len(names) > 3
+
+
+@pytest.mark.parametrize(("script", "name"), EARLIER.items())
+def test_the_earlier_names_still_work(script, name, listed):
+    old, new = (
+        jobs_listed(listed(script, "runs", DR="d")),
+        jobs_listed(listed(name, "runs", DR="d")),
+    )
+    flags = {job.name: job.settings for job in new}
+    assert old and all(flags[job.name] == job.settings for job in old)
+    assert len(old) == (1 if script.startswith("train") else len(new))
+
+
+def test_report_d_trains_the_ratio_that_is_asked_for(listed):
+    (job,) = jobs_listed(listed("train_report_d", "runs", DR="d", TFR="0.5"))
+    assert (job.settings.tfr, job.settings.pretrain_epochs) == (0.5, 10)
 
 
 def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, tmp_path):
@@ -183,15 +217,28 @@ def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dat
     assert second.err.count(": PSNR ") == 6
     page = (runs / "compare/report.html").read_text()
     assert all(f"{kl}/tfr{tfr}" in page for kl in ("None", "Cyclical") for tfr in (1, 0.5, 0))
-    table = [line for line in second.out.splitlines() if line.startswith("|")]
-    assert table[-5].startswith("| runs | published | ours")
-    assert table[-3].startswith("| None/* | 34 | ") and " ± " in table[-3]
-    figures = {path.name for path in (runs / "figures").iterdir()}
-    expected = {"train_loss.png", "MSE.png", "KL.png", "tfr.png", "beta.png", "validation_PSNR.png"}
-    assert figures == expected
+    table = (runs / "figures/published.md").read_text()
+    assert table in second.out and table.count("\n") == 2 + 9
+    assert "\n| None/tfr1 | 20.62 | 1 | " in table and "\n| None/tfr0 | - | 1 | " in table
+    figures = {path.name for path in (runs / "figures").iterdir()} - {"published.md"}
+    drawn = "train_loss train_mse train_kl train_tfr train_beta val_psnr PSNR_per_frame".split()
+    assert figures == {f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")}
+    assert "figure train_loss_200: no run has values" in second.out  # not among ONLY
 
     again = carry_out(*words)
     assert (again.code, again.started, again.err) == (0, [], "")
+
+
+def test_a_table_has_mean_and_deviation_of_the_last_values_of_finished_runs():
+    def run(tfr, *losses):
+        rows = [{"epoch": i, "train/loss": x, "val/loss": None} for i, x in enumerate(losses)]
+        settings = {"tfr": tfr, "num_epoch": 2}
+        return Run(sweep.Path(f"{tfr}"), settings, rows, [], {}, [], set())
+
+    runs = {"a": run(0.0, 9, 1), "b": run(0.0, 8, 2), "c": run(0.0, 7), "d": run(1.0, 9, 5)}
+    head, rows = sweep.mean_table(runs, "tfr", ["train/loss", "val/loss"])
+    assert head == ["runs", "n", "Loss (training)", "Loss (validation)"]
+    assert rows == [["tfr 0.0", "2", "1.5 ± 0.7071", "-"], ["tfr 1.0", "1", "5", "-"]]
 
 
 @pytest.fixture
@@ -279,6 +326,11 @@ def test_a_wrong_list_is_refused_before_anything_is_trained(carry_out, words, mo
     done = carry_out(*words, *more)
     assert done.code in (1, 2) and done.started == []
     assert text in done.err
+
+
+def test_a_figure_of_no_column_is_refused(carry_out, words):
+    done = carry_out("--figure", "f", "loss", "*", *words, "--run", "a")
+    assert done.code == 2 and "--figure: no column loss, but train/loss, " in done.err
 
 
 # ---------------------------------------------------------------- the queue

@@ -45,7 +45,7 @@ def label_of(column: str) -> str:
 QUANTITIES = {  # column -> file name, title and unit of a chart that compares runs
     column: (
         name if column == columns[0] else column.replace("/", "_"),
-        title if len(columns) == 1 else f"{title}, {label_of(column)}",
+        title if len(columns) == 1 else f"{title} ({label_of(column)})",
         unit,
     )
     for name, (title, unit, columns) in CURVES.items()
@@ -246,7 +246,8 @@ def draw_line(axes: Any, line: Series, marked: bool) -> None:
     style = {"color": colour, "ls": DASHES[line.style // len(COLOURS) % len(DASHES)], "lw": 1.2}
     if marked or len(line.x) == 1:
         style |= {"marker": MARKERS[line.style % len(MARKERS)], "ms": 4}
-        style["markevery"] = max(1, math.ceil(len(line.x) / 8))
+        step = math.ceil(len(line.x) / 7)  # from another place in each line: equal lines show
+        style["markevery"] = line.style * step // 4 % step, step
     axes.plot(line.x, line.y, label=on_plot(line.label), **style)
     if line.spread is not None:
         mean, spread = (np.array(x, dtype=float) for x in (line.y, line.spread))
