@@ -26,7 +26,6 @@ for kl in "${KL[@]}"; do
     add "$kl/200" --num_epoch 200 --schedule "$FOLDER/${kl}200.csv" --kl_anneal_type "$kl" --tfr 0
 done
 
-COMPARE=(--panel_by kl_anneal_type)
 published None/tfr1 20.62
 published None/tfr0.5 20.93
 published None/200 34.07

@@ -1,6 +1,7 @@
 """Losses and metrics against torch.distributions, numpy, scikit-image and plain Python."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from modules.metrics import (
     pose_box_psnr,
     score_clip,
     score_clips,
+    score_rollout,
 )
 from modules.report.tables import print_scores
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion, kl_per_dimension
@@ -215,6 +217,18 @@ def reference_scores(long_clip):
         "psnr_competition": sum(whole) / 600,
         "psnr_2023_tester_unclamped": sum(published) / 628,
         "psnr_competition_unclamped": sum(submitted) / 600,
+    }
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_the_mse_of_a_rollout_is_summed_over_all_predicted_frames_not_clamped(given):
+    lab = SimpleNamespace(given=given, score=lambda pred, true: {"psnr": 1.0})
+    pred, true = 3 * images(6, 3, 4, 5) - 1, images(6, 3, 4, 5, seed=1)
+    squares = np.square(np.float64(pred) - np.float64(true)).reshape(6, -1)
+    found = score_rollout(lab, pred.double(), true.double())
+    assert found == {
+        "psnr": 1.0,
+        "mse_sum": pytest.approx(squares.mean(1)[given:].sum(), rel=1e-12),
     }
 
 
