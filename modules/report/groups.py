@@ -97,6 +97,8 @@ def described(run: Run, flags: Iterable[str]) -> str:
 def cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list) and isinstance(value[0], list):  # the rows of a --schedule
+        value = value[0][1:]
     return one_line(" ".join(map(str, value)) if isinstance(value, list) else value)
 
 
