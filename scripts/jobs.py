@@ -6,6 +6,7 @@ What a run prints is in its folder, in sweep.log.
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from modules.data.pose import truth_folder
 from modules.errors import UserError
 from modules.fields import settings_from
 from modules.labs import LABS
+from modules.report.groups import cell
 from modules.report.pages import PLACE
 from modules.report.reading import files_of_test, read_json, read_run
 from modules.stored import of_today
@@ -88,13 +90,14 @@ class Job:
 
     def check_same_run(self) -> None:
         """Refuse the scores of other settings, and of other data where these count."""
-        stored, wanted = of_today(read_json(self.folder / "args.json")), self.settings.as_dict()
+        stored = of_today(read_json(self.folder / "args.json"))
+        wanted = json.loads(json.dumps(self.settings.as_dict()))  # lists for tuples, as stored
         flags = wanted.keys() - PLACE - {"precision"} | ({"DR"} if self.data_counts else set())
         for flag in sorted(flags):
-            then = stored.get(flag, self.settings.default(flag))
-            if then != wanted[flag]:
+            then, now = stored.get(flag, self.settings.default(flag)), wanted[flag]
+            if then != now:
                 raise UserError(
-                    f"{self.folder} was trained with --{flag} {then}, now it is {wanted[flag]}: "
+                    f"{self.folder} was trained with --{flag} {cell(then)}, now it is {cell(now)}: "
                     "remove it, or choose another folder for the runs"
                 )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import BASELINES, OBJECTIVES
 from ..errors import UserError
+from ..fields import SCHEDULED
 from ..stored import of_today
 from ..text import one_line
 from . import pages
@@ -97,8 +98,8 @@ def described(run: Run, flags: Iterable[str]) -> str:
 def cell(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, list) and isinstance(value[0], list):  # the rows of a --schedule
-        value = value[0][1:]
+    if isinstance(value, list) and value and isinstance(value[0], list):  # rows of a --schedule
+        value = [name for name, given in zip(SCHEDULED, value[0][1:]) if given is not None]
     return one_line(" ".join(map(str, value)) if isinstance(value, list) else value)
 
 
