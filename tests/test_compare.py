@@ -233,6 +233,7 @@ def curve(*values):
 def test_a_log_axis_is_chosen_where_the_first_epochs_flatten_the_rest():
     assert charts.flattens([curve(9, 1, *[0.1, 0.09, 0.08, 0.07] * 4)])
     assert not charts.flattens([curve(9, 8, 7, 6, 5, 4, 3, 2)])
+    assert not charts.flattens([curve(9, 1, 1.1)])  # too few values
     assert not charts.flattens([curve(9, 1, *[0.1, -0.1] * 8)])  # no logarithm
     assert not charts.flattens([curve(*[1] * 9)]) and not charts.flattens([])
     assert not charts.flattens([curve(float("nan"), 2)])

@@ -109,7 +109,7 @@ def series_json(series: Series) -> dict[str, Any]:
 def flattens(lines: Sequence[Series]) -> bool:
     """Whether the first quarter leaves the rest an eighth of a linear axis: then it is log."""
     points = [(x, y) for s in lines for x, y in zip(s.x, finite(s.y)) if y is not None]
-    if not points or min(y for _, y in points) <= 0:
+    if len(points) <= 4 * len(lines) or min(y for _, y in points) <= 0:  # too few to say
         return False
     start, end = (f(x for x, _ in points) for f in (min, max))
     late = [y for x, y in points if x >= start + EARLY * (end - start)]
@@ -186,7 +186,7 @@ def draw(chart: Chart, folder: Path) -> Path:
         draw_panel(axes, chart, panel)
         axes.set(title=on_plot(panel.title or chart.title), xlabel=chart.x)
     grid[0, 0].set_ylabel(chart.y)
-    if count > 1:
+    if chart.panels[0].title:
         figure.suptitle(chart.title)
     path = folder / f"{chart.name}.png"
     figure.draw_without_rendering()
