@@ -55,7 +55,7 @@ DRAWN = {  # SMOKE=1: flags of make_toy_data.py
 }
 SMALL = {  # SMOKE=1: flags of Trainer.py
     "pose": "--F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 16 --frame_W 32 "
-    "--num_epoch 24 --val_every 12 --train_vi_len 8 --val_vi_len 20",
+    "--num_epoch 24 --val_every 12 --train_vi_len 8 --val_vi_len 20 --kl_anneal_cycle 4",
     "robot": "--vgg_width 4 --g_dim 16 --z_dim 4 --rnn_size 16 --num_epoch 30 --epoch_size 2 "
     "--batch_size 4 --n_eval 12 --val_every 15",
 }
