@@ -108,30 +108,30 @@ def forget(nets):
         nets[name].hidden = [None] * len(nets[name].hidden)
 
 
-def robot_step(nets, optim, frames, conditions, forced, noise, beta, last_frame_skip=False):
-    """One optimizer step on frames (B, T, 3, 64, 64), conditions (B, T, 7) -> its loss.
+def robot_step(
+    nets, optim, frames, conditions, forced, noise, past=PAST, last_frame_skip=False, feedback=1
+):
+    """One optimizer step on frames (B, T, 3, 64, 64), conditions (B, T, 7), beta 1.
 
-    The loss is the sum over the predicted frames. Every frame is encoded by itself: first all true
-    ones, later each prediction that is fed back.
+    The loss is the sum over the predicted frames. All true frames are encoded first. Without
+    teacher forcing the prediction of frame i replaces it for every i >= feedback.
     """
     forget(nets)
-    encoded = [nets["encoder"](frame) for frame in frames.unbind(1)]
-    loss, skips, pred = 0, None, None
+    encoded, loss = [nets["encoder"](frame) for frame in frames.unbind(1)], 0
     for i in range(1, frames.shape[1]):
-        vector, maps = encoded[i - 1]
-        if not forced and i > PAST:
-            vector, maps = nets["encoder"](pred)
-        if last_frame_skip or i < PAST:
-            skips = maps
+        vector = encoded[i - 1][0]
+        if last_frame_skip or i < past:
+            skips = encoded[i - 1][1]
         z, mu, logvar = nets["posterior"](encoded[i][0], noise[:, i - 1])
         x = nets["frame_predictor"](torch.cat([conditions[:, i], vector, z], 1))
         pred = nets["decoder"](x, skips)
         kl = -0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp()) / len(frames)
-        loss = loss + F.mse_loss(pred, frames[:, i]) + beta * kl
+        loss = loss + F.mse_loss(pred, frames[:, i]) + kl
+        if not forced and i >= feedback:
+            encoded[i] = nets["encoder"](pred)
     optim.zero_grad()
     loss.backward()
     optim.step()
-    return loss.item()
 
 
 @torch.no_grad()

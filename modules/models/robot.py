@@ -58,13 +58,14 @@ class RecurrentVAE(nn.Module):
         logvar (B, T-1, z): the posterior's, measured in the prior's own mean and spread, so that
         their KL to N(0, I) is the KL from posterior to prior, be it fixed or learned.
 
+        Without teacher forcing every prediction is fed back, those of the given frames, too.
         With `prior`, z comes from the prior instead of the posterior, and mu and logvar are None.
         `noise` (B, T-1, z) is drawn by draw_noise where it is not given.
         """
         rows, (noise,) = self.rows(conditions), self.draw_noise(frames, noise)
         prior = prior or not self.settings.latent
         features, *skips = self.encode(frames)
-        known = rows.shape[1] if teacher_forcing else self.settings.n_past
+        known = rows.shape[1] if teacher_forcing else 1
         state = State(features[:, :known], self.skips_of_truth(skips, known))
         if prior:
             pred, *_ = self.predict_all(state, rows, noise, known, draw=True)
@@ -148,7 +149,7 @@ class RecurrentVAE(nn.Module):
         With `draw`, z is standard normal noise, from which the prior's z is drawn.
         """
         ends = [0, *range(known, rows.shape[1] + 1)]
-        results, truth = [], state
+        results, truth, skip_frame = [], state, self.skip_frame(self.settings.n_past)
         if self.norms_by_step:
             ends = [*range(rows.shape[1] + 1)]
         for a, b in zip(ends, ends[1:]):
@@ -156,11 +157,14 @@ class RecurrentVAE(nn.Module):
                 skips = [s[:, a:b] for s in truth.skips]
                 state = state._replace(features=truth.features[:, a:b], skips=skips)
             else:
-                state = self.observe(state, results[-1][0][:, -1:])
+                state = self.observe(state, results[-1][0][:, -1:], new_skips=a <= skip_frame)
             mu_p, logvar_p, state = self.prior_of_next(state)
             now = sample(mu_p, logvar_p, z[:, a:b]) if draw else z[:, a:b]
             pred, state = self.predict(state, rows[:, a:b], now)
             results.append((pred, mu_p, logvar_p))
+        if self.norms_by_step and known < rows.shape[1]:
+            with torch.no_grad():  # as published, which only BatchNorm's averages show
+                self.encode(pred[:, -1:])
         return tuple(torch.cat(parts, dim=1) for parts in zip(*results))
 
     # ------------------------------------------------------------ steps, of (B, t, ...) each
@@ -182,11 +186,11 @@ class RecurrentVAE(nn.Module):
             features, *skips = apply(self.encoder, frames)
         return features.float(), *skips
 
-    def observe(self, state: State, frame: torch.Tensor) -> State:
+    def observe(self, state: State, frame: torch.Tensor, new_skips: bool = False) -> State:
         """The state after this frame (B, 1, 3, 64, 64)."""
         features, *skips = self.encode(frame)
-        if not self.settings.last_frame_skip:
-            skips = [s[:, -1:] for s in state.skips]
+        if not (new_skips or self.settings.last_frame_skip):
+            skips = state.skips
         return state._replace(features=features, skips=skips)
 
     def prior_of_next(self, state: State) -> tuple[torch.Tensor, torch.Tensor, State]:

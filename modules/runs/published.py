@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..config import CONDITION
+from ..errors import UserError
 
 NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
 MARKS = {"pose": "frame_transformation", "robot": "frame_predictor"}  # a net that only this lab has
@@ -38,11 +39,21 @@ def robot_nets(content: Any) -> dict[str, dict] | None:
 
 def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
     """-> a state dict of RecurrentVAE. What does not fit is reported when it is loaded."""
+    refuse_svg(content["frame_predictor"])
     weights = {our_name(f"{net}.{k}"): v for net in content for k, v in content[net].items()}
     return weights | {
         "condition_mean": torch.zeros(CONDITION),
         "condition_std": torch.ones(CONDITION),
     }
+
+
+def refuse_svg(predictor: dict[str, torch.Tensor]) -> None:
+    """The weights of edenton/svg have the names of the lab's, but are those of another model."""
+    if "output.0.weight" in predictor and "output.1.weight" not in predictor:
+        raise UserError(
+            "holds weights of edenton/svg: its frame predictor has no BatchNorm after its output "
+            "and takes no conditions; only weights of the lab's code are read"
+        )
 
 
 def our_name(name: str) -> str:
