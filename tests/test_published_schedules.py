@@ -156,7 +156,9 @@ def test_a_reports_script_has_the_schedules_of_its_program(jobs, report):
 
 
 STEPS = {  # of each program
-    "report_a": {"condition": "previous", "batch_size": 24, "epoch_size": 500},
+    "report_a": {
+        "batch_size": 24, "epoch_size": 500, "condition": "previous", "skip_from": "second_last"
+    },
     "report_b": {"batch_size": 2, "feedback": "features", "grad_clip": 1, "optim": "AdamW"},
     "report_c": {"batch_size": 1, "feedback": "full", "grad_clip": 1, "lr": 1e-4},
     "report_d": {

@@ -34,8 +34,16 @@ def clips_of(step):
 
 
 def distance(a, b):
-    """Between two states, without the counts of BatchNorm."""
-    return torch.cat([(a[n] - b[n]).flatten() for n in b if "num_batches" not in n]).norm()
+    """Between two states: of their weights, and of their averages of BatchNorm.
+
+    Without the biases before a BatchNorm: Adam divides their gradients, rounding errors, by
+    themselves.
+    """
+    parts = [], []
+    for name in b:
+        if "num_batches" not in name and not name.endswith(".0.bias"):
+            parts["running" in name].append((a[name] - b[name]).flatten())
+    return torch.stack([torch.cat(part).norm() for part in parts])
 
 
 def train_beside_the_published_loop(folder, forced, steps, line, options):
@@ -71,7 +79,7 @@ def train_beside_the_published_loop(folder, forced, steps, line, options):
 def test_steps_are_those_of_the_published_loop(tmp_path, forced, steps, line, options):
     """Weights, BatchNorm's averages, and how often those were updated."""
     found, counts = train_beside_the_published_loop(tmp_path, forced, steps, line, options)
-    assert found <= 1e-8 and counts == []
+    assert found.max() <= 1e-8 and counts == []
 
 
 @pytest.mark.usefixtures("float64")
@@ -84,4 +92,4 @@ def test_steps_are_those_of_the_published_loop(tmp_path, forced, steps, line, op
 )
 def test_another_reading_is_another_experiment(tmp_path, forced, line, options):
     found, _ = train_beside_the_published_loop(tmp_path, forced, 1, line, options)
-    assert found > 1e-2
+    assert found[0] > 0.1
