@@ -79,9 +79,6 @@ def test_a_decay_that_published_code_starts_an_epoch_later_is_printed(capsys):
     old = "--tfr_start_decay_epoch 150 --tfr_decay_step 0.01"
     parsed(old)
     assert "--tfr_start_decay_epoch 151 gives its numbers" in capsys.readouterr().out
-    parsed("--niter 100 --tfr_start_decay_epoch 25 --tfr_mode linear")
-    out = capsys.readouterr().out
-    assert "--tfr_start_decay_epoch 26 --tfr_end 101 gives its numbers" in out
     for quiet in (
         "--tfr_sde 150 --tfr_d_step 0.01",
         "--tfr_start_decay_epoch 150",

@@ -6,19 +6,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import EVAL, PAST, load, make_robot_data, read_csv, train_once, write_clip
+from helpers import EVAL, PAST, make_robot_data, read_csv, train_once, write_clip
 from PIL import Image, ImageSequence
 from robot_helpers import (
     clips_of,
     is_picture,
-    make_tester,
     predict,
     psnr,
     train_in,
     train_robot_once,
 )
 
-from modules.models.rollout import noise_source
 from modules.report import figures, pictures
 
 
@@ -53,21 +51,12 @@ def scores_of(done):
 def test_the_lab_is_the_checkpoints(make_test):
     done = make_test()
     assert done.code == 0, done.err
-    files = {f"{name}{i}" for i in range(2) for name in ("pred_seq", "strip")}
-    files = {f"{name}.gif" if "seq" in name else f"{name}.png" for name in files}
-    found = {p.name for p in done.folder.iterdir()}
-    files |= {"test.json", "test_clip0.json", "test_clip1.json"}
-    files |= {f"{name}.png" for name in ("kl_per_dimension", "kl_over_time", "traversal")}
-    assert found == files | {"scores.json", "psnr_per_frame.png", "report.html", "console.txt"}
+    files = """pred_seq0.gif pred_seq1.gif strip0.png strip1.png test.json test_clip0.json
+        test_clip1.json kl_per_dimension.png kl_over_time.png traversal.png scores.json
+        psnr_per_frame.png report.html console.txt"""
+    assert {p.name for p in done.folder.iterdir()} == {*files.split()}
     assert all(is_picture(p) for p in done.folder.glob("*.png"))
     assert "submission.csv" not in done.out
-
-
-def test_naming_the_lab_changes_nothing(run_test):
-    implied, named = run_test(), run_test("--lab", "robot", folder="named")
-    assert scores_of(implied) == scores_of(named)
-    gifs = [(done.folder / "pred_seq1.gif").read_bytes() for done in (implied, named)]
-    assert gifs[0] == gifs[1]
 
 
 def frame_times(path):
@@ -88,28 +77,18 @@ def borders(frames, left, width):
 
 
 def test_a_gif_shows_truth_and_prediction_with_coloured_borders(run_test, trained):
-    done = run_test()
-    frames = frame_times(done.folder / "pred_seq1.gif")
+    frames = frame_times(run_test().folder / "pred_seq1.gif")
     side, gap = 3 * (64 + 4), 6
     assert frames.shape == (EVAL, side, 2 * side + gap, 3)
     colours = np.array([pictures.GREEN] * PAST + [pictures.RED] * (EVAL - PAST))[:, None]
     assert abs(borders(frames, side + gap, side) - colours).max() < 25
     assert abs(borders(frames, 0, side) - pictures.GREY).max() < 25
-    truth = clips_of(trained.data, "test")[1][0].numpy().transpose(0, 2, 3, 1) * 255
-    shown = frames[:, 7:-6:3, 7 : side - 6 : 3]  # the centre of every enlarged pixel
-    assert abs(shown - truth).mean() < 8
-
-
-def test_a_gif_shows_the_rollout(run_test, trained):
-    frames = frame_times(run_test().folder / "pred_seq0.gif")
-    side, gap = 3 * (64 + 4), 6
-    shown = frames[:, 7:-6:3, side + gap + 7 : -6 : 3]
-    pred = (
-        predict(trained.scaled, clips_of(trained.data, "test"))[0].numpy().transpose(0, 2, 3, 1)
-        * 255
-    )
-    assert abs(shown - pred).mean((1, 2, 3)).max() < 8  # 256 colours per frame
-    assert abs(shown[PAST:] - pred[[PAST - 1]]).mean() > 16
+    clips = clips_of(trained.data, "test")
+    for left, clip in ((0, clips[1][0]), (side + gap, predict(trained.scaled, clips)[1])):
+        shown = frames[:, 7:-6:3, left + 7 : left + side - 6 : 3]  # every enlarged pixel's centre
+        expected = clip.numpy().transpose(0, 2, 3, 1) * 255
+        assert abs(shown - expected).mean((1, 2, 3)).max() < 8  # 256 colours per frame
+    assert abs(shown[PAST:] - expected[[PAST - 1]]).mean() > 16
 
 
 def test_scores_are_computed_from_a_rollout(run_test, trained):
@@ -137,19 +116,14 @@ def test_the_tester_gives_the_scores_of_validation(run_test, call, tmp_path):
     assert f"PSNR {best:.2f} dB" in again.out
 
 
-def test_many_clips_are_all_scored_and_written(run_test, tmp_path):
-    root = make_robot_data(tmp_path / "robot", train=0, validate=0, test=11)
-    done = run_test("--batch_size", 4, data=root)
-    assert len(scores_of(done)["clips"]) == 11
-    assert len([*done.folder.glob("pred_seq*.gif")]) == 11
-
-
-def test_n_eval_may_differ_from_the_runs(run_test, tmp_path):
-    for clip in range(2):
+@pytest.mark.parametrize("n_eval", [5, 14])
+def test_n_eval_may_differ_from_the_runs(run_test, tmp_path, n_eval):
+    for clip in range(3):
         write_clip(tmp_path / "robot", "test", 0, clip, 14)
-    done = run_test("--n_eval", 14, data=tmp_path / "robot")
-    assert done.code == 0, done.err
-    assert pictures.gif_time(done.folder / "pred_seq0.gif") == 1400
+    done = run_test("--n_eval", n_eval, "--batch_size", 2, data=tmp_path / "robot")
+    assert len(scores_of(done)["clips"]) == 3
+    gifs = [*done.folder.glob("pred_seq*.gif")]
+    assert [pictures.gif_time(path) for path in gifs] == [100 * n_eval] * 3
 
 
 # ---------------------------------------------------------------- several futures
@@ -170,40 +144,11 @@ def test_futures_are_scored_and_the_first_is_the_scored_rollout(run_test, traine
         "diversity": 255 * pixels.std(axis=0, ddof=1).mean(),
     }
     found = {name: scores["futures"][name] for name in expected}
-    assert found == pytest.approx(expected, rel=1e-4)
+    noise = 1e-6 if batch_size == 1 else 1e-3  # 3e-5 is the rounding of batches, measured
+    assert found == pytest.approx(expected, rel=noise)
     assert expected["psnr_best"] > expected["psnr_mean"] > expected["psnr_worst"]
     assert expected["diversity"] > 1
     assert scores["mean"]["psnr"] == pytest.approx(table[0].mean(), rel=1e-5)
-
-
-def test_best_and_worst_future_are_chosen_per_clip(trained, tmp_path):
-    tester = make_tester(trained, tmp_path / "test", "--n_samples", 3)
-    errors = np.array([[0.01, 0.04], [0.04, 0.02], [0.02, 0.01]])  # (future, clip), of every value
-    tester.rollout = lambda k, _=None: [x + float(e) for x, e in zip(tester.truth, errors[k])]
-    expected = {
-        "n_samples": 3,
-        "psnr_best": 40,
-        "psnr_worst": -20 * np.log10([0.04, 0.04]).mean(),
-        "psnr_mean": -20 * np.log10(errors).mean(),
-        "diversity": 255 * errors.std(axis=0, ddof=1).mean(),
-    }
-    found = tester.sample_futures(tester.rollout(0), {}).scores(sigma=0.1)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
-
-
-def test_without_z_all_futures_are_equal(run_test, trained, tmp_path):
-    state = load(trained.scaled.parent, "scaled.ckpt")
-    state["state_dict"]["frame_predictor.embed.weight"][:, -state["args"]["z_dim"] :] = 0
-    torch.save(state, tmp_path / "no_z.ckpt")
-    found = scores_of(run_test("--n_samples", 3, ckpt=tmp_path / "no_z.ckpt"))["futures"]
-    assert found["diversity"] == pytest.approx(0, abs=1e-4)
-    assert found["psnr_best"] == pytest.approx(found["psnr_worst"], rel=1e-9)
-
-
-def test_more_futures_do_not_change_the_scores(run_test):
-    one, three = scores_of(run_test()), scores_of(run_test("--n_samples", 3, folder="three"))
-    assert three.pop("futures")["n_samples"] == 3
-    assert one == three
 
 
 def test_futures_are_samples_where_the_scored_rollout_has_z_of_the_mean(run_test, trained):
@@ -219,29 +164,17 @@ def test_futures_are_samples_where_the_scored_rollout_has_z_of_the_mean(run_test
 # ---------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("typed", ["--g_dim 8", "--z_dim 3", "--vgg_width 4", "--rnn_size 5"])
-def test_sizes_that_contradict_the_checkpoint_are_refused(run_test, typed):
-    done = run_test("--lab", "robot", *typed.split())
+def test_sizes_that_contradict_the_checkpoint_are_refused(run_test):
+    done = run_test("--lab", "robot", "--z_dim", 3)
     assert done.code == 1
-    for word in (typed, "scaled.ckpt", "was trained with"):
+    for word in ("--z_dim 3", "scaled.ckpt", "was trained with"):
         assert word in done.err
-
-
-def test_the_checkpoints_sizes_are_accepted(run_test):
-    assert scores_of(run_test("--lab", "robot", *"--g_dim 4 --z_dim 2 --n_past 2".split()))
 
 
 def test_a_robot_checkpoint_is_refused_by_the_pose_lab(run_test):
     done = run_test("--lab", "pose")
     assert done.code == 1
     assert "--lab robot" in done.err
-
-
-@pytest.mark.parametrize("typed", [["--make_gif"], ["--truth", "x"], ["--val_vi_len", "5"]])
-def test_pose_flags_are_refused_with_a_robot_checkpoint(run_test, typed):
-    done = run_test(*typed)
-    assert done.code == 2
-    assert f"{typed[0]} is a flag of --lab pose; this is --lab robot" in done.err
 
 
 def test_a_pose_checkpoint_is_refused_by_the_robot_lab(run_test, tmp_path):
@@ -271,11 +204,6 @@ def test_framed_marks_given_frames_green_and_the_others_red(given):
         assert (frame[~inside] == colour).all()
 
 
-def test_framed_in_another_colour():
-    out = pictures.framed(solid([(9, 9, 9)] * 2), 0, pictures.GREY)
-    assert (out[:, 0] == pictures.GREY).all()
-
-
 def colours_in(path):
     """-> (width, height), {colour: number of pixels} of an image."""
     with Image.open(path) as image:
@@ -284,26 +212,19 @@ def colours_in(path):
     return image.size, dict(zip(map(tuple, colours.tolist()), counts.tolist()))
 
 
-@pytest.mark.parametrize("times", [1, 13, 30])
-def test_a_strip_shows_every_frame_of_every_row_once(tmp_path, times):
-    hues = [(5 + 8 * t, 250 - 8 * t, 40) for t in range(times)]
-    rows = {"one": solid(hues), "two": solid([(b, g, r) for r, g, b in hues])}
-    pictures.draw_strip(tmp_path / "strip.png", rows, range(times))
-    _, found = colours_in(tmp_path / "strip.png")
-    areas = [found.get(colour, 0) for hue in hues for colour in (hue, hue[::-1])]
-    assert min(areas) > 100
-    assert max(areas) < 1.3 * min(areas)
-
-
-def test_a_long_strip_wraps_into_lines_and_grows_downwards(tmp_path):
+def test_a_strip_shows_every_frame_of_every_row_once_and_wraps(tmp_path):
     sizes = []
-    for times in (12, 13, 25):
-        clip = solid([(200, 30, 30)] * times, (16, 16))
-        pictures.draw_strip(tmp_path / "strip.png", {"one": clip, "two": clip}, range(times))
-        sizes.append(colours_in(tmp_path / "strip.png")[0])
-    widths, heights = zip(*sizes)
-    assert len(set(widths)) == 1
-    assert heights[0] < heights[1] < heights[2]
+    for times in (12, 13):
+        hues = [(5 + 8 * t, 250 - 8 * t, 40) for t in range(times)]
+        rows = {"one": solid(hues), "two": solid([(b, g, r) for r, g, b in hues])}
+        pictures.draw_strip(tmp_path / "strip.png", rows, range(times))
+        size, found = colours_in(tmp_path / "strip.png")
+        areas = [found.get(colour, 0) for hue in hues for colour in (hue, hue[::-1])]
+        assert min(areas) > 100
+        assert max(areas) < 1.3 * min(areas)
+        sizes.append(size)
+    (width, height), (same, larger) = sizes
+    assert width == same and height < larger
 
 
 def test_strips_of_a_test_show_every_frame(make_test, monkeypatch):
@@ -315,24 +236,6 @@ def test_strips_of_a_test_show_every_frame(make_test, monkeypatch):
     make_test()
     assert [[*times] for _, times in drawn] == [[*range(EVAL)]] * 2
     assert all({*rows} == {"truth", "prediction"} for rows, _ in drawn)
-
-
-# ---------------------------------------------------------------- regressions
-
-
-def test_every_future_has_its_own_noise():
-    draws = [noise_source("sample", 1, [0, 1], k)((4,)) for k in range(3)]
-    assert not torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[1], draws[2])
-
-
-def test_the_number_of_futures_is_not_limited():
-    noise_source("sample", 1, [0], 2048)
-
-
-def test_n_eval_is_checked_with_the_checkpoints_frames(run_test):
-    done = run_test("--lab", "robot", "--n_eval", "5")
-    assert done.code == 0, done.err
 
 
 def test_n_future_above_the_checkpoints_n_eval(run_test):
