@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
 from modules.cli.signals import listener
@@ -31,14 +32,13 @@ from modules.models.loading import (
     has_posterior,
     load_model,
     load_weights,
-    warn_of_activation,
+    report_fit,
 )
 from modules.models.rollout import noise_source, roll_out
 from modules.report import clips, distribution, figures, pictures, tables
 from modules.report.pages import CLIPS, FUTURES, LATENTS, write_run_page
 from modules.report.reading import write_test
 from modules.report.tables import MANY
-from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.folder import (
     MOVING,
@@ -75,10 +75,9 @@ class Tester:
         self.posterior = has_posterior(checkpoint)
         self.twin = settings.twin and self.load_twin(settings.twin)
         details = self.lab.prepare_test(self.model, checkpoint)
-        source = "this package" if ckpt.is_ours(checkpoint) else "published code"
-        print(f"checkpoint: {settings.ckpt_path} ({source}{details})")
+        print(f"checkpoint: {settings.ckpt_path} ({ckpt.source_of(checkpoint)}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
-        warn_of_activation(self.model, checkpoint, self.given, self.conditions)
+        report_fit(self.model, checkpoint, self.given, self.conditions)
         self.diverged: dict[int, int] = {}  # clip -> its first predicted frame that is not finite
         if settings.n_samples > 1 and self.truth is None:
             raise UserError(f"--n_samples {settings.n_samples} scores futures: it needs --truth")

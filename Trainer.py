@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.signals import Stopped, listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
@@ -37,12 +38,12 @@ from modules.report import charts, pictures, tables, validation
 from modules.report.pages import write_run_page
 from modules.report.progress import Clock, epoch_line, progress_text, validations_left
 from modules.report.trackers import Trackers
-from modules.runs import checkpoint as ckpt
 from modules.runs.console import Console
 from modules.runs.environment import code, take_over
 from modules.runs.folder import SCHEDULE, occupied, run_folder
-from modules.runs.resume import Resumable, run_to_resume, settings_before
-from modules.runs.stuck import StopsWhenStuck
+from modules.runs.resume import keep_of_run, resume, start_from
+from modules.runs.saving import load_best, run_to_resume, save_epoch, save_last
+from modules.runs.stuck import stop_if_stuck
 from modules.training import schedules
 from modules.training.device import begin_step, choose_device, compile_nets, with_precision
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion
@@ -67,7 +68,7 @@ VAL_BATCH = 64  # validation clips that are rolled out together
 VAL_SCORES = "psnr psnr_min psnr_given_frame_repeated ssim loss kl elbo mse_sum".split()
 
 
-class Trainer(Resumable, StopsWhenStuck):
+class Trainer:
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(
@@ -142,7 +143,7 @@ class Trainer(Resumable, StopsWhenStuck):
             if not self.warm:
                 self.end_first_step(start)
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
-                self.save_last()
+                save_last(self)
             asked = listener.asked if ranks.count == 1 else self.votes.count()
             self.stop_if(asked, together=True)
         self.total.tolist()  # waits for the device
@@ -154,9 +155,9 @@ class Trainer(Resumable, StopsWhenStuck):
         """Save and stop if a signal arrived during the last step or frame."""
         if asked:
             if together:  # no rank ends before the first one has saved
-                ranks.from_first(self.save_last)
+                ranks.from_first(lambda: save_last(self))
             else:
-                self.save_last()
+                save_last(self)
             self.write_page(f"stopped: {self.progress_text()}; the same command resumes")
             tqdm.write(
                 f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
@@ -202,7 +203,7 @@ class Trainer(Resumable, StopsWhenStuck):
             self.votes.cast(bool(listener.asked))
         forced, prior = adapt_TeacherForcing, self.trains_on_prior()
         result = self.step_on_device(frames, conditions, forced, prior, whole or len(frames))
-        self.stop_if_stuck()
+        stop_if_stuck(self)
         return result
 
     def step_on_device(
@@ -388,7 +389,7 @@ class Trainer(Resumable, StopsWhenStuck):
         self.history.append(row)
         self.trackers.send(self.history, self.gif_of)
         self.step_schedules()
-        self.save_checkpoints(val)
+        save_epoch(self, val)
         self.log(row)
 
     def train_row(self) -> dict[str, float]:
@@ -460,7 +461,7 @@ class Trainer(Resumable, StopsWhenStuck):
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
         epochs = self.current_epoch
-        if best := ranks.from_first(self.best_checkpoint):
+        if best := ranks.from_first(lambda: load_best(self)):
             epochs = best["last_epoch"]
             load_weights(
                 self.ema or self.model, best["state_dict"], self.folder / "best_score.ckpt"
@@ -483,9 +484,6 @@ class Trainer(Resumable, StopsWhenStuck):
         model, clips = self.ema or self.model, self.some_of_validation()
         more = self.settings, posterior, self.events, self.progress
         validation.report_distribution(self.folder, self.lab, model, clips, *more)
-
-    def best_checkpoint(self) -> dict | None:
-        return None if self.best_score is None else ckpt.load(self.folder / "best_score.ckpt")
 
     def report_validation(self) -> None:
         """Roll out the current weights, draw the rollout and print its scores."""
@@ -527,9 +525,7 @@ def train_in(
     """Train in a run folder that no other run uses."""
     found = ranks.from_first(lambda: run_to_resume(settings.resume, folder))
     if found:
-        ckpt.check_run(found[1], found[0])
-        typed = settings.changed() if typed is None else typed
-        settings = settings_before(settings, typed, found[1]["args"])
+        settings = keep_of_run(settings, typed, found[1]["args"])
     lab = LABS[settings.lab](settings)
     train_set, val_set = ranks.together(lambda: (lab.open_train(), lab.open_val()))
     if ranks.count > 1:
@@ -538,11 +534,11 @@ def train_in(
         ranks.must_agree(code=code(), **here, **pictures)
     trainer = ranks.together(lambda: Trainer(settings, device, train_set, val_set))
     if found:
-        trainer.resume(*found)
+        resume(trainer, *found)
         if settings.ckpt_path:
             print("note: --ckpt_path has no effect: the run is resumed")
     elif settings.ckpt_path:
-        trainer.start_from(settings.ckpt_path)
+        start_from(trainer, settings.ckpt_path)
     ranks.from_first(lambda: take_over(folder, settings, console, bool(found)))
     if settings.schedule and ranks.first:
         tables.write_csv(folder / SCHEDULE, schedules.rows_of_file(settings))
@@ -560,7 +556,7 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
     checkpoint = ckpt.load(settings.ckpt_path)
     settings = adopt_settings(settings, typed, checkpoint)
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
-    trainer.start_from(settings.ckpt_path, checkpoint)
+    start_from(trainer, settings.ckpt_path, checkpoint)
     trainer.report_validation()
 
 

@@ -148,15 +148,13 @@ class PoseModel(Model):
     N_dim: int = setting(12, Number(int, 4, WIDEST), "channels of z")
     D_out_dim: int = setting(192, Number(int, 8, WIDEST), "channels of fused features")
     output_activation: str = setting(
-        "none", Choice(("none", "sigmoid", "twice")),
-        "applied to the Generator's output; twice: a sigmoid of a sigmoid, as in a fork that has "
-        "one inside the Generator and one after it",
+        "none", Choice(("none", "sigmoid")), "applied to the Generator's output",
         shortcuts={"sigmoid": "sigmoid", "no-sigmoid": "none"},
     )  # fmt: skip
     pose_norm: str = setting(
-        "auto", Choice(("auto", "learned", "batch", "image")),
-        "BatchNorm statistics of the pose encoder in a rollout: learned (or batch, its old name), "
-        "or of each image; auto: image for template checkpoints, else learned",
+        "auto", Choice(("auto", "learned", "image")),
+        "BatchNorm statistics of the pose encoder in a rollout: learned, or of each image; auto: "
+        "image for template checkpoints, else learned",
     )  # fmt: skip
     posterior: str = setting(
         "current", Choice(("current", "previous", "previous_image")),

@@ -1,6 +1,4 @@
-"""Stored settings: which ones a checkpoint passes on, which a resumed run may change, old names."""
-
-from typing import Any
+"""Stored settings: which ones a checkpoint passes on, which a resumed run may change."""
 
 # These fix the shapes of the weights, or what they were trained to do.
 SIZES = frozenset(
@@ -18,18 +16,3 @@ MAY_CHANGE = frozenset(
     val_every cache_dir store_visualization preview tensorboard wandb debug plots
     compile recompute save_every_steps keep skip_bad_frames deterministic""".split()
 )
-# What runs did before the setting existed, where today's default is another.
-BEFORE = {"loss_reduction": "mean", "kl_anneal_from": "start", "skip_from": "last", "lab": "pose"}
-
-
-def of_today(stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings that a run has stored, by today's names, with the defaults of its time."""
-    return BEFORE | by_todays_names(stored)
-
-
-def by_todays_names(stored: dict[str, Any]) -> dict[str, Any]:
-    stored = dict(stored)
-    sigmoid = stored.pop("sigmoid", None)  # before --output_activation
-    if type(sigmoid) is bool:
-        stored.setdefault("output_activation", "sigmoid" if sigmoid else "none")
-    return stored

@@ -18,11 +18,12 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
 
     start()
 
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.config import RobotModel, RobotTraining
 from modules.errors import UserError
-from modules.models.loading import fits_weights, model_settings
-from modules.runs import checkpoint as ckpt
+from modules.models.loading import load_weights, model_settings
+from modules.models.robot import RecurrentVAE
 from modules.runs.folder import run_folder
 
 NOT_IN_WEIGHTS = ("condition", "skip_from")  # settings with a choice of words
@@ -69,7 +70,9 @@ def main() -> None:
             f"{args.published} holds {ckpt.kind_of(found)}, not the robot lab's published weights"
         )
     settings = settings_of(args, model_settings(found, args.published))
-    fits_weights(settings, "robot", found["state_dict"], args.published)
+    if problem := settings.contradiction():
+        raise UserError(problem)
+    load_weights(RecurrentVAE(settings), found["state_dict"], args.published)
     run_folder(args.checkpoint.parent, "the folder")
     ckpt.save(
         args.checkpoint,

@@ -29,7 +29,6 @@ from modules.labs import LABS
 from modules.report.groups import cell
 from modules.report.pages import PLACE
 from modules.report.reading import files_of_test, read_json, read_run
-from modules.stored import of_today
 
 PAUSE = 0.2  # seconds between two looks at the running jobs
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -90,7 +89,7 @@ class Job:
 
     def check_same_run(self) -> None:
         """Refuse the scores of other settings, and of other data where these count."""
-        stored = of_today(read_json(self.folder / "args.json"))
+        stored = read_json(self.folder / "args.json")
         wanted = json.loads(json.dumps(self.settings.as_dict()))  # lists for tuples, as stored
         flags = wanted.keys() - PLACE - {"precision"} | ({"DR"} if self.data_counts else set())
         for flag in sorted(flags):

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from video.joints import has_pose, place_like, read_joints
 from video.skeleton import SEEN, skeleton_picture
 
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.config import Compute
@@ -37,7 +38,6 @@ from modules.models.loading import load_model
 from modules.models.pose import VAE_Model
 from modules.models.rollout import roll_out
 from modules.report import pictures
-from modules.runs import checkpoint as ckpt
 from modules.runs.folder import run_folder
 from modules.training.device import choose_device
 

@@ -1,11 +1,10 @@
-"""Fixtures: the scripts called as a user calls them, and the table of the faults caused."""
+"""Fixtures: the scripts called as a user calls them, and runs to interrupt."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -194,28 +193,3 @@ def whole(command, children, tmp_path_factory):
         return runs[setting, plots]
 
     return run
-
-
-# ---------------------------------------------------------------- faults caused
-
-
-@pytest.fixture
-def fault(request):
-    """fault("what was done", "the result", times): a row of the table at the end."""
-
-    def caused(what, result, times=1):
-        request.node.user_properties.append(("fault", (what, result, times)))
-
-    return caused
-
-
-def pytest_terminal_summary(terminalreporter):
-    """The faults caused by tests that passed, as the table of docs/reliability.md."""
-    rows = Counter()
-    for done in terminalreporter.stats.get("passed", []):
-        for what, result, times in (row for name, row in done.user_properties if name == "fault"):
-            rows[what, result] += times
-    if rows:
-        lines = ["| fault | times | result |", "|---|---|---|"]
-        lines += [f"| {what} | {times} | {result} |" for (what, result), times in rows.items()]
-        terminalreporter.write_line("\n" + "\n".join(lines))

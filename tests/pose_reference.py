@@ -25,9 +25,7 @@ def generate(model, features, condition, z):
     if model.settings.scene:
         mask = 0.05 + 0.95 / (1 + torch.exp(1 - out[:, 3:]))
         return (1 - mask) * model.scene + mask * out[:, :3]
-    for _ in range(("none", "sigmoid", "twice").index(model.settings.output_activation)):
-        out = 1 / (1 + torch.exp(-out))
-    return out
+    return 1 / (1 + torch.exp(-out)) if model.settings.output_activation == "sigmoid" else out
 
 
 def gaussian(net, features, condition):
@@ -74,7 +72,6 @@ def reference_rollout(model, first, poses, noises):
 EXTRAS = {
     "plain": {},
     "sigmoid": {"output_activation": "sigmoid"},
-    "two sigmoids": {"output_activation": "twice"},
     "unclamped": {"feedback_clamp": False},
     "map": {"position_map": 3},
     "scene": {"scene": True},

@@ -120,7 +120,7 @@ def test_a_script_goes_on_when_the_reader_of_its_pipe_ends(tmp_path):
     assert done.returncode == 0 and (tmp_path / "end").exists()
 
 
-def test_a_signal_that_the_parent_ignored_stays_ignored(fault):
+def test_a_signal_that_the_parent_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with entry.listener:
@@ -128,4 +128,3 @@ def test_a_signal_that_the_parent_ignored_stays_ignored(fault):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-    fault("SIGINT, SIGTERM or SIGUSR1 that the parent ignored", "stays ignored")

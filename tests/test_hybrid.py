@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers import ROBOT, SHORT, make_dataset, make_robot_data, settings_of
 
+from modules.checkpoints import checkpoint as ckpt
 from modules.report import charts
-from modules.runs import checkpoint as ckpt
 from Trainer import Trainer, train
 
 

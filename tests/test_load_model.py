@@ -8,8 +8,8 @@ from helpers import load, settings_of, train_once
 from robot_helpers import train_robot_once
 
 import Tester
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.parser import parse
-from modules.errors import UserError
 from modules.models import RecurrentVAE, VAE_Model, load_model, roll_out
 from modules.models.rollout import noise_source
 
@@ -24,9 +24,8 @@ def runs(tmp_path_factory):
 
 def make_tester(data, path, folder, *flags):
     flags = ["--DR", data, "--save_root", folder, "--ckpt_path", path, "--device", "cpu", *flags]
-    checkpoint = load(path.parent, path.name)
-    lab = checkpoint.get("args", {}).get("lab", "pose")
-    settings, typed = parse("Tester", list(map(str, flags)), lab=lab)
+    checkpoint = ckpt.load(path)
+    settings, typed = parse("Tester", list(map(str, flags)), lab=ckpt.lab_of(checkpoint))
     return Tester.Tester(settings, typed, torch.device("cpu"), checkpoint)
 
 
@@ -106,18 +105,3 @@ def test_a_template_file_rolls_out_as_in_tester(runs, tmp_path):
     model = load_model(path, "cpu", "float32")
     pred = roll_out(model, tester.given[0][None], tester.conditions[0][None], noise)
     assert torch.equal(pred[0], tester.rollout()[0])
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ("", "holds no weights"),
-        ("a b c d", "holds weights of another model: a, b, c, ..."),
-        ("frame_transformation.0.weight", "lacks the weights of .*: not a model"),
-    ],
-)
-def test_weights_of_another_model_are_refused(tmp_path, names, said):
-    weights = {name: torch.zeros(2) for name in names.split()}
-    torch.save({"state_dict": weights}, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=rf"x\.ckpt {said}"):
-        load_model(tmp_path / "x.ckpt", "cpu")

@@ -7,8 +7,8 @@ from robot_helpers import make_tester, random_robot_clips, scale_weights, train_
 
 import Tester
 from modules import evaluation
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.parser import parse
-from modules.runs import checkpoint as ckpt
 
 POSE = [
     {"learned_prior": True, "posterior_share": 0.5},

@@ -12,10 +12,11 @@ from robot_reference import CONDITION, PAST, RNN, G, W, Z, make_nets, published_
 sys.path.insert(0, str(ROOT / "scripts"))
 import convert_robot
 
+from modules.checkpoints import checkpoint
 from modules.errors import UserError
 from modules.models import load_model, roll_out
 from modules.models.loading import has_posterior
-from modules.runs import checkpoint
+from modules.runs import saving
 
 LENGTH = 6
 
@@ -113,7 +114,7 @@ def test_a_converted_file_needs_no_flags(nets, path, tmp_path, in_process):
     again = in_process(convert_robot.main, "convert_robot.py", *words)
     assert again.code == 1 and f"{out} exists" in again.err
     with pytest.raises(UserError, match="holds weights only: start from them with --ckpt_path"):
-        checkpoint.check_run(checkpoint.load(out), out)
+        saving.load_run(out)
 
 
 @pytest.mark.parametrize(

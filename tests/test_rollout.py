@@ -9,10 +9,10 @@ from pose_reference import EXTRAS, reference_rollout
 
 import Tester
 from dataloader import Dataset_Dance
+from modules.checkpoints import checkpoint as ckpt
 from modules.cli.parser import parse
 from modules.models.pose import VAE_Model
 from modules.models.rollout import STEPS_AT_ONCE, noise_source, roll_out
-from modules.runs import checkpoint as ckpt
 
 
 def rolled(model, frames, poses, z_source="sample", seed=0):

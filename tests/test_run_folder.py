@@ -154,7 +154,7 @@ FOREIGN += [".last.ckpt.partial", ".notes.1234567890abcdef.partial", "sequences/
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name, fault):
+def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name):
     for file in (name, "last.ckpt", "plots/loss.png", "seq1/pose.gif"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("content")
@@ -162,7 +162,6 @@ def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name, fault):
         aside = move_aside(tmp_path)
     assert files_below(aside) == ["last.ckpt", "plots/loss.png", "seq1/pose.gif"]
     assert (tmp_path / name).read_text() == "content"
-    fault("a file that no run writes, in a run folder that is moved aside", "left where it is")
 
 
 def test_the_list_has_all_that_a_run_with_plots_writes(call, dataset, tmp_path):
@@ -174,7 +173,7 @@ def test_the_list_has_all_that_a_run_with_plots_writes(call, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["best_score.ckpt", "epoch=0.ckpt"])
-def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left, fault):
+def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left):
     run = train()
     before = (run / left).read_bytes()
     for path in run.glob("*.ckpt"):
@@ -183,10 +182,9 @@ def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left, fault):
     train("--num_epoch", 2)
     assert load(run)["last_epoch"] == 2 and not (run / "before-1").exists()
     assert left == "best_score.ckpt" or (run / left).read_bytes() == before
-    fault("`last.ckpt` missing, another checkpoint is there", "resumed from it")
 
 
-def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train, fault):
+def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train):
     run = train()
     for path in run.glob("*.ckpt"):
         path.unlink()
@@ -194,9 +192,6 @@ def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train, fault):
     train("--lr", 0.002)
     assert (run / "before-1/metrics.csv").read_bytes() == before
     assert load(run)["last_epoch"] == 1
-    fault(
-        "all checkpoints missing, `metrics.csv` is there", "moved to `before-1/`, a new run starts"
-    )
 
 
 def test_a_page_about_runs_is_not_written_into_a_run(tmp_path):

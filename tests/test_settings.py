@@ -23,7 +23,6 @@ from modules.fields import (
     switch,
     text,
 )
-from modules.stored import BEFORE, of_today
 from Trainer import train
 
 CLASSES = {"Trainer": TRAINING, "Tester": TESTS}
@@ -263,17 +262,3 @@ def test_tester_and_validation_note_nothing_about_training(capsys):
     print_notes("--fast_partial 0.5 --tfr_mode linear --tfr_d_step 0.1", "Tester")
     print_notes("--fast_partial 0.5 --tfr_mode linear --tfr_d_step 0.1 --test --ckpt_path c")
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("stored", "now"),
-    [
-        ({"sigmoid": True}, {"output_activation": "sigmoid"}),
-        ({"sigmoid": False}, {"output_activation": "none"}),
-        ({"output_activation": "twice"}, {"output_activation": "twice"}),
-        ({}, {}),
-    ],
-)
-def test_a_setting_of_another_name_is_known_by_todays_alone(stored, now):
-    """Else a comparison of old and new runs would list both names as a difference."""
-    assert of_today(stored) == BEFORE | now

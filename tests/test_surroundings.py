@@ -68,7 +68,7 @@ def names_in(folder):
 
 
 @pytest.mark.parametrize(("mode", "code"), [("worker", 1), ("SIGINT", 130), ("SIGKILL", -9)])
-def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path, mode, code, fault):
+def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path, mode, code):
     (tmp_path / "out.partial-mine").mkdir()
     done = draw_slowly(mode)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
@@ -76,8 +76,6 @@ def test_toy_data_that_is_stopped_leaves_nothing_for_ever(draw_slowly, tmp_path,
         assert len(names_in(tmp_path)) == 2
         assert draw_slowly().returncode == 0
         assert sorted(names_in(tmp_path)) == ["out", "out.partial-mine"]
-        fault("`make_toy_data.py` killed", "the same command removes what it left")
     else:
         assert names_in(tmp_path) == ["out.partial-mine"]
         assert len(done.stderr.strip().splitlines()) == 1
-        fault("`make_toy_data.py` stopped, or a worker of it killed", "nothing left behind")

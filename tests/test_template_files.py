@@ -1,6 +1,7 @@
 """Checkpoints of the course's template: sizes, statistics, activations, what is ignored."""
 
 import copy
+import math
 import re
 from types import SimpleNamespace
 
@@ -12,8 +13,7 @@ from helpers import SHORT, SIZE, TINY, read_submission, to_rows, train_once
 import dataloader
 import Tester
 import Trainer
-from modules.errors import UserError
-from modules.models import VAE_Model, load_model
+from modules.models import VAE_Model, loading
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -85,8 +85,8 @@ def test_a_template_file_predicts_as_in_the_template(run_test, template, trained
     assert np.abs(rows[:6, 1:] - to_rows([expected])).max() <= 1
 
 
-def test_pose_norm_batch_uses_the_learned_statistics_of_a_template_file(run_test, template, spied):
-    printed = run_test(*SIZE_FLAGS, "--pose_norm", "batch", ckpt=template.path)[1]
+def test_pose_norm_learned_uses_the_statistics_of_a_template_file(run_test, template, spied):
+    printed = run_test(*SIZE_FLAGS, "--pose_norm", "learned", ckpt=template.path)[1]
     assert not spied[0].label_transformation.per_image
     assert "as learned" in printed
 
@@ -124,38 +124,66 @@ def test_the_sigmoid_of_a_template_file_is_set_by_its_flag(run_test, template, s
     assert "output activation sigmoid" in squashed
 
 
-@pytest.mark.parametrize(("bias", "right"), [(0.45, "none"), (-0.2, "sigmoid"), (-8.0, "twice")])
-def test_an_activation_that_the_file_cannot_tell_is_suggested(
-    run_test, call, template, trained, tmp_path, bias, right
+FITS = {  # PSNR of first predicted frames -> the end of what is printed
+    "the template's": ({("none", "image"): 30.0, ("sigmoid", "image"): 5.0}, "--pose_norm image"),
+    "a little more": ({("none", "image"): 30.0, ("none", "learned"): 30.5}, "image (used)"),
+    "a sigmoid": (
+        {("none", "image"): 5.0, ("sigmoid", "image"): 30.0},
+        "try --output_activation sigmoid --pose_norm image",
+    ),
+    "a real eval()": (
+        {("none", "image"): 20.0, ("none", "learned"): 30.0},
+        "try --output_activation none --pose_norm learned",
+    ),
+    "two sigmoids": (
+        {("none", "image"): 4.0, ("sigmoid", "image"): 9.0}, "this package does not have"
+    ),
+    "nan": ({("none", "image"): -math.inf}, "this package does not have"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_other_flags_are_suggested_only_if_they_clearly_fit(args, monkeypatch, capsys, name):
+    psnr, end = FITS[name]
+    model = VAE_Model(args)
+    model.label_transformation.per_image = True
+    monkeypatch.setattr(loading, "first_frame_psnr", lambda *_: psnr)
+    loading.report_fit(model, {"state_dict": {}}, *torch.zeros(2, 1, 2, 3, *SIZE))
+    out = capsys.readouterr().out
+    assert out.endswith(f"{end}\n") and out.count("\n") == 1
+    assert out.count(" dB with") == len(psnr) and out.count("(used)") == 1
+    assert out.startswith("warning") == ("try" in end or "not have" in end)
+
+
+@pytest.mark.parametrize("script", ["Tester", "Trainer"])
+def test_an_activation_that_fits_better_is_suggested(
+    run_test, call, template, trained, tmp_path, script
 ):
-    """The model shows one grey, that of the given frames under one activation only."""
+    """The model shows one grey, that of the given frames with a sigmoid only."""
     state = {name: value.clone() for name, value in template.weights.items()}
     state["Generator.7.weight"].zero_()
-    state["Generator.7.bias"].fill_(bias)
+    state["Generator.7.bias"].fill_(-0.2)
     torch.save({"state_dict": state}, tmp_path / "grey.ckpt")
-    wrong = "none" if right != "none" else "sigmoid"
-    for name in (wrong, right):
+    places = "--DR", trained.data, "--save_root", tmp_path / "val"
+    line = "--test", "--ckpt_path", tmp_path / "grey.ckpt", *SHORT, "--no-plots"
+    for name in ("none", "sigmoid"):
         flags = *SIZE_FLAGS, "--output_activation", name
-        tested = run_test(*flags, ckpt=tmp_path / "grey.ckpt", name=name)[1]
-        places = "--DR", trained.data, "--save_root", tmp_path / "val"
-        line = "--test", "--ckpt_path", tmp_path / "grey.ckpt", *SHORT, "--no-plots"
-        validated = call("Trainer", *places, *line, *flags).out
-        for printed in (tested, validated):
-            assert (f"try --output_activation {right}" in printed) == (name == wrong)
+        if script == "Tester":
+            printed = run_test(*flags, ckpt=tmp_path / "grey.ckpt", name=name)[1]
+        else:
+            printed = call("Trainer", *places, *line, *flags).out
+        assert ("try --output_activation sigmoid" in printed) == (name == "none")
 
 
-def test_files_of_earlier_versions_say_whether_they_have_a_sigmoid(run_test, trained, tmp_path):
-    for stored, name in ((True, "sigmoid"), (False, "none")):
-        state = torch.load(trained.best, weights_only=True)
-        del state["args"]["output_activation"]
-        state["args"]["sigmoid"] = stored
-        torch.save(state, tmp_path / "earlier.ckpt")
-        printed = run_test(ckpt=tmp_path / "earlier.ckpt", name=name)[1]
-        assert f"output activation {name}" in printed
-    state["args"]["sigmoid"] = "yes"
-    torch.save(state, tmp_path / "odd.ckpt")
-    with pytest.raises(UserError, match="its setting sigmoid is of another kind"):
-        load_model(tmp_path / "odd.ckpt")
+def test_statistics_that_fit_better_have_a_higher_psnr(template):
+    """The first predicted frames are compared with per-image and with learned statistics."""
+    model, poses = template.model.eval(), torch.rand(2, 2, 3, *SIZE)
+    model.label_transformation.per_image = False
+    given = torch.rand(2, 1, 3, *SIZE)
+    first = loading.roll_out(model, given, poses, loading.noise_source("mean", 0, range(2)))[:, 1:]
+    psnr = loading.first_frame_psnr(model, given, poses)
+    assert psnr["none", "learned"] == loading.Generate_PSNR(first, given).item()
+    assert len(set(psnr.values())) == 4 and not model.label_transformation.per_image
 
 
 def test_trainer_validates_a_template_file_by_the_statistics_of_each_image(
@@ -165,7 +193,7 @@ def test_trainer_validates_a_template_file_by_the_statistics_of_each_image(
     places = "--DR", trained.data, "--save_root", tmp_path / "val", "--ckpt_path", template.path
     line = "Trainer", *places, "--test", *SHORT, "--no-plots", "--no-feedback_clamp"
     default, image, learned = (
-        re.search(r"PSNR .*", call(*line, *flags).out)[0]
+        re.findall(r"PSNR .*", call(*line, *flags).out)[-1]
         for flags in ((), ("--pose_norm", "image"), ("--pose_norm", "learned"))
     )
     assert default == image != learned

@@ -7,7 +7,7 @@ import torch
 from helpers import make_trainer
 from robot_reference import CONDITION, PAST, RNN, G, W, Z, make_nets, robot_step
 
-from modules.runs.published import convert
+from modules.checkpoints.published import convert
 
 SIZES = f"--g_dim {G} --z_dim {Z} --rnn_size {RNN} --vgg_width {W}".split()
 AS_PUBLISHED = "--norm_over step --loss_reduction sum --skip_from second_last --lr 0.001 "

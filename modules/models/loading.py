@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 
+from ..checkpoints import checkpoint as ckpt
+from ..checkpoints import published
 from ..config import MODELS
 from ..errors import UserError
 from ..fields import settings_from
 from ..metrics import Generate_PSNR
-from ..runs import checkpoint as ckpt
-from ..runs import published, validate
-from ..stored import SIZES, STORED, of_today
+from ..stored import SIZES, STORED
 from ..training import schedules
 from ..training.device import choose_precision, default_device
-from .pose import SIGMOIDS, VAE_Model
+from .pose import VAE_Model
 from .robot import RecurrentVAE
 from .rollout import noise_source, roll_out
 
-FEW = 8  # clips that decide which activation fits
+FEW = 8  # clips that decide which settings fit
 CLEARLY, PLAUSIBLE = 1.0, 13.0  # dB: a gain; below the second, weights predict nothing
+NORMS = {True: "image", False: "learned"}  # per_image: its --pose_norm
 FAMILIES = {  # lab: its model, and how to read the model's settings off published weights
     "pose": (VAE_Model, published.template_sizes),
     "robot": (RecurrentVAE, published.robot_sizes),
@@ -37,8 +38,10 @@ def load_model(
     """
     checkpoint, device = ckpt.load(path), torch.device(device or default_device())
     values, lab = model_settings(checkpoint, path), ckpt.lab_of(checkpoint)
-    settings = settings_from(MODELS[lab], values)
-    fits_weights(settings, lab, checkpoint["state_dict"], path)
+    try:
+        settings = settings_from(MODELS[lab], values)
+    except UserError as error:
+        raise UserError(f"{path} has no model of this package: {error}") from None
     model = FAMILIES[lab][0](settings.replace(precision=choose_precision(precision, device)))
     load_weights(model, checkpoint["state_dict"], path)
     if isinstance(model, VAE_Model):
@@ -49,8 +52,7 @@ def load_model(
 def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
     """The model's settings: stored in our checkpoints, read off the shapes in others."""
     if ckpt.is_ours(checkpoint):
-        stored = of_today(checkpoint["args"])
-        return {name: stored[name] for name in STORED if name in stored}
+        return {k: value for k, value in checkpoint["args"].items() if k in STORED}
     lab = ckpt.lab_of(checkpoint)
     if lab is None:
         raise UserError(f"{path} holds {ckpt.kind_of(checkpoint)}")
@@ -64,7 +66,7 @@ def has_posterior(checkpoint: dict) -> bool:
     """Whether the weights' posterior was trained: not by prior samples alone."""
     if not ckpt.is_ours(checkpoint):
         return True
-    return schedules.has_posterior(checkpoint.get("last_epoch", 0) - 1, **checkpoint["args"])
+    return schedules.has_posterior(checkpoint["last_epoch"] - 1, **checkpoint["args"])
 
 
 def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
@@ -79,22 +81,44 @@ def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
         if name not in typed and name in settings.names():
             changes[name] = value
     settings = settings.replace(**changes)
-    fits_weights(settings, settings.lab, checkpoint["state_dict"], path)
-    return settings
-
-
-def fits_weights(settings: Any, lab: str, weights: dict, path: str | Path) -> None:
-    """Refuse settings that contradict themselves or the weights, before anything is allocated."""
     if problem := settings.contradiction():
         raise UserError(f"{problem} (with the settings of {path})")
-    if problem := validate.contradiction(FAMILIES[lab][0], settings, weights):
-        raise UserError(f"{path} does not fit the model of its settings: {problem}")
+    return settings
 
 
 def same_lab(settings: Any, checkpoint: dict) -> None:
     if ckpt.lab_of(checkpoint) != settings.lab:
         kind = ckpt.kind_of(checkpoint)
         raise UserError(f"{settings.ckpt_path} holds {kind}; this is --lab {settings.lab}")
+
+
+def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
+    if problem := misfit(model.state_dict(), weights):
+        raise UserError(f"{path} does not fit the model: {problem}")
+    model.load_state_dict(weights)
+
+
+def misfit(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str | None:
+    """What of a state dict does not fit a model's own, None: nothing. Any float dtype fits."""
+    for names, verb in (
+        (expected.keys() - found.keys(), "lacks"),
+        (found.keys() - expected.keys(), "has"),
+    ):
+        if names:
+            first = ", ".join(str(name)[:60] for name in sorted(names)[:3])
+            return f"it {verb} {first}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    for name, own in expected.items():
+        weight = found[name]
+        if own.shape != weight.shape:
+            return f"{name} is {tuple(weight.shape)}, not {tuple(own.shape)}"
+        if own.is_floating_point() != weight.is_floating_point():
+            return f"{name} is {weight.dtype}, not {own.dtype}"
+        if not weight.isfinite().all():
+            return f"{name} has values that are not finite"
+    return None
+
+
+# ---------------------------------------------------------------- what a file does not record
 
 
 def choose_pose_norm(model: VAE_Model, checkpoint: dict) -> bool:
@@ -104,38 +128,53 @@ def choose_pose_norm(model: VAE_Model, checkpoint: dict) -> bool:
     return model.label_transformation.per_image
 
 
-def warn_of_activation(
+def report_fit(
     model: torch.nn.Module,
     checkpoint: dict,
     given: Sequence[torch.Tensor],
     poses: Sequence[torch.Tensor],
 ) -> None:
-    """Print a warning where another --output_activation fits the weights of published code.
+    """Print how well each --output_activation and --pose_norm fits published weights.
 
-    An activation has no weights, so a file does not record it. The first predicted frames of clips
-    resemble the given ones most under the activation that the model was trained with.
+    A file records neither. The first predicted frames of clips resemble the given ones most under
+    those that its author trained and tested with.
     """
     if ckpt.is_ours(checkpoint) or not isinstance(model, VAE_Model):
         return
-    settings, given = model.settings, torch.stack([*given[:FEW]]).cpu()  # (B, 1, 3, H, W)
+    given = torch.stack([*given[:FEW]]).cpu()  # (B, 1, 3, H, W)
     poses = torch.stack([clip[:2] for clip in poses[:FEW]])
-    model.settings = settings.replace(output_activation="none")
-    first = roll_out(model, given, poses, noise_source("mean", 0, range(len(given))))[:, 1:]
-    model.settings, psnr = settings, {}
-    for name in SIGMOIDS:  # from none to two
-        psnr[name] = Generate_PSNR(first, given).nan_to_num(nan=-math.inf).item()
-        first = torch.sigmoid(first)
-    now, best = settings.output_activation, max(psnr, key=psnr.get)
-    if psnr[best] > max(psnr[now] + CLEARLY, PLAUSIBLE):
-        print(
-            "warning: the file does not record what was applied to the Generator's output. The "
-            f"first predicted frames have a PSNR of {psnr[now]:.1f} dB beside the given ones with "
-            f"--output_activation {now}, {psnr[best]:.1f} dB with {best}: try "
-            f"--output_activation {best}"
-        )
+    psnr = first_frame_psnr(model, given, poses)
+    now = model.settings.output_activation, NORMS[model.label_transformation.per_image]
+    best, *_ = order = sorted(psnr, key=psnr.get, reverse=True)
+    verdict = ""
+    if psnr[best] < PLAUSIBLE:
+        verdict = "; none fits: its code may apply something that this package does not have"
+    elif psnr[best] > psnr[now] + CLEARLY:
+        verdict = f"; try {flags(best)}"
+    values = [f"{psnr[x]:.1f} dB with {flags(x)}{' (used)' * (x == now)}" for x in order]
+    print(
+        "warning: " * bool(verdict) + "the file does not record what was applied to the "
+        "Generator's output, nor the pose statistics; PSNR of the first predicted frames beside "
+        f"the given ones: {', '.join(values)}{verdict}"
+    )
 
 
-def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
-    if problem := validate.misfit(model.state_dict(), weights):
-        raise UserError(f"{path} does not fit the model: {problem}")
-    model.load_state_dict(weights)
+def flags(choice: tuple[str, str]) -> str:
+    return "--output_activation {} --pose_norm {}".format(*choice)
+
+
+def first_frame_psnr(
+    model: VAE_Model, given: torch.Tensor, poses: torch.Tensor
+) -> dict[tuple[str, str], float]:
+    """{(activation, pose_norm): PSNR of the first predicted frames beside the given ones}."""
+    noise, psnr = noise_source("mean", 0, range(len(given))), {}
+    encoder = model.label_transformation
+    before = model.settings, encoder.per_image
+    model.settings = model.settings.replace(output_activation="none")
+    for per_image, norm in NORMS.items():
+        encoder.per_image = per_image
+        raw = roll_out(model, given, poses, noise)[:, 1:]
+        for name, frames in {"none": raw, "sigmoid": torch.sigmoid(raw)}.items():
+            psnr[name, norm] = Generate_PSNR(frames, given).nan_to_num(nan=-math.inf).item()
+    model.settings, encoder.per_image = before
+    return psnr

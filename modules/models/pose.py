@@ -25,7 +25,6 @@ from ..nets.sequence import join, one_by_one, over_time, repeated, step_by_step
 from .rollout import STEPS_AT_ONCE
 
 NETS = {"course": course, "unet": unet}
-SIGMOIDS = {"none": 0, "sigmoid": 1, "twice": 2}  # of --output_activation
 MASK_BIAS = -1.0  # an untrained net shows mostly the background
 MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no gradient
 STEPS_PER_CAST = 8  # of a rollout: weights are cast to bf16 once for 8 steps
@@ -285,9 +284,7 @@ class VAE_Model(nn.Module):
             foreground, mask = frame.split([3, 1], dim=1)
             mask = MASK_FLOOR + (1 - MASK_FLOOR) * torch.sigmoid(mask + MASK_BIAS)
             return torch.lerp(self.scene, foreground, mask)
-        for _ in range(SIGMOIDS[self.settings.output_activation]):
-            frame = torch.sigmoid(frame)
-        return frame
+        return torch.sigmoid(frame) if self.settings.output_activation == "sigmoid" else frame
 
     @property
     def net_of_z(self) -> nn.Module | None:

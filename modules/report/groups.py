@@ -11,7 +11,6 @@ from typing import Any
 from ..config import BASELINES, OBJECTIVES
 from ..errors import UserError
 from ..fields import SCHEDULED
-from ..stored import of_today
 from ..text import one_line
 from . import pages
 from .charts import BASELINE, CURVES, PER_FRAME, QUANTITIES, Chart, Panel, Series
@@ -84,15 +83,14 @@ def panels(runs: Sequence[Run], by: Sequence[str], panel_by: str | None) -> dict
 
 
 def check_flag(runs: Sequence[Run], flag: str, name: str | None) -> None:
-    known = {key for run in runs for key in of_today(run.settings)} - {"environment"}
+    known = {key for run in runs for key in run.settings} - {"environment"}
     if name is not None and name not in known:
         raise UserError(f"{flag} {name}: no run has this setting")
 
 
 def described(run: Run, flags: Iterable[str]) -> str:
     """Settings as the name of a group."""
-    settings = of_today(run.settings)
-    return ", ".join(f"{flag} {cell(settings.get(flag))}" for flag in flags)
+    return ", ".join(f"{flag} {cell(run.settings.get(flag))}" for flag in flags)
 
 
 def cell(value: Any) -> str:
@@ -104,9 +102,8 @@ def cell(value: Any) -> str:
 
 
 def compared(one: Run) -> dict[str, Any]:
-    """The settings that distinguish runs; what older runs did not store is added."""
-    known = of_today(one.settings) if one.settings else {}
-    return {k: v for k, v in known.items() if k not in PLACE | {"seed"}}
+    """The settings that distinguish runs."""
+    return {k: v for k, v in one.settings.items() if k not in PLACE | {"seed"}}
 
 
 def names(groups: Sequence[Sequence[Run]]) -> list[str]:

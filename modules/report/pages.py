@@ -18,7 +18,7 @@ from typing import Any
 from ..config import BASELINES, OBJECTIVES, TRAINING
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, SCHEDULE, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
-from ..stored import MAY_CHANGE, of_today
+from ..stored import MAY_CHANGE
 from . import charts, clips, tables
 from .reading import Run, is_number, read_json, read_run, score_of
 
@@ -306,7 +306,7 @@ def command(run: Run) -> str:
     typed = {"lab": lab.default("lab")} if lab.default("lab") != "pose" else {}
     typed["DR"] = run.settings.get("DR") or "DATASET"
     typed["save_root"] = f"runs/{run.folder.resolve().name}-again"
-    for name, value in of_today(run.settings).items():
+    for name, value in run.settings.items():
         if name in lab.names() - NOT_TYPED and value not in (None, lab.default(name)):
             typed[name] = value if name != "schedule" else str(run.folder / SCHEDULE)
     return " ".join(["python Trainer.py", *(flag(*setting) for setting in typed.items())])

@@ -97,16 +97,13 @@ def occupied(folder: Path) -> Iterator[None]:
 def folder_for_test(folder: Path) -> Iterator[Path]:
     """A folder within this one for the files of a test; what a killed test left is removed."""
     place = folder / f".test{UNFINISHED}"
-    if place.is_symlink():  # what it points to is not ours
-        place.unlink()
     run_folder(place)
     with locked_folder(place) as free:
         refuse_unless(free, "test is writing into", folder)
         remove_unfinished(folder, TESTED)
         try:
             for left in place.iterdir():
-                is_folder = left.is_dir() and not left.is_symlink()
-                shutil.rmtree(left) if is_folder else left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)

@@ -39,43 +39,10 @@ def start_momentum(optim: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def load_optimizer(optim: torch.optim.Optimizer, state: dict) -> None:
-    """Restore the moments of a checkpoint, if they fit; settings stay those of the flags."""
-    settings = [dict(group) for group in optim.param_groups]
-    own, stored = optim.state_dict()["param_groups"], state["param_groups"]
-    if [group["params"] for group in stored] != [group["params"] for group in own]:
-        raise ValueError("the optimizer is of other weights")
-    weights = [weight for group in settings for weight in group["params"]]
-    expected = moments_of_one(settings[0], type(optim))
-    moments = {i: fitted(x, weights[i], expected) for i, x in state["state"].items()}
-    optim.load_state_dict({"state": moments, "param_groups": own})
-    for group, before in zip(optim.param_groups, settings):
-        group.update(before)
+    """Restore the moments of a checkpoint; settings stay those of the flags."""
+    own = optim.state_dict()["param_groups"]
+    optim.load_state_dict({"state": state["state"], "param_groups": own})
     start_momentum(optim)
-
-
-def fitted(
-    moments: dict[str, torch.Tensor], weight: torch.Tensor, expected: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The moments in the layout of their weight, as which the fused step of torch reads them."""
-    if moments.keys() != expected.keys():
-        raise ValueError(f"moments are {', '.join(moments)}, not {', '.join(expected)}")
-    for name, moment in moments.items():
-        shape = weight.shape if expected[name].dim() else torch.Size()
-        if moment.shape != shape or moment.dtype != expected[name].dtype:
-            raise ValueError(f"a moment {name} is of another shape or kind than its weights")
-    return {
-        name: torch.empty_like(weight, device="cpu").copy_(x) if x.dim() else x.clone()
-        for name, x in moments.items()
-    }
-
-
-def moments_of_one(settings: dict, kind: type) -> dict[str, torch.Tensor]:
-    """The moments that this kind of optimizer keeps of a weight of shape (1,)."""
-    weight = torch.zeros(1, requires_grad=True, device=settings["params"][0].device)
-    weight.grad = torch.zeros_like(weight)
-    probe = kind([settings | {"params": [weight]}])
-    probe.step()
-    return probe.state[weight]
 
 
 def step_if(finite: torch.Tensor, optim: torch.optim.Optimizer) -> None:

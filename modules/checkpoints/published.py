@@ -1,12 +1,14 @@
 """Checkpoints of published code: names of weights, and settings read off their shapes."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config import CONDITION
 from ..errors import UserError
+from ..text import visible
 
 NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
 MARKS = {"pose": "frame_transformation", "robot": "frame_predictor"}  # a net that only this lab has
@@ -19,16 +21,31 @@ NAMES = [  # a name of the published code -> ours
 ]
 
 
-def robot_nets(content: Any) -> dict[str, dict] | None:
+def weights_of(content: Any, path: str | Path) -> dict[str, Any]:
+    """-> {"state_dict": weights by our names, "ignored": names of all else} of published code."""
+    content = content if isinstance(content, dict) else {}
+    rest = []
+    if isinstance(content.get("state_dict"), dict):
+        rest = [visible(str(name)[:40]) for name in content if name != "state_dict"]
+        content = content["state_dict"]
+    elif not (robot_nets(content) or "frame_transformation.0.conv1.weight" in content):
+        raise UserError(f"{path} is not a checkpoint of this package: it has no state_dict")
+    if nets := robot_nets(content):
+        refuse_svg(nets["frame_predictor"], path)
+        content = convert(nets)
+    if not all(isinstance(weight, torch.Tensor) for weight in content.values()):
+        raise UserError(f"{path} has no state_dict of tensors")
+    return {"state_dict": content, "ignored": rest}
+
+
+def robot_nets(content: dict) -> dict[str, dict] | None:
     """{net: its state dict} of a file of the robot lab's published code, else None.
 
     It holds one state dict per net, as docs/robot.md says how to save them, or one of all nets.
     """
-    content = content if isinstance(content, dict) else {}
-    names = [name for name in content if isinstance(name, str)]
-    if any(name.startswith("encoder.c1.") for name in names):
+    if any(str(name).startswith("encoder.c1.") for name in content):
         nets = {}
-        for name in names:
+        for name in content:
             net, _, rest = name.partition(".")
             nets.setdefault(net, {})[rest] = content[name]
         content = nets
@@ -39,7 +56,6 @@ def robot_nets(content: Any) -> dict[str, dict] | None:
 
 def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
     """-> a state dict of RecurrentVAE. What does not fit is reported when it is loaded."""
-    refuse_svg(content["frame_predictor"])
     weights = {our_name(f"{net}.{k}"): v for net in content for k, v in content[net].items()}
     return weights | {
         "condition_mean": torch.zeros(CONDITION),
@@ -47,12 +63,12 @@ def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def refuse_svg(predictor: dict[str, torch.Tensor]) -> None:
+def refuse_svg(predictor: dict[str, torch.Tensor], path: str | Path) -> None:
     """The weights of edenton/svg have the names of the lab's, but are those of another model."""
     if "output.0.weight" in predictor and "output.1.weight" not in predictor:
         raise UserError(
-            "holds weights of edenton/svg: its frame predictor has no BatchNorm after its output "
-            "and takes no conditions; only weights of the lab's code are read"
+            f"{path} holds weights of edenton/svg: its frame predictor has no BatchNorm after its "
+            "output and takes no conditions; only weights of the lab's code are read"
         )
 
 

@@ -1,0 +1,1 @@
+"""Checkpoint files: saved, loaded and recognised, those of published code too."""
