@@ -19,7 +19,6 @@ from tqdm import tqdm
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
-from modules.cli.signals import listener
 from modules.config import TESTS, Compute, Run
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
@@ -35,6 +34,8 @@ from modules.models.loading import (
     report_fit,
 )
 from modules.models.rollout import noise_source, roll_out
+from modules.process.ranks import ranks
+from modules.process.signals import listener
 from modules.report import clips, distribution, figures, pictures, tables
 from modules.report.pages import CLIPS, FUTURES, LATENTS, write_run_page
 from modules.report.reading import write_test
@@ -50,7 +51,6 @@ from modules.runs.folder import (
 )
 from modules.stored import STORED
 from modules.training.device import choose_device, with_precision
-from modules.training.ranks import ranks
 
 FRAMES = 64  # of a clip, for what is measured of z
 

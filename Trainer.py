@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
-from modules.cli.signals import Stopped, listener
 from modules.config import OBJECTIVES, PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
 from modules.distributions import best_variance, gaussian_log_likelihood
@@ -34,6 +33,8 @@ from modules.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
+from modules.process.ranks import Votes, ranks, synchronise_batch_norm
+from modules.process.signals import Stopped, listener
 from modules.report import charts, pictures, tables, validation
 from modules.report.pages import write_run_page
 from modules.report.progress import Clock, epoch_line, progress_text, validations_left
@@ -56,7 +57,6 @@ from modules.training.optimizer import (
     step_if,
     update_ema_if,
 )
-from modules.training.ranks import Votes, ranks, synchronise_batch_norm
 from modules.training.schedules import kl_annealing
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]

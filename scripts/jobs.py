@@ -20,12 +20,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from modules.cli.parser import Parser
-from modules.cli.signals import listener
 from modules.config import Compute, Training
 from modules.data.pose import truth_folder
 from modules.errors import UserError
 from modules.fields import settings_from
 from modules.labs import LABS
+from modules.process.signals import listener
 from modules.report.groups import cell
 from modules.report.pages import PLACE
 from modules.report.reading import files_of_test, read_json, read_run

@@ -53,10 +53,10 @@ from video.skeleton import skeleton_picture
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
-from modules.cli.signals import STOPPING, listener
 from modules.errors import UserError
 from modules.fields import Number
 from modules.files import is_new, new_folder
+from modules.process.signals import STOPPING, listener
 
 CLIP = 630  # frames of the validation take and of every test take
 CHUNK = 30  # frames a worker draws at a time

@@ -12,7 +12,7 @@ from helpers import ROBOT_SIZES, SHORT, settings_of, write_clip
 from PIL import Image
 
 from modules.labs import LABS
-from modules.training.ranks import ranks
+from modules.process.ranks import ranks
 from Trainer import Trainer
 
 WHOLE, STEPS = 4, 20  # clips of a batch: the last of an epoch is smaller, and does not divide

@@ -14,7 +14,7 @@ from helpers import ALL, ROOT, SHORT, assert_same_run, load, make_dataset, setti
 from rank_cases import BEST, CASES, make_noise_data, record, train_steps
 
 from modules.errors import UserError
-from modules.training.ranks import Ranks
+from modules.process.ranks import Ranks
 from Trainer import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are found in /proc")

@@ -13,12 +13,12 @@ from helpers import SHORT, assert_ended, interrupt
 
 import Trainer
 from modules.cli.parser import parse
-from modules.cli.signals import listener
 from modules.data.pose import Dataset_Dance
 from modules.errors import UserError
 from modules.files import write_json
 from modules.models import load_model
 from modules.models.rollout import noise_source, roll_out
+from modules.process.signals import listener
 from modules.report import clips, pages
 from modules.report.pictures import to_uint8
 from modules.report.reading import read_csv, read_run

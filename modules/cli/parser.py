@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import LABS, PREFIXED, TEMPLATE, TESTS, TRAINING, Loop
-from ..data.folders import require_folder
-from ..errors import UserError
+from ..errors import UserError, require_folder
 from ..fields import AnyCase, Choice, Numbers, Settings, settings_from, switch
 from ..text import one_line
 from .checks import check

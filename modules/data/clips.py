@@ -12,7 +12,7 @@ import torch
 
 from ..config import Training
 from ..errors import UserError
-from ..training.ranks import ranks
+from ..process.ranks import ranks
 from .cache import to_float
 
 AHEAD = 2  # batches that are read ahead where they come from the disk

@@ -4,12 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..errors import UserError
-
-
-def require_folder(root: str | Path) -> None:
-    if not Path(root).is_dir():
-        raise UserError(f"--DR {root} is not a folder; pass the one that contains train/ and test/")
+from ..errors import UserError, require_folder
 
 
 def levels(root: str | Path) -> Iterator[list[Path]]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from ..training.ranks import ranks
+from ..process.ranks import ranks
 from .cache import cached_images, decode, fingerprint, to_float
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import clip_folders, find_root, frame_number, list_images, list_pairs

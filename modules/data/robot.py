@@ -8,7 +8,7 @@ import torch
 
 from ..config import FRAME
 from ..errors import UserError
-from ..training.ranks import ranks
+from ..process.ranks import ranks
 from .cache import cached, cached_images, fingerprint, to_float
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import (

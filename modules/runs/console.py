@@ -6,8 +6,8 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..cli.signals import Stopped
 from ..errors import UserError
+from ..process.signals import Stopped
 from .folder import CONSOLE
 
 

@@ -10,11 +10,11 @@ from ..checkpoints import checkpoint as ckpt
 from ..config import Training
 from ..errors import UserError
 from ..models.loading import load_weights, report_fit, same_lab
+from ..process.ranks import ranks
 from ..stored import MAY_CHANGE
 from ..training import schedules
 from ..training.device import rng_states, set_rng_states
 from ..training.optimizer import load_optimizer
-from ..training.ranks import ranks
 
 # Of the settings that may change, these are printed when they do.
 PRINTED = MAY_CHANGE - {"save_root", "ckpt_path", "test", "resume", "preview", "debug"}

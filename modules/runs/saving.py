@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoints import checkpoint as ckpt
 from ..errors import UserError
-from ..training.ranks import ranks
+from ..process.ranks import ranks
 from .resume import state_of
 
 

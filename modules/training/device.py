@@ -12,7 +12,7 @@ import torch
 
 from ..config import Compute
 from ..errors import UserError
-from .ranks import ranks
+from ..process.ranks import ranks
 
 S = TypeVar("S", bound=Compute)
 MANY_SHAPES = 256  # of what compiled nets are fed, one compilation per input shape

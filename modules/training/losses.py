@@ -2,7 +2,7 @@
 
 import torch
 
-from .ranks import ranks
+from ..process.ranks import ranks
 
 MSE_FLOOR = 1e-5  # no gain beyond 50 dB
 

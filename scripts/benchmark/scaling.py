@@ -26,8 +26,8 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
 import torch
 
 from benchmark.workloads import FRAME_SIZE, make_trainer
+from modules.process.ranks import ranks
 from modules.training.device import choose_precision
-from modules.training.ranks import ranks
 
 CLIP_FRAMES = 8
 

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
-from ..cli.signals import Stopped
 from ..errors import UserError
+from .signals import Stopped
 
 T = TypeVar("T")
 HOURS = 2  # that a rank waits for another one, such as the first one drawing figures

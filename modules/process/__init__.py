@@ -1,0 +1,1 @@
+"""How a process is stopped by signals, and shares its work with other processes."""
