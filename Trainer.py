@@ -4,27 +4,22 @@ python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
 import contextlib
-import copy
 import math
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # before slow imports, so that mistakes are reported at once
     from modules.cli.start import start_with_command
 
     COMMAND = start_with_command("Trainer")
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
-from modules.config import OBJECTIVES, PoseTraining, RobotTraining
+from modules.config import PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
 from modules.distributions import best_variance, gaussian_log_likelihood
 from modules.errors import UserError
@@ -33,12 +28,9 @@ from modules.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
-from modules.process.ranks import Votes, ranks, synchronise_batch_norm
-from modules.process.signals import Stopped, listener
-from modules.report import charts, pictures, tables, validation
-from modules.report.pages import write_run_page
-from modules.report.progress import Clock, epoch_line, progress_text, validations_left
-from modules.report.trackers import Trackers
+from modules.process.ranks import StopRequest, ranks, share_model
+from modules.report import charts, tables, validation
+from modules.report.monitor import Monitor
 from modules.runs.console import Console
 from modules.runs.environment import code, take_over
 from modules.runs.folder import SCHEDULE, occupied, run_folder
@@ -47,68 +39,59 @@ from modules.runs.saving import load_best, run_to_resume, save_epoch, save_last
 from modules.runs.stuck import stop_if_stuck
 from modules.training import schedules
 from modules.training.device import begin_step, choose_device, compile_nets, with_precision
-from modules.training.losses import calibrated_loss, kl_above, kl_criterion
+from modules.training.losses import calibrated_loss, kl_above, kl_criterion, loss_scale
 from modules.training.optimizer import (
+    apply_if,
+    average_of,
     buffer_copies,
     finite_step,
     make_optimizer,
-    restore_buffers_unless,
     set_lr,
-    step_if,
-    update_ema_if,
 )
 from modules.training.schedules import kl_annealing
 
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
-PAGE_SECONDS = 60
-SHOW_SECONDS = 1  # reading the loss waits for the device
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
-AFTER = 2  # what follows the last epoch takes about as long as so many validations
 VAL_BATCH = 64  # validation clips that are rolled out together
-VAL_SCORES = "psnr psnr_min psnr_given_frame_repeated ssim loss kl elbo mse_sum".split()
+Settings = PoseTraining | RobotTraining
 
 
 class Trainer:
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(
-        self,
-        settings: PoseTraining | RobotTraining,
-        device: torch.device,
-        train_set: Any,
-        val_set: Any,
+        self, settings: Settings, device: torch.device, train_set: Dataset | None, val_set: Dataset
     ):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
         self.lab = lab = LABS[settings.lab](settings)
+
+        # data
         self.events = lab.val_events() if settings.DR else {}  # now: an error must not come last
         self.data = fingerprints(train=train_set, val=val_set)
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
         if self.clips:
             ranks.check_batches(settings, sum(map(len, self.clips.batches(0))))
-        self.model = lab.make_model(train_set).to(device)
-        ranks.share_weights(self.model)
+
+        # nets
+        self.model = share_model(lab.make_model(train_set).to(device))
         self.optim = make_optimizer(self.model.parameters(), settings)
-        self.ema = self.copy_of_model() if settings.ema else None
-        synchronise_batch_norm(self.model)
-        self.warm = self.estimated = False  # after the first step; the time of the run is printed
+        self.ema = average_of(self.model) if settings.ema else None
         compile_nets(self.model, settings.compile, device)
+
+        # schedules
         self.kl_annealing = kl_annealing(settings)
         self.tfr = schedules.tfr_at(0, settings)
-        self.current_epoch = self.step = 0
-        self.best_score, self.history = None, []
-        self.clock, self.trackers = Clock(), Trackers()
-        self.steps_done = self.steps_an_epoch = 0  # of the current epoch, and all that it has
-        self.last_rollout, self.shown_at, self.page_at = None, 0, -math.inf
+
+        # state
+        self.current_epoch = self.step = self.steps_done = 0  # the last: of the current epoch
+        self.best_score = None
         # sums over its steps: loss, MSE, KL, finite steps, finite steps with a posterior
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
-        self.votes = Votes(device)
-
-    def copy_of_model(self) -> torch.nn.Module:
-        """For the moving average; .to() restores the memory layout of an LSTM's weights."""
-        return copy.deepcopy(self.model).requires_grad_(False).to(self.device)
+        self.stop = StopRequest(device)
+        self.monitor = Monitor(settings, lab, (self.val_frames, self.val_conditions))
 
     # ------------------------------------------------------------ training
 
@@ -116,9 +99,8 @@ class Trainer:
         """Train up to num_epoch. After every epoch the run folder is complete."""
         if self.current_epoch >= self.settings.num_epoch:
             print(f"nothing left to train: --num_epoch {self.settings.num_epoch} is reached")
-        with self.trackers.open(self.settings) if ranks.first else contextlib.nullcontext():
-            # a signal waits for the end of the step: stop_if; torchrun repeats it
-            with listener.patiently(all_wait=ranks.count > 1):
+        with self.monitor.running():
+            with self.stop.after_a_step():
                 while self.current_epoch < self.settings.num_epoch:
                     self.train_one_epoch()
                     self.end_epoch(self.validate() if self.validation_is_due() else {})
@@ -128,49 +110,16 @@ class Trainer:
         """Train the rest of the epoch: all of it, unless the run was stopped within it."""
         self.start_epoch()
         batches = self.clips.batches(self.current_epoch)
-        coins, left = self.coins(len(batches)), batches[self.steps_done :]
-        self.steps_an_epoch = len(batches)
-        bar = tqdm(left, disable=None, leave=False, initial=self.steps_done, total=len(batches))
-        start = last = time.perf_counter()
-        for frames, conditions in self.clips.fetch(bar):
-            forced, whole = bool(coins[self.steps_done]), len(batches[self.steps_done])
-            self.total += self.training_one_step(frames, conditions, forced, whole)
+        coins = schedules.coins(self.current_epoch, len(batches), self.settings)
+        left, place = batches[self.steps_done :], (self.current_epoch, self.steps_done)
+        for clips in self.monitor.steps(self.clips.fetch(left), left, place, self.values):
+            forced, size = bool(coins[self.steps_done]), len(batches[self.steps_done])
+            self.total += self.training_one_step(*clips, forced, size)
             self.steps_done += 1
-            last, before = time.perf_counter(), last
-            if self.warm:
-                self.clock.add("steps", 1, last - before)
-            self.show(bar)
-            if not self.warm:
-                self.end_first_step(start)
             if self.settings.save_every_steps and self.step % self.settings.save_every_steps == 0:
                 save_last(self)
-            asked = listener.asked if ranks.count == 1 else self.votes.count()
-            self.stop_if(asked, together=True)
-        self.total.tolist()  # waits for the device
-        self.clock.add("steps", 0, time.perf_counter() - last)
-        predicted = sum(clips[:, 1:].numel() for clips in left)
-        self.speed = predicted / (time.perf_counter() - start)
-
-    def stop_if(self, asked: Any, together: bool = False) -> None:
-        """Save and stop if a signal arrived during the last step or frame."""
-        if asked:
-            if together:  # no rank ends before the first one has saved
-                ranks.from_first(lambda: save_last(self))
-            else:
-                save_last(self)
-            self.write_page(f"stopped: {self.progress_text()}; the same command resumes")
-            tqdm.write(
-                f"saved {self.folder / 'last.ckpt'}: epoch {self.current_epoch}, after "
-                f"{self.steps_done} steps; the same command resumes there"
-            )
-            raise Stopped(listener.asked or signal.SIGTERM)
-
-    def end_first_step(self, start: float) -> None:
-        """The first step, which compiles and chooses kernels, does not count for the time left."""
-        self.total.tolist()  # waits for the device
-        self.warm = True
-        if self.settings.compile != "off":
-            tqdm.write(f"first step, with compilation: {time.perf_counter() - start:.1f} s")
+            if self.stop.requested():
+                self.save_and_stop()
 
     def start_epoch(self) -> None:
         """Seed the epoch's random draws and set its learning rate."""
@@ -180,70 +129,32 @@ class Trainer:
         set_lr(self.optim, schedules.lr_at(self.current_epoch, self.settings))
         self.model.train()
 
-    def coins(self, steps: int) -> np.ndarray:
-        """True where a step is teacher-forced: drawn once for the epoch, or per batch."""
-        rng = np.random.default_rng([self.settings.seed, self.current_epoch, 1])
-        draws = rng.random(steps if self.settings.tfr_coin == "batch" else 1) < self.tfr
-        return np.broadcast_to(draws, steps)
-
     def training_one_step(
         self,
         frames: torch.Tensor,
         conditions: torch.Tensor,
         adapt_TeacherForcing: bool,
-        whole: int | None = None,
+        size: int | None = None,
     ) -> torch.Tensor:
         """One optimizer step on clips (B, T, 3, H, W) -> (loss, mse, kl, 1, 1), on the device.
 
-        The clips are this rank's of a batch of `whole` clips. The last result is 0 if z was a prior
-        sample. A step that is not finite changes nothing and returns zeros.
+        The clips are this process's of a batch of `size` clips. The last result is 0 if z was a
+        prior sample. A step that is not finite changes nothing and returns zeros.
         """
-        self.step += 1
-        if ranks.count > 1:
-            self.votes.cast(bool(listener.asked))
-        forced, prior = adapt_TeacherForcing, self.trains_on_prior()
-        result = self.step_on_device(frames, conditions, forced, prior, whole or len(frames))
-        stop_if_stuck(self)
-        return result
-
-    def step_on_device(
-        self, frames: torch.Tensor, conditions: torch.Tensor, forced: bool, prior: bool, whole: int
-    ) -> torch.Tensor:
-        """The device's part of a step, without any host-device synchronisation."""
+        self.step, size = self.step + 1, size or len(frames)
+        prior = schedules.draws_from_prior(self.current_epoch, self.steps_done, self.settings)
         begin_step(self.settings.compile)
-        before = buffer_copies(self.model)
-        noise = self.model.draw_noise(ranks.whole_like(frames, whole))
-        inputs = frames, conditions, *ranks.mine(whole, *noise)
+        buffers = buffer_copies(self.model)
+        noise = ranks.draw_noise(self.model, frames, size)
         self.optim.zero_grad()
-        sums = 0  # loss, MSE and KL
-        for piece in ranks.pieces(whole, self.settings.global_batch and self.settings.batch_size):
-            frames, conditions, *noise = (x if x is None else x[piece.rows] for x in inputs)
-            losses = self.losses(self.model, frames, conditions, forced, prior, *noise)
-            (losses[0] * (piece.of_batch * self.loss_scale(frames, whole))).backward()
-            sums = sums + piece.of_batch * torch.stack(losses).detach()
-        gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
-        ranks.add_up([*gradients, sums, self.votes.mine])
-        loss, mse, kl = sums
-        clip = self.settings.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        finite = finite_step(loss + norm, self.model)
-        self.update(finite, before)
-        result = torch.stack([loss, mse, kl, finite.float(), finite.float() * (not prior)])
-        return torch.where(finite, result, 0).detach()
-
-    def trains_on_prior(self) -> bool:
-        """Whether z of this step is a prior sample: pre-training, or the hybrid objective."""
-        if not self.has_posterior(self.current_epoch):
-            return True
-        draw = np.random.default_rng([self.settings.seed, self.current_epoch, 2, self.steps_done])
-        return draw.random() >= self.settings.posterior_share
-
-    def has_posterior(self, epoch: int) -> bool:
-        """Whether the posterior is trained in this epoch."""
-        settings = self.settings
-        return schedules.has_posterior(
-            epoch, settings.latent, settings.posterior_share, settings.pretrain_epochs
-        )
+        with ranks.sharing(size) as share:
+            clips = frames, conditions, adapt_TeacherForcing, prior, *noise
+            loss, mse, kl = self.losses(self.model, *clips)
+            (loss * (share * loss_scale(self.settings.loss_reduction, frames, size))).backward()
+        sums = share * torch.stack([loss, mse, kl]).detach()
+        finite = self.update(sums, buffers)
+        done = torch.stack([finite, finite * (not prior)]).to(sums.dtype)
+        return torch.where(finite, torch.cat([sums, done]), 0)
 
     def losses(
         self,
@@ -255,41 +166,50 @@ class Trainer:
         *noise: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> loss, MSE and KL, as means over the predicted frames of clips (B, T, 3, H, W)."""
+        settings, beta, true = self.settings, self.kl_annealing.get_beta(), frames[:, 1:]
         pred, mu, logvar = model(frames, conditions, forced, prior, *noise)
-        mse = F.mse_loss(pred, frames[:, 1:])
+        mse = F.mse_loss(pred, true)
         kl = cost = mse.new_zeros(())
         if mu is not None:
             kl = cost = kl_criterion(mu, logvar, batch_size=mu.shape[0] * mu.shape[1])
-            if self.settings.free_bits:
-                cost = kl_above(self.settings.free_bits, mu, logvar)
-        return self.objective(pred, frames[:, 1:], mse, cost), mse, kl
-
-    def objective(
-        self, pred: torch.Tensor, true: torch.Tensor, mse: torch.Tensor, kl: torch.Tensor
-    ) -> torch.Tensor:
-        """The reconstruction loss of --loss, plus beta * KL in the same unit."""
-        beta = self.kl_annealing.get_beta()
-        if self.settings.loss == "mse":
-            return mse + beta * kl
-        loss = calibrated_loss(pred, true, whole_batch=self.settings.loss == "calibrated_batch")
-        return loss + beta * kl * 2 / true[0, 0].numel()
-
-    def loss_scale(self, frames: torch.Tensor, whole: int) -> float:
-        """The template minimises the sum over a clip's predicted frames: it clips that gradient."""
-        total = frames.shape[1] - 1
-        return {"sum": total, "batch": total / whole, "mean": 1}[self.settings.loss_reduction]
+            if settings.free_bits:
+                cost = kl_above(settings.free_bits, mu, logvar)
+        if settings.loss == "mse":
+            return mse + beta * cost, mse, kl
+        nll = calibrated_loss(pred, true, of_batch=settings.loss == "calibrated_batch")
+        return nll + beta * cost * 2 / true[0, 0].numel(), mse, kl  # in the unit of the first
 
     @torch.no_grad()
-    def update(self, finite: torch.Tensor, before: list[torch.Tensor]) -> None:
-        """Update weights, moments and averages; a non-finite step restores the buffers instead."""
-        step_if(finite, self.optim)
-        restore_buffers_unless(finite, self.model, before)
-        if self.ema:
-            # a shorter average in the first steps, so that the initial weights are forgotten
-            share = 1 - min(self.settings.ema, self.step / (self.step + 10))
-            update_ema_if(finite, self.ema, self.model, share)
+    def update(self, sums: torch.Tensor, buffers: list[torch.Tensor]) -> torch.Tensor:
+        """Take the step if it is finite -> whether it is. Nothing here waits for the device.
+
+        `sums` and gradients become those of all processes.
+        """
+        gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
+        ranks.add_up([*gradients, sums, self.stop.vote()])
+        clip = self.settings.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        finite = finite_step(sums[0] + norm, self.model)
+        # a shorter average in the first steps, so that the initial weights are forgotten
+        share = 1 - min(self.settings.ema, self.step / (self.step + 10))
+        apply_if(finite, self.optim, self.model, buffers, self.ema, share)
         self.skipped_in_a_row.add_(1).mul_(~finite)
         self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
+        stop_if_stuck(self)
+        return finite
+
+    def has_posterior(self, epoch: int) -> bool:
+        """Whether the posterior is trained in this epoch."""
+        return schedules.has_posterior(epoch, **self.settings.as_dict())
+
+    # ------------------------------------------------------------ schedules, saving, stopping
+
+    def end_epoch(self, val: dict[str, float | None]) -> None:
+        """Log the epoch, step the schedules, save: a checkpoint knows every row."""
+        self.monitor.epoch_ended(*self.values(), val)
+        self.step_schedules()
+        if ranks.first:
+            save_epoch(self, val)
 
     def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0
@@ -299,6 +219,20 @@ class Trainer:
     def teacher_forcing_ratio_update(self) -> None:
         self.tfr = schedules.tfr_at(self.current_epoch, self.settings)
 
+    def values(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """The sums of the epoch so far, and its schedules."""
+        lr = schedules.lr_at(self.current_epoch, self.settings)
+        return self.total, {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
+
+    def save_and_stop(self, together: bool = True) -> None:
+        """A signal arrived: no process ends before the first one has saved."""
+        if together:
+            ranks.from_first(lambda: save_last(self))
+        else:
+            save_last(self)
+        self.monitor.stopped(self.current_epoch, self.steps_done)
+        self.stop.now()
+
     # ------------------------------------------------------------ validation
 
     def validation_is_due(self) -> bool:
@@ -307,50 +241,40 @@ class Trainer:
 
     def validate(self) -> dict[str, float | None]:
         """Roll every validation clip out from its given frames -> scores over all of them."""
-        with self.clock.measure("validations"):
+        with self.monitor.clock.measure("validations"):
             pred = self.roll_out_validation()
             if not ranks.first:
                 return {}
-            if self.settings.store_visualization:
-                run_folder(self.folder / "visualization")
-                clips = self.first_clip(pred).values()
-                path, clip = self.gif_of(self.current_epoch), pictures.side_by_side(*clips)
-                pictures.write_gif(path, clip, self.lab.frame_ms)
-            self.last_rollout = pred[0].clone(), f"epoch {self.current_epoch}"
+            self.monitor.validated(pred, self.current_epoch)
             return self.score(pred) | self.validation_losses()
 
-    def gif_of(self, epoch: int) -> Path:
-        """--store_visualization: the rollout of an epoch's validation."""
-        return self.folder / "visualization" / f"epoch={epoch}.gif"
-
     def roll_out_validation(self) -> torch.Tensor | None:
-        """Rollouts of all validation clips, of which every rank computes its own; in the first."""
-        given, total = self.val_frames[:, : self.lab.given], len(self.val_frames)
-        numbers = range(ranks.number, total, ranks.count)
-        parts = [numbers[i : i + VAL_BATCH] for i in range(0, len(numbers), VAL_BATCH)]
-        rows = [(slice(part.start, part.stop, part.step), part) for part in parts]
-        mine = [self.val_one_step(given[x], self.val_conditions[x], part) for x, part in rows]
-        clips = ranks.in_order([clip for part in mine for clip in part])
+        """Rollouts of all validation clips, in the first process; each computes its own."""
+        given = self.val_frames[:, : self.lab.given]
+        parts = ranks.parts(len(given), VAL_BATCH)
+        rollouts = [self.val_one_step(given[x], self.val_conditions[x], x) for x in parts]
+        clips = ranks.in_order([clip for part in rollouts for clip in part])
         return torch.stack(clips) if ranks.first else None
 
     def val_one_step(
         self, given: torch.Tensor, conditions: torch.Tensor, numbers: Sequence[int] | None = None
     ) -> torch.Tensor:
         """A true rollout of given (B, P, 3, H, W) along conditions (B, T, ...), on the CPU."""
-        progress = self.progress("validating", conditions.shape[1])
         numbers = range(len(given)) if numbers is None else numbers
         noise = noise_source(self.settings.z_source, self.settings.seed, numbers)
+        progress = self.progress("validating", conditions.shape[1])
         return roll_out(self.ema or self.model, given, conditions, noise, progress)
 
     def progress(self, label: str, frames: int) -> Callable[[Iterable], Iterator]:
         """A progress bar of a rollout, in which a signal stops the run after the frame."""
 
-        def shown(rollout):
-            for frame in tqdm(rollout, label, frames, disable=None, leave=False):
-                self.stop_if(ranks.first and listener.asked)  # the others wait for the next step
+        def frames_of(rollout):
+            for frame in self.monitor.frames(rollout, label, frames):
+                if self.stop.requested_here():  # other processes wait for the next step
+                    self.save_and_stop(together=False)
                 yield frame
 
-        return shown
+        return frames_of
 
     def score(self, pred: torch.Tensor) -> dict[str, float]:
         return score_clips([score_rollout(self.lab, p, t) for p, t in zip(pred, self.val_frames)])
@@ -358,148 +282,47 @@ class Trainer:
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float | None]:
         """The training loss and the KL of teacher-forced validation frames."""
-        prior = not self.has_posterior(self.current_epoch)
-        model = (self.ema or self.model).eval()
+        prior, model = not self.has_posterior(self.current_epoch), (self.ema or self.model).eval()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
-            clips = self.some_of_validation()
+            clips = self.measured_clips()
             loss, mse, kl = (x.double().cpu() for x in self.losses(model, *clips, True, prior))
         elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse))
         if not self.model.samples_posterior:  # else the posterior is what a rollout draws z from
             elbo = elbo - kl
         return {"loss": loss.item(), "kl": None if prior else kl.item(), "elbo": elbo.item()}
 
-    def some_of_validation(self) -> tuple[torch.Tensor, ...]:
-        some = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
-        return tuple(x[some].to(self.device) for x in (self.val_frames, self.val_conditions))
-
-    def first_clip(self, pred: torch.Tensor) -> dict[str, np.ndarray]:
-        """{label: uint8 clip} of what is shown of the first validation clip."""
-        return self.lab.rows(self.val_conditions[0], pred[0], self.val_frames[0])
-
-    # ------------------------------------------------------------ the run folder
-
-    def end_epoch(self, val: dict[str, float | None]) -> None:
-        """Save the epoch, then log it: a checkpoint knows every row, and who was sent it."""
-        if not ranks.first:
-            self.step_schedules()
-            return
-        row = {"epoch": self.current_epoch} | self.train_row()
-        row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
-        self.history.append(row)
-        self.trackers.send(self.history, self.gif_of)
-        self.step_schedules()
-        save_epoch(self, val)
-        self.log(row)
-
-    def train_row(self) -> dict[str, float]:
-        """The epoch's training: means over its steps, its schedules and its speed."""
-        done = self.total[3]
-        loss, mse = (self.total[:2] / done).tolist()  # not numbers if no step was finite
-        kl = (self.total[2] / self.total[4].clamp_min(1)).item()
-        skipped = self.steps_done - int(done)
-        if skipped:
-            tqdm.write(
-                f"epoch {self.current_epoch}: {skipped} of {self.steps_done} steps skipped, "
-                "not finite"
-            )
-        values = {"loss": loss, "mse": mse, "kl": kl, "skipped": skipped} | self.scheduled()
-        values["frames_per_second"] = round(self.speed, 2)
-        return {f"train/{name}": value for name, value in values.items()}
-
-    def log(self, row: dict[str, float | None]) -> None:
-        self.write_metrics()
-        if time.perf_counter() - self.page_at > PAGE_SECONDS:
-            self.write_page(f"training: {self.progress_text()}")
-        left = self.time_left() if self.current_epoch < self.settings.num_epoch else ""
-        tqdm.write(epoch_line(row, self.settings.num_epoch, self.speed, left))
-
-    def write_metrics(self) -> None:
-        tables.write_csv(self.folder / "metrics.csv", self.history)
-
-    def scheduled(self) -> dict[str, float]:
-        """beta, tfr and lr of the current epoch."""
-        lr = schedules.lr_at(self.current_epoch, self.settings)
-        return {"beta": self.kl_annealing.get_beta(), "tfr": self.tfr, "lr": lr}
-
-    def show(self, bar: tqdm) -> None:
-        """Add schedules and mean loss to the progress bar; once, print the time of the run."""
-        now = time.perf_counter()
-        if ranks.first and not self.estimated and self.clock.seconds["steps"] > SHOW_SECONDS:
-            self.estimated = True
-            tqdm.write(f"training takes about {self.time_left()}, validations not counted")
-        if not bar.disable and now - self.shown_at > SHOW_SECONDS:
-            self.shown_at = now
-            values = {"loss": (self.total[0] / self.total[3]).item()} | self.scheduled()
-            epoch = f"epoch {self.current_epoch}/{self.settings.num_epoch - 1}"
-            bar.set_description(f"{epoch}, whole run {self.time_left()} left", refresh=False)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
-
-    def time_left(self) -> str:
-        """The time that the rest of the run takes."""
-        now, settings = self.current_epoch, self.settings
-        steps = (settings.num_epoch - now) * self.steps_an_epoch - self.steps_done
-        due = AFTER + validations_left(now, settings)
-        return self.clock.left(steps=steps, validations=due)
-
-    def progress_text(self) -> str:
-        """How far the run is, and the time left."""
-        done, planned = self.current_epoch, self.settings.num_epoch
-        return progress_text(done, planned, self.steps_done, self.time_left())
-
-    def write_page(self, status: str) -> None:
-        """report.html of a run that goes on, with the rollout of the last validation."""
-        if not ranks.first:
-            return
-        if self.last_rollout:
-            pred, weights = self.last_rollout
-            clip = self.val_conditions[0], pred, self.val_frames[0]
-            validation.write_clip(self.folder, self.lab, *clip, weights)
-        write_run_page(self.folder, status)
-        self.page_at = time.perf_counter()
-
-    def finish(self) -> None:
-        """Draw the curves and the best weights' rollout, and print where everything is."""
-        epochs = self.current_epoch
-        if best := ranks.from_first(lambda: load_best(self)):
-            epochs = best["last_epoch"]
-            load_weights(
-                self.ema or self.model, best["state_dict"], self.folder / "best_score.ckpt"
-            )
-        if ranks.first:
-            if self.settings.plots:
-                folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
-                charts.draw_curves(folder, self.history, loss, self.lab.baseline)
-            self.report_distribution(posterior=self.has_posterior(epochs - 1))
-        self.report_validation()
-        if not ranks.first:
-            return
-        write_run_page(self.folder)
-        self.trackers.send(self.history, self.gif_of)
-        self.trackers.show_folder(self.folder, self.current_epoch - 1)
-        print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
-
-    def report_distribution(self, posterior: bool) -> None:
-        """What z contains, how likely validation frames are, and sampled futures of some clips."""
-        model, clips = self.ema or self.model, self.some_of_validation()
-        more = self.settings, posterior, self.events, self.progress
-        validation.report_distribution(self.folder, self.lab, model, clips, *more)
+    def measured_clips(self) -> tuple[torch.Tensor, ...]:
+        """The validation clips whose losses and z are measured."""
+        part = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
+        return tuple(x[part].to(self.device) for x in (self.val_frames, self.val_conditions))
 
     def report_validation(self) -> None:
         """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
-        if not ranks.first:
-            return
-        scores = self.score(pred)
-        clips = self.val_conditions, pred, self.val_frames
-        validation.draw(self.folder, self.lab, *clips, self.settings.plots)
-        print(validation.describe(self.folder, self.lab, scores, len(pred), self.settings.plots))
+        if ranks.first:
+            self.monitor.draw_validation(pred, self.score(pred))
+
+    def finish(self) -> None:
+        """Draw the curves and the best weights' rollout, and print where everything is."""
+        model, epochs = self.ema or self.model, self.current_epoch
+        if best := ranks.from_first(lambda: load_best(self)):
+            epochs = best["last_epoch"]
+            load_weights(model, best["state_dict"], self.folder / "best_score.ckpt")
+        if ranks.first:
+            self.monitor.draw_curves()
+            posterior, clips = self.has_posterior(epochs - 1), self.measured_clips()
+            more = self.settings, posterior, self.events, self.progress
+            validation.report_distribution(self.folder, self.lab, model, clips, *more)
+        self.report_validation()
+        if ranks.first:
+            self.monitor.finished()
 
 
 # ---------------------------------------------------------------- entry points
 
 
-def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None) -> Trainer:
+def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
     """Train a run, or resume it, and return its Trainer.
 
     `typed` names the settings that were chosen on purpose; by default those not at their defaults.
@@ -517,7 +340,7 @@ def train(settings: PoseTraining | RobotTraining, typed: set[str] | None = None)
 
 def train_in(
     folder: Path,
-    settings: PoseTraining | RobotTraining,
+    settings: Settings,
     device: torch.device,
     typed: set[str] | None,
     console: Console,
@@ -548,7 +371,7 @@ def train_in(
     return trainer
 
 
-def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
+def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
     """--test: validate a checkpoint."""
     device = choose_device(settings)
     run_folder(settings.save_root)
@@ -560,12 +383,12 @@ def validate_checkpoint(settings: PoseTraining | RobotTraining, typed: set[str])
     trainer.report_validation()
 
 
-def main(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
+def main(settings: Settings, typed: set[str]) -> None:
     with ranks.joined():
         carry_out(settings, typed)
 
 
-def carry_out(settings: PoseTraining | RobotTraining, typed: set[str]) -> None:
+def carry_out(settings: Settings, typed: set[str]) -> None:
     if settings.preview and ranks.first:
         schedules.preview(settings)
         folder, rows = run_folder(settings.save_root), schedules.table(settings)

@@ -89,7 +89,7 @@ class Run(Compute):
         "FILE",
     )  # fmt: skip
     num_epoch: int = setting(70, epochs, "epochs to train")
-    batch_size: int = setting(2, clips, "clips per batch")
+    batch_size: int = setting(2, clips, "clips per batch, shared by the processes of torchrun")
     seed: int = setting(
         0,
         Number(int, 0, 2**32 - 1),
@@ -338,12 +338,6 @@ class Loop(Settings):
     skip_bad_frames: bool = setting(
         False, switch, "leave out clips with an unreadable image, and print how many"
     )
-    global_batch: int = setting(
-        0, natural,
-        "clips per optimizer step over all processes of torchrun, in pieces of --batch_size; "
-        "0: --batch_size for each process",
-        "N",
-    )  # fmt: skip
     val_every: int = setting(1, count, "validate every so many epochs, and after the last")
     store_visualization: bool = setting(False, switch, "keep a gif of every validation")
     compile: str = setting(

@@ -15,7 +15,7 @@ from ..files import write_atomically
 from ..text import visible
 from . import published
 
-VERSION = 2
+VERSION = 3
 
 
 def save(path: Path, checkpoint: dict) -> None:

@@ -39,7 +39,7 @@ class TrainClips:
         The last, incomplete batch is dropped, as in the template, unless it is the only one.
         """
         clips = torch.from_numpy(self.clips_at(epoch)).to(self.frames.device)
-        size = ranks.whole_batch(self.settings)
+        size = self.settings.batch_size
         return clips[: max(len(clips) - len(clips) % size, size)].split(size)
 
     def fetch(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:

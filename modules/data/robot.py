@@ -8,7 +8,6 @@ import torch
 
 from ..config import FRAME
 from ..errors import UserError
-from ..process.ranks import ranks
 from .cache import cached, cached_images, fingerprint, to_float
 from .clips import TrainClips, report_left_out, without_bad_frames
 from .folders import (
@@ -152,7 +151,7 @@ class RobotClips(TrainClips):
         """-> frame numbers (clips, T)."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, epoch])
         length = self.dataset.video_len
-        clips = settings.epoch_size * ranks.whole_batch(settings)
+        clips = settings.epoch_size * settings.batch_size
         chosen = rng.integers(len(self.dataset), size=clips)
         starts = self.dataset.starts[chosen]
         if settings.random_offset:

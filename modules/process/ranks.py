@@ -14,29 +14,23 @@ import datetime
 import itertools
 import os
 import platform
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from ..errors import UserError
-from .signals import Stopped
+from .signals import Stopped, listener
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=torch.nn.Module)
 HOURS = 2  # that a rank waits for another one, such as the first one drawing figures
 BEHIND = 2  # steps that a GPU may lag when the host reads what ranks have agreed on
 CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in what torch says of a lost rank
-
-
-class Piece(NamedTuple):
-    """Rows of a batch that a rank trains on at once."""
-
-    rows: slice  # of the rank's own rows
-    of_batch: float  # their share of the whole batch; 0: a stand-in, where the rank has no row
-    of_piece: float  # their share of what all ranks train on at once
 
 
 class Ranks:
@@ -44,12 +38,13 @@ class Ranks:
 
     def __init__(self):
         self.number, self.count, self.local, self.store = 0, 1, 0, None
-        self.piece = None  # that is being trained on
+        self.training = False
+        self.share = 1.0  # of the batch that is being trained on
 
     @property
     def shares_batches(self) -> bool:
         """Whether this rank is training on a part of a batch now."""
-        return self.piece is not None and self.count > 1
+        return self.training and self.count > 1
 
     @property
     def first(self) -> bool:
@@ -154,59 +149,44 @@ class Ranks:
 
     # ------------------------------------------------------------ a training step
 
-    def whole_batch(self, settings: Any) -> int:
-        """The clips of a batch, over all ranks."""
-        return settings.global_batch or settings.batch_size * self.count
-
     def check_batches(self, settings: Any, clips: int) -> None:
         """Refuse what leaves a rank without clips; `clips` are those of an epoch."""
-        if clips < self.whole_batch(settings) and self.first:
+        if clips < settings.batch_size and self.first:
             print(f"note: an epoch has {clips} clips, fewer than a batch: it is one step")
-        if settings.global_batch % self.count:
+        if min(clips, settings.batch_size) < self.count:
             raise UserError(
-                f"--global_batch {settings.global_batch} does not divide among {self.count} "
-                f"processes; use a multiple of {self.count}"
-            )
-        if clips < self.count:
-            raise UserError(
-                f"an epoch has {clips} clips, too few for {self.count} processes: start "
-                "fewer processes, or use more or shorter clips"
+                f"a batch has {min(clips, settings.batch_size)} clips, too few for {self.count} "
+                "processes: start fewer processes, or raise --batch_size, that of all together"
             )
 
-    def rows(self, whole: int) -> slice:
-        """This rank's rows of a batch of so many clips; the first row stands in where it has none.
-
-        Ranks differ by one row at most.
-        """
-        each, more = divmod(whole, self.count)
+    def rows(self, size: int) -> slice:
+        """This rank's rows of a batch of `size` clips; ranks differ by one row at most."""
+        each, more = divmod(size, self.count)
         start = self.number * each + min(self.number, more)
-        stop = start + each + (self.number < more)
-        return slice(start, stop) if stop > start else slice(0, 1)
+        return slice(start, start + each + (self.number < more))
 
-    def mine(self, whole: int, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """This rank's rows of tensors (B, ...) or Nones, of a whole batch."""
-        return [x if x is None else x[self.rows(whole)] for x in tensors]
+    def draw_noise(self, model: Any, frames: torch.Tensor, size: int) -> list[torch.Tensor | None]:
+        """The model's noise for these rows of a batch of `size` clips: that of one process."""
+        if len(frames) == size:
+            return [*model.draw_noise(frames)]
+        strides = frames[0].numel(), *frames.stride()[1:]  # that of a single row may be any number
+        whole = torch.empty_strided((size, *frames.shape[1:]), strides, device="meta")
+        return [x if x is None else x[self.rows(size)] for x in model.draw_noise(whole)]
 
-    def whole_like(self, mine: torch.Tensor, whole: int) -> torch.Tensor:
-        """The shape and layout of a whole batch, of which mine (B, ...) are this rank's rows."""
-        if len(mine) == whole:
-            return mine
-        strides = mine[0].numel(), *mine.stride()[1:]  # that of a single row may be any number
-        return torch.empty_strided((whole, *mine.shape[1:]), strides, device="meta")
+    @contextlib.contextmanager
+    def sharing(self, size: int) -> Iterator[float]:
+        """Within, this rank trains on its share of a batch of `size` clips."""
+        rows = self.rows(size)
+        self.share, self.training = (rows.stop - rows.start) / size, True
+        try:
+            yield self.share
+        finally:
+            self.training = False
 
-    def pieces(self, whole: int, most: int) -> Iterator[Piece]:
-        """This rank's rows in pieces of at most `most` (0: all), as many in every rank."""
-        sizes = [whole // self.count + (n < whole % self.count) for n in range(self.count)]
-        pieces = -(-sizes[0] // (most or sizes[0]))
-        for i in range(pieces):
-            starts, stops = zip(*((i * n // pieces, (i + 1) * n // pieces) for n in sizes))
-            at_once = sum(stops) - sum(starts)
-            start, stop = starts[self.number], stops[self.number]
-            mine = stop - start
-            rows = slice(start, stop) if mine else slice(0, 1)
-            self.piece = Piece(rows, mine / whole, mine / at_once)
-            yield self.piece
-        self.piece = None
+    def parts(self, count: int, most: int) -> list[list[int]]:
+        """The numbers of this rank's items of `count`, in lists of at most `most`."""
+        numbers = [*range(self.number, count, self.count)]
+        return [numbers[i : i + most] for i in range(0, len(numbers), most)]
 
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace tensors by their sums over all ranks, in one message."""
@@ -218,48 +198,55 @@ class Ranks:
         for x, total in zip(tensors, flat.split([x.numel() for x in tensors])):
             x.copy_(total.view(x.shape))
 
-    def mean_of_piece(self, mine: torch.Tensor) -> torch.Tensor:
+    def mean_of_batch(self, mine: torch.Tensor) -> torch.Tensor:
         """The mean over the clips of all ranks, of a mean over this rank's; without gradient."""
-        mean = mine.detach() * self.piece.of_piece
+        mean = mine.detach() * self.share
         dist.all_reduce(mean)
         return mean
-
-    def share_weights(self, model: torch.nn.Module) -> None:
-        """Give all ranks the weights of the first one."""
-        if self.count > 1:
-            for tensor in model.state_dict().values():
-                dist.broadcast(tensor, src=0)
 
 
 ranks = Ranks()
 
 
-class Votes:
-    """Whether any rank has been asked to stop: known to all ranks after the same step.
+class StopRequest:
+    """Whether a signal has asked any rank to stop: known to all ranks after the same step.
 
     On a GPU it is read some steps later, so that the host does not wait for the device.
     """
 
     def __init__(self, device: torch.device):
-        self.mine, self.on_gpu = torch.zeros(1, device=device), device.type == "cuda"
+        self.votes, self.on_gpu = torch.zeros(1, device=device), device.type == "cuda"
         self.sums = deque()
 
-    def cast(self, asked: bool) -> None:
-        """Set this rank's vote, which is added up in this step."""
-        self.mine.fill_(asked)
+    def after_a_step(self) -> contextlib.AbstractContextManager:
+        """Within, a signal waits until the step has ended; torchrun repeats it."""
+        return listener.patiently(all_wait=ranks.count > 1)
 
-    def count(self) -> bool:
+    def vote(self) -> torch.Tensor:
+        """This rank's vote, to be added up with the gradients of the step."""
+        return self.votes.fill_(bool(listener.asked)) if ranks.count > 1 else self.votes
+
+    def requested(self) -> bool:
         """Whether the ranks are to stop now. The votes of the last step have been added up."""
+        if ranks.count == 1:
+            return bool(listener.asked)
         if not self.on_gpu:
-            return bool(self.mine)
+            return bool(self.votes)
         done = torch.cuda.Event()
-        self.sums.append((torch.empty(1, pin_memory=True).copy_(self.mine, True), done))
+        self.sums.append((torch.empty(1, pin_memory=True).copy_(self.votes, True), done))
         done.record()
         if len(self.sums) <= BEHIND:
             return False
         total, done = self.sums.popleft()
         done.synchronize()
         return bool(total)
+
+    def requested_here(self) -> bool:
+        """The same of the first rank alone, between steps."""
+        return ranks.first and bool(listener.asked)
+
+    def now(self) -> None:
+        raise Stopped(listener.asked or signal.SIGTERM)
 
 
 def attempt(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
@@ -284,18 +271,19 @@ def cut_off(error: BaseException) -> bool:
 # ---------------------------------------------------------------- BatchNorm
 
 
-def synchronise_batch_norm(model: torch.nn.Module) -> None:
-    """Give BatchNorm the statistics of all ranks while they train on a batch together.
-
-    torch's SyncBatchNorm does that on GPUs alone.
-    """
+def share_model(model: Model) -> Model:
+    """Give all ranks the weights of the first one, and BatchNorm the statistics of all while they
+    train on a batch together: torch's SyncBatchNorm does that on GPUs alone."""
     if ranks.count == 1:
-        return
+        return model
+    for tensor in model.state_dict().values():
+        dist.broadcast(tensor, src=0)
     from torch._dynamo import disable  # slow to import; --compile is not to trace what is sent
 
     for layer in model.modules():
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
             layer.forward = disable(SyncedBatchNorm(layer))
+    return model
 
 
 class SyncedBatchNorm:
@@ -310,12 +298,10 @@ class SyncedBatchNorm:
             return type(layer).forward(layer, x)
         values, dims = x.float(), [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        real = float(ranks.piece.of_batch > 0)  # a stand-in does not count
-        size = x.numel() // x.shape[1]
-        n = sum_over_ranks(values.new_full((1,), real * size))
-        mean = sum_over_ranks(values.sum(dims) * real) / n
+        n = sum_over_ranks(values.new_full((1,), x.numel() // x.shape[1]))
+        mean = sum_over_ranks(values.sum(dims)) / n
         centred = values - mean.view(shape)
-        variance = sum_over_ranks(centred.pow(2).sum(dims) * real) / n
+        variance = sum_over_ranks(centred.pow(2).sum(dims)) / n
         with torch.no_grad():
             layer.num_batches_tracked.add_(1)
             layer.running_mean.lerp_(mean, layer.momentum)

@@ -9,6 +9,7 @@ import torch
 from ..checkpoints import checkpoint as ckpt
 from ..config import Training
 from ..errors import UserError
+from ..fields import brief
 from ..models.loading import load_weights, report_fit, same_lab
 from ..process.ranks import ranks
 from ..stored import MAY_CHANGE
@@ -36,12 +37,11 @@ def state_of(trainer: Any) -> dict:
         "skipped": [int(trainer.skipped_in_a_row), int(trainer.most_in_a_row)],
         "rng": rng_states(trainer.device),
         "best_score": trainer.best_score,
-        "history": trainer.history,
+        "history": trainer.monitor.history,
+        "trackers": trainer.monitor.trackers.states,
         "data": trainer.data,
         "ranks": ranks.count,
-        "global_batch": ranks.whole_batch(trainer.settings),
     }
-    state |= {"trackers": trainer.trackers.states} if trainer.trackers.states else {}
     return state | ({"trained_weights": trainer.model.state_dict()} if trainer.ema else {})
 
 
@@ -53,7 +53,7 @@ def restore(trainer: Any, state: dict, path: Path) -> None:
     load_optimizer(trainer.optim, state["optimizer"])
     trainer.current_epoch, trainer.step = state["last_epoch"], state["step"]
     trainer.steps_done = state["steps_done"]
-    trainer.best_score, trainer.history = state["best_score"], state["history"]
+    trainer.best_score, trainer.monitor.history = state["best_score"], state["history"]
     trainer.kl_annealing = schedules.kl_annealing(trainer.settings, trainer.current_epoch)
     trainer.teacher_forcing_ratio_update()
     trainer.total.copy_(state["total"])
@@ -64,12 +64,12 @@ def restore(trainer: Any, state: dict, path: Path) -> None:
 
 def resume(trainer: Any, path: Path, state: dict) -> None:
     """Resume from a checkpoint as if the run had never stopped."""
-    same_batch = state["global_batch"] == ranks.whole_batch(trainer.settings)
-    changed = same_experiment(trainer.settings, state["args"], path, same_batch)
+    changed = same_experiment(trainer.settings, state["args"], path)
     restore(trainer, state, path)
     if path.parent.resolve() == trainer.folder.resolve():  # elsewhere it is another run
-        trainer.trackers.states = state.get("trackers", {})
-    changed += take_over_batches(trainer, state)
+        trainer.monitor.trackers.states = state["trackers"]
+    if state["ranks"] != ranks.count:
+        changed.append(f"processes {state['ranks']} -> {ranks.count}")
     place = f"epoch {trainer.current_epoch}"
     place += f", after {trainer.steps_done} of its steps" if trainer.steps_done else ""
     print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
@@ -78,23 +78,8 @@ def resume(trainer: Any, path: Path, state: dict) -> None:
     if trainer.best_score is not None and not has_score(best, trainer.best_score):
         print(f"{best} is missing or damaged; the next validation sets a new best")
         trainer.best_score = None
-    if trainer.history and ranks.first:
-        trainer.write_metrics()
-
-
-def take_over_batches(trainer: Any, state: dict) -> list[str]:
-    """-> what differs where the run is resumed with another number of processes."""
-    now = ranks.count, ranks.whole_batch(trainer.settings)
-    before = state["ranks"], state["global_batch"]
-    if before == now:
-        return []
-    lines = [f"processes {before[0]} -> {now[0]}"]
-    if before[1] != now[1]:
-        lines.append(f"clips of an optimizer step {before[1]} -> {now[1]}")
-        if trainer.steps_done:
-            lines.append(f"epoch {trainer.current_epoch} begins again")
-            trainer.steps_done = 0
-    return lines
+    if trainer.monitor.history and ranks.first:
+        trainer.monitor.write_metrics()
 
 
 def warn_of_data(now: dict[str, str], before: dict[str, str]) -> None:
@@ -139,25 +124,18 @@ def keep_of_run(settings: Training, typed: set[str] | None, stored: dict) -> Tra
     return settings if "keep" in typed else settings.replace(keep=stored["keep"])
 
 
-def same_experiment(
-    settings: Training, stored: dict, path: Path, same_batch: bool = False
-) -> list[str]:
-    """Refuse to resume a run with settings that make it another one -> what else changed.
-
-    `same_batch`: an optimizer step has as many clips as before, be it in other pieces.
-    """
+def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
+    """Refuse to resume a run with settings that make it another one -> what else changed."""
     now = settings.as_dict()
     changed = {k: old for k, old in stored.items() if k in now and now[k] != old}
-    of_batch = {"batch_size", "global_batch"}
-    may_change = MAY_CHANGE | (of_batch if same_batch else set())
     for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
-        if name not in may_change:
+        if name not in MAY_CHANGE:
             raise UserError(
-                f"{path} was trained with --{name} {old}, but it is {now[name]} now: another "
-                "experiment; use another --save_root, or start a new run with --resume never"
+                f"{path} was trained with --{name} {brief(old)}, but it is {brief(now[name])} now: "
+                "another experiment; use another --save_root, or start a new run with "
+                "--resume never"
             )
-    printed = PRINTED | of_batch
-    return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in printed]
+    return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in PRINTED]
 
 
 def same_standardise(settings: Training, checkpoint: dict, path: Path) -> None:

@@ -32,12 +32,10 @@ def kl_above(free_bits: float, mu: torch.Tensor, logvar: torch.Tensor) -> torch.
     kl = kl_per_dimension(mu, logvar)
     if not ranks.shares_batches:
         return kl.clamp_min(free_bits).sum()
-    return torch.where(ranks.mean_of_piece(kl) < free_bits, free_bits, kl).sum()
+    return torch.where(ranks.mean_of_batch(kl) < free_bits, free_bits, kl).sum()
 
 
-def calibrated_loss(
-    pred: torch.Tensor, true: torch.Tensor, whole_batch: bool = False
-) -> torch.Tensor:
+def calibrated_loss(pred: torch.Tensor, true: torch.Tensor, of_batch: bool = False) -> torch.Tensor:
     """(B, T, C, H, W) twice -> the negative log-likelihood of a frame's values, up to a constant.
 
     Of a Gaussian with the optimal variance, which is the mean squared error; times 2 / (C H W).
@@ -46,10 +44,19 @@ def calibrated_loss(
     more, as in the MSE.
     """
     mse = (pred - true).pow(2).mean(dim=(-3, -2, -1))
-    if not whole_batch:
+    if not of_batch:
         return torch.log(mse + MSE_FLOOR).mean()
     mse = mse.mean()
     if not ranks.shares_batches:
         return torch.log(mse + MSE_FLOOR)
-    of_ranks = ranks.mean_of_piece(mse) + MSE_FLOOR
+    of_ranks = ranks.mean_of_batch(mse) + MSE_FLOOR
     return torch.log(of_ranks) + (mse - mse.detach()) / of_ranks  # the gradient of that logarithm
+
+
+def loss_scale(reduction: str, frames: torch.Tensor, size: int) -> float:
+    """What a mean over the predicted frames of clips (B, T, ...) in a batch of `size` is times.
+
+    The template minimises the sum over a clip's predicted frames, and clips that gradient.
+    """
+    total = frames.shape[1] - 1
+    return {"sum": total, "batch": total / size, "mean": 1}[reduction]

@@ -3,6 +3,7 @@
 No host-device synchronisation, except with optimizers that torch has not fused.
 """
 
+import copy
 import math
 from collections.abc import Iterable
 
@@ -71,6 +72,27 @@ def restore_buffers_unless(
 ) -> None:
     for now, then in zip(model.buffers(), before):
         now.copy_(torch.where(finite, now, then))
+
+
+def apply_if(
+    finite: torch.Tensor,
+    optim: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    buffers: list[torch.Tensor],
+    ema: torch.nn.Module | None,
+    share: float,
+) -> None:
+    """Update weights, moments and the average; a step that is not finite restores the buffers."""
+    step_if(finite, optim)
+    restore_buffers_unless(finite, model, buffers)
+    if ema:
+        update_ema_if(finite, ema, model, share)
+
+
+def average_of(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy for the moving average; .to() restores the memory layout of an LSTM's weights."""
+    device = next(model.parameters()).device
+    return copy.deepcopy(model).requires_grad_(False).to(device)
 
 
 def update_ema_if(

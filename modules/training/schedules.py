@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..config import Training
 from ..fields import SCHEDULED
 
@@ -88,6 +90,21 @@ def has_posterior(
 ) -> bool:
     """Whether the posterior is trained in this epoch, under these of a run's settings."""
     return latent and posterior_share > 0 and epoch >= pretrain_epochs
+
+
+def draws_from_prior(epoch: int, step: int, settings: Training) -> bool:
+    """Whether z of this step is a prior sample: pre-training, or the hybrid objective."""
+    if not has_posterior(epoch, **settings.as_dict()):
+        return True
+    draw = np.random.default_rng([settings.seed, epoch, 2, step]).random()
+    return draw >= settings.posterior_share
+
+
+def coins(epoch: int, steps: int, settings: Training) -> np.ndarray:
+    """True where a step is teacher-forced: drawn once for the epoch, or per batch."""
+    rng = np.random.default_rng([settings.seed, epoch, 1])
+    draws = rng.random(steps if settings.tfr_coin == "batch" else 1) < tfr_at(epoch, settings)
+    return np.broadcast_to(draws, steps)
 
 
 def tfr_at(epoch: int, settings: Training) -> float:
