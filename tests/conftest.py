@@ -30,7 +30,8 @@ from modules.cli.entry import run as run_script
 from modules.cli.parser import parse
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `command &` in a script ignores it
-torch.set_num_threads(1)  # tiny nets: a second thread costs more than it saves
+# Tiny nets: a second thread costs more than it saves.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 MAINS = {"Trainer": lambda: Trainer.main(*parse("Trainer")), "Tester": Tester.main}
 
 

@@ -331,8 +331,8 @@ def test_calibrated_loss_is_the_likelihood_under_the_optimal_variance(whole_batc
         std = whole if whole_batch else ((p - t) ** 2).mean().sqrt()
         likelihood = torch.distributions.Normal(p, std).log_prob(t).sum()
         constants = values / 2 * (1 + math.log(2 * math.pi))
-        log_mse = -(likelihood + constants) * 2 / values
-        expected.append((log_mse.exp() + MSE_FLOOR).log())
+        floor = (1 + MSE_FLOOR / std**2).log()
+        expected.append(floor - (likelihood + constants) * 2 / values)
     expected = torch.stack(expected).mean().item()
     found = calibrated_loss(pred, true, whole_batch).item()
     assert found == pytest.approx(expected)

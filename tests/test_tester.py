@@ -65,7 +65,6 @@ def as_test_clip(root):
     shutil.copy(root / "val/val_img/frame000000.png", root / "test/test_img/0")
 
 
-@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("flags", ["--z_source sample", "--z_source mean", "--ema 0.5 --sigmoid"])
 def test_the_tester_gives_the_best_validation_psnr(call, dataset, tmp_path, flags):
     as_test_clip(dataset)
@@ -76,7 +75,7 @@ def test_the_tester_gives_the_best_validation_psnr(call, dataset, tmp_path, flag
     ckpt = tmp_path / "run/best_score.ckpt"
     assert torch.load(ckpt, weights_only=True)["best_score"] == best
     tested = call("Tester", *places, "--ckpt", ckpt, "--truth", dataset / "val/val_img")
-    assert scores_of(tmp_path / "run")["mean"]["psnr"] == pytest.approx(best)
+    assert scores_of(tmp_path / "run")["mean"]["psnr"] == best
     assert f"{best:.3f}" in tested.out
     validated = call("Trainer", *places, "--test", "--ckpt", ckpt, *SHORT)
     for printed in (done.out, validated.out):
@@ -251,6 +250,7 @@ def psnr(pred, true):
     return published_psnr(np.clip(pred, 0, 1), true)
 
 
+@np.errstate(divide="ignore")  # of the given frame, which is exact
 def published_psnr(pred, true):
     """The same of predictions that may leave 0..1."""
     mse = ((pred - true).astype(float) ** 2).reshape(len(pred), -1).mean(1)
