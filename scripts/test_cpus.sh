@@ -12,6 +12,6 @@ for cpu in ${*:-avx2 default}; do
         native) imitated=() ;;
     esac
     echo "numerical tests: CPU $cpu, $threads threads"
-    env "${imitated[@]}" OMP_NUM_THREADS=$threads \
-        python -m pytest @tests/numerical.txt -q --numprocesses $((3 - threads)) --dist loadfile
+    env "${imitated[@]}" OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=PASSIVE \
+        python -m pytest @tests/numerical.txt -q --numprocesses 2 --dist loadfile
 done
