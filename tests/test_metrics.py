@@ -179,7 +179,7 @@ def test_mean_ssim_is_the_mean_over_frames(frames):
 # ---------------------------------------------------------------- a clip's averages
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def long_clip():
     """630 frames whose error grows from zero."""
     true = images(630, 3, 12, 16)
@@ -187,7 +187,7 @@ def long_clip():
     return true + noise, true
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def reference_scores(long_clip):
     raw, true = (np.asarray(x, np.float64) for x in long_clip)
     published = [reference_psnr(raw[t], true[t]) for t in range(1, 630)]

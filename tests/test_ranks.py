@@ -180,15 +180,8 @@ def test_ranks_with_other_code_or_data_are_refused(monkeypatch):
         ranks.must_agree(code="aa", train_pictures="cc")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--train_vi_len 20", "an epoch has 1 clips, too few for 2 processes"),
-        ("--nonsense", "unrecognized arguments: --nonsense"),
-    ],
-)
-def test_mistakes_are_one_line(flags, message, data, tmp_path):
-    words = ["--DR", data["pose"], *SHORT, "--save_root", tmp_path, *flags.split()]
+def test_mistakes_are_one_line(data, tmp_path):
+    words = ["--DR", data["pose"], *SHORT, "--save_root", tmp_path, "--train_vi_len", "20"]
     done = ended(torchrun(2, "Trainer.py", *words), MINUTE)
     assert done.code != 0
-    assert (done.err + done.out).count(message) == 1
+    assert (done.err + done.out).count("an epoch has 1 clips, too few for 2 processes") == 1
