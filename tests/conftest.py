@@ -13,7 +13,16 @@ import torch
 pytest.register_assert_rewrite("helpers")  # before its import: its assertions show values
 
 from children import Children
-from helpers import ROBOT, ROOT, SHORT, TINY, make_dataset, make_robot_data, settings_of
+from helpers import (
+    ROBOT,
+    ROOT,
+    SHORT,
+    TINY,
+    in_float64,
+    make_dataset,
+    make_robot_data,
+    settings_of,
+)
 
 import Tester
 import Trainer
@@ -21,7 +30,8 @@ from modules.cli.entry import run as run_script
 from modules.cli.parser import parse
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `command &` in a script ignores it
-torch.set_num_threads(1)  # tiny nets: a second thread costs more than it saves
+# Tiny nets: a second thread costs more than it saves.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 MAINS = {"Trainer": lambda: Trainer.main(*parse("Trainer")), "Tester": Tester.main}
 
 
@@ -56,16 +66,9 @@ def run_test(call, trained, tmp_path):
 
 
 @pytest.fixture
-def float64(monkeypatch):
-    """All in float64, so that two computations of the same numbers differ by rounding alone.
-
-    In float32 the gradient of the bias before a BatchNorm, 0 but for rounding errors, would move
-    that bias at random: Adam divides it by itself.
-    """
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+def float64():
+    with in_float64():
+        yield
 
 
 @pytest.fixture

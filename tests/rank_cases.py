@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers import ROBOT_SIZES, SHORT, settings_of, write_clip
+from helpers import ROBOT_SIZES, SHORT, in_float64, settings_of, write_clip
 from PIL import Image
 
 from modules.labs import LABS
@@ -65,6 +65,7 @@ def record(name, data):
     return train_steps(*CASES[name], data, spoiled="not finite" in name)
 
 
+@in_float64()
 def train_steps(lab, flags, data, most=WHOLE, spoiled=False):
     """-> losses of every step, the last gradients and the last weights."""
     size = f"--batch_size {most} --global_batch {WHOLE}"

@@ -85,9 +85,9 @@ def make_tester(run, folder, *flags):
 def read_clip(folder, length=EVAL):
     """Frames (T, 3, 64, 64) in 0..1 and conditions (T, 7)."""
     images = [np.asarray(Image.open(folder / f"{t}.png")) for t in range(length)]
-    frames = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    tables = [np.loadtxt(folder / name, delimiter=",") for name in (ACTIONS, POSITIONS)]
-    return torch.tensor(frames), torch.tensor(np.concatenate(tables, 1)[:length]).float()
+    frames = torch.tensor(np.stack(images).transpose(0, 3, 1, 2)).float() / 255
+    tables = [np.loadtxt(folder / x, np.float32, delimiter=",") for x in (ACTIONS, POSITIONS)]
+    return frames, torch.tensor(np.concatenate(tables, 1)[:length]).float()
 
 
 def clips_of(data, split):

@@ -17,6 +17,8 @@ from modules.labs import LABS
 from modules.metrics import score_clip
 from modules.models.rollout import noise_source, roll_out
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 K = 5  # draws of z
 
 POSE = [
@@ -140,16 +142,16 @@ def test_bounds_of_the_likelihood(lab, learned_prior):
         bound = log_mean(weights).mean().item()
     else:  # the state remembers z of earlier frames: only the clip as a whole has a bound
         bound = log_mean(weights.sum(2)).mean().item() / frames
-    assert found["elbo"] == pytest.approx((want.likelihoods.mean() - want.kl.mean()).item(), 1e-4)
-    assert found["importance_bound"] == pytest.approx(bound, rel=1e-4)
-    assert found["kl"] == pytest.approx(want.kl.mean().item(), rel=1e-4)
-    assert found["kl_per_step"] == pytest.approx(want.kl.mean(0).tolist(), rel=1e-4)
-    assert sum(found["kl_per_dimension"]) == pytest.approx(found["kl"], rel=1e-4)
-    assert found["sigma"] == pytest.approx(want.sigma, rel=1e-5)
+    assert found["elbo"] == pytest.approx((want.likelihoods.mean() - want.kl.mean()).item())
+    assert found["importance_bound"] == pytest.approx(bound)
+    assert found["kl"] == pytest.approx(want.kl.mean().item())
+    assert found["kl_per_step"] == pytest.approx(want.kl.mean(0).tolist())
+    assert sum(found["kl_per_dimension"]) == pytest.approx(found["kl"])
+    assert found["sigma"] == pytest.approx(want.sigma)
     assert found["draws"] == K and found["given"] == GIVEN[lab] and len(found["kl_per_step"]) > 2
     values = clips[0][0, 0].numel()
     bits = math.log2(255) - bound / (values * math.log(2))
-    assert found["bits_per_value"] == pytest.approx(bits, rel=1e-5)
+    assert found["bits_per_value"] == pytest.approx(bits)
     assert found["importance_bound"] > found["elbo"] - 1
 
 
@@ -159,17 +161,17 @@ def test_without_a_posterior_z_is_drawn_from_the_prior(lab, learned_prior):
     model, *clips = model_and_clips(lab, learned_prior=learned_prior)
     found = Latents(model, *clips, GIVEN[lab], K, posterior=False).scores({0: [3]})
     want = ByHand(model, *clips, GIVEN[lab], prior=True)
-    assert found["elbo"] == pytest.approx(want.likelihoods.mean().item(), rel=1e-4)
+    assert found["elbo"] == pytest.approx(want.likelihoods.mean().item())
     assert found["kl"] == 0 and not {"units", "events", "kl_per_step"} & found.keys()
 
 
 def test_a_posterior_that_is_used_at_test_too_costs_nothing():
     model, *clips = model_and_clips("pose", posterior="previous")
     found, want = Latents(model, *clips, draws=K).scores({}), ByHand(model, *clips, 1)
-    assert found["elbo"] == pytest.approx(want.likelihoods.mean().item(), rel=1e-4)
+    assert found["elbo"] == pytest.approx(want.likelihoods.mean().item())
     bound = log_mean(want.likelihoods).mean().item()
-    assert found["importance_bound"] == pytest.approx(bound, rel=1e-4)
-    assert found["kl"] == pytest.approx(want.kl.mean().item(), rel=1e-4) and found["kl"] > 0
+    assert found["importance_bound"] == pytest.approx(bound)
+    assert found["kl"] == pytest.approx(want.kl.mean().item()) and found["kl"] > 0
 
 
 @pytest.mark.parametrize("lab", ["pose", "robot"])
@@ -186,7 +188,7 @@ def test_kl_at_events(lab):
         for at in (True, False)
     ]
     wanted = {"at_events": means[0], "elsewhere": means[1], "ratio": means[0] / means[1]}
-    assert found == pytest.approx(wanted, rel=1e-4)
+    assert found == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("lab", ["pose", "robot"])
@@ -199,7 +201,7 @@ def test_a_traversal_changes_one_dimension_of_the_last_frame(lab):
             noise = torch.zeros(1, 5, *model.z_shape)
             noise[:, -1, dimension] = value
             pred, *_ = model(frames, conditions, True, True, noise)
-            assert_close(row, pred[0, -1], 1e-4)
+            assert_close(row, pred[0, -1])
         assert len(rows) == len(VALUES) and (rows[0] - rows[-1]).abs().max() > 1e-4
 
 
@@ -216,7 +218,7 @@ def test_futures_in_one_batch_are_single_rollouts(lab):
         for clip in range(2):
             noise, one = noise_source("sample", 7, [clip], sample), slice(clip, clip + 1)
             alone = roll_out(model, given[one], conditions[one], noise)
-            assert_close(future[one], alone, 1e-4)
+            assert_close(future[one], alone)
     assert (together[0] - together[1]).abs().max() > 1e-4
 
 
@@ -269,7 +271,7 @@ def test_best_mean_and_worst_are_of_every_clip(world):
 def test_diversity_leaves_the_given_frames_out(world):
     values = torch.cat([clips[:, 2:].flatten(1) for clips in world.sampled], 1).clamp(0, 1)
     expected = 255 * values.double().std(0).mean().item()
-    assert futures_of(world, {}).scores(0.1)["diversity"] == pytest.approx(expected, rel=1e-5)
+    assert futures_of(world, {}).scores(0.1)["diversity"] == pytest.approx(expected)
     assert "diversity" not in futures_of(world, {}, n=1).scores(0.1)
 
 
@@ -285,14 +287,14 @@ def test_sharpness_is_the_share_of_the_truths_from_frame_10_on(world):
     sampled = np.mean([edges(x) for clips in world.sampled for x in clips])
     true = np.mean([edges(clip) for clip in world.truth])
     found = futures_of(world, {}).scores(0.1)["sharpness"]
-    assert found == pytest.approx(sampled / true, rel=1e-5)
+    assert found == pytest.approx(sampled / true)
 
 
 def test_sharpness_of_clips_too_short_for_it_is_left_out(world):
     world.truth[1], world.sampled[1] = world.truth[1][:8], world.sampled[1][:, :8]
     sampled = np.mean([edges(x) for x in world.sampled[0]])
     found = futures_of(world, {}).scores(0.1)
-    assert found["sharpness"] == pytest.approx(sampled / edges(world.truth[0]), rel=1e-5)
+    assert found["sharpness"] == pytest.approx(sampled / edges(world.truth[0]))
     world.truth[0], world.sampled[0] = world.truth[0][:10], world.sampled[0][:, :10]
     assert "sharpness" not in futures_of(world, {}).scores(0.1)
 
@@ -324,14 +326,13 @@ def test_energy_and_coverage_against_the_true_futures(world, known):
     else:  # the first clip, where it differs from its last given frame
         truths, samples = world.truth[0][None, 2:], world.sampled[0][:, 2:]
         moving = abs(np.asarray(world.truth[0][2:] - world.truth[0][1])) > 0.02
-    energy, pit = fit(samples, truths, sigma, moving)
+    energy, pit = fit(samples.half(), truths, sigma, moving)  # futures are kept as halves
     assert found["true_futures"] == len(truths)
-    assert found["energy_score"] == pytest.approx(energy, abs=2e-4)  # futures are kept as halves
+    assert found["energy_score"] == pytest.approx(energy)
     for name, level in (("coverage_50", 0.5), ("coverage_90", 0.9)):
-        assert found[name] == pytest.approx((abs(pit - 0.5) <= level / 2).mean(), abs=2e-3)
+        assert found[name] == pytest.approx((abs(pit - 0.5) <= level / 2).mean())
     counts, _ = np.histogram(pit, 20, (0, 1))
-    assert np.abs(np.array(found["rank_histogram"]) - counts).sum() < 0.01 * counts.sum()
-    assert sum(found["rank_histogram"]) == pit.size
+    assert found["rank_histogram"] == counts.tolist()
 
 
 def test_an_ideal_forecast_is_made_of_true_futures(world):
@@ -339,8 +340,8 @@ def test_an_ideal_forecast_is_made_of_true_futures(world):
     found = futures_of(world, {1: world.many}).ideal(sigma)
     moving = np.asarray(truths, float).std(0, ddof=1) > 0.02
     energy, pit = fit(truths[::2], truths[1::2], sigma, moving)
-    assert found["energy_score"] == pytest.approx(energy, abs=1e-6)
-    assert found["coverage_50"] == pytest.approx((abs(pit - 0.5) <= 0.25).mean(), abs=1e-3)
+    assert found["energy_score"] == pytest.approx(energy)
+    assert found["coverage_50"] == pytest.approx((abs(pit - 0.5) <= 0.25).mean())
     for known in ({}, {1: world.many[:3]}, {0: world.many[:1], 1: world.many}):  # too few
         assert futures_of(world, known).ideal(sigma) is None
 

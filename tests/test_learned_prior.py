@@ -30,6 +30,7 @@ def noise_of(model, frames, seed=3):
 # ---------------------------------------------------------------- z of prior steps
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("forced", BOTH)
 @pytest.mark.parametrize("changes", [{}, {"first_frame": True}, {"learned_prior": False}], ids=str)
 def test_z_of_a_prior_step_is_drawn_from_the_prior_of_every_frame(forced, changes):

@@ -5,13 +5,15 @@ import importlib
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, settings_of
+from helpers import TINY, assert_close, settings_of
 
 from modules.models.pose import VAE_Model
 from modules.nets.course import Gaussian_Predictor, Label_Encoder
 from modules.nets.gaussian import bound
 from modules.nets.layers import DepthConvBlock, ResidualBlock
 from modules.training.losses import kl_criterion
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 NETS = {
     "frame_transformation": 193_568,
@@ -191,11 +193,11 @@ def reference_depth_conv_block(w, x):
 )
 @pytest.mark.parametrize("training", [False, True])
 def test_blocks_match_the_reference(block, reference, out, training):
-    net = with_random_weights(block(4, out)).double()
-    x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
+    net = with_random_weights(block(4, out))
+    x = torch.randn(2, 4, 7, 9)
     with torch.set_grad_enabled(training):
         found = net(x)
-    torch.testing.assert_close(found, reference(net.state_dict(), x), rtol=1e-10, atol=1e-10)
+    assert_close(found, reference(net.state_dict(), x))
 
 
 def reference_label_encoder(w, pose, mean, var):
@@ -211,7 +213,7 @@ def test_label_encoder_in_eval_uses_running_statistics_and_no_activation():
     net = with_random_weights(Label_Encoder(3, 6)).eval()
     pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
     wanted = reference_label_encoder(w, pose, w["2.running_mean"], w["2.running_var"])
-    torch.testing.assert_close(net(pose), wanted, rtol=1e-5, atol=1e-5)
+    assert_close(net(pose), wanted)
 
 
 def test_label_encoder_in_training_uses_batch_statistics():
@@ -220,7 +222,7 @@ def test_label_encoder_in_training_uses_batch_statistics():
     x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
     flat = x.transpose(0, 1).flatten(1)
     wanted = reference_label_encoder(w, pose, flat.mean(1), flat.var(1, unbiased=False))
-    torch.testing.assert_close(net(pose), wanted, rtol=1e-4, atol=1e-4)
+    assert_close(net(pose), wanted)
 
 
 def test_per_image_equals_batchnorm_in_training_mode_on_each_image():
@@ -232,7 +234,7 @@ def test_per_image_equals_batchnorm_in_training_mode_on_each_image():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     net.per_image = False
     alone = torch.cat([net.train()(pose[None]) for pose in poses])
-    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
+    assert_close(found, alone)
 
 
 def test_per_image_has_no_effect_in_training():
@@ -252,8 +254,8 @@ def test_gaussian_predictor_has_no_activation_before_its_last_convolution():
     assert x.min() < 0, "no negative value: an activation would go unnoticed"
     out = F.conv2d(x, net[6].weight, net[6].bias)
     _, mu, logvar = net(frame, pose)
-    torch.testing.assert_close(mu, out[:, :4])
-    torch.testing.assert_close(logvar, out[:, 4:].clamp(-30, 10))
+    assert_close(mu, out[:, :4])
+    assert_close(logvar, out[:, 4:].clamp(-30, 10))
 
 
 def test_z_has_the_mean_and_standard_deviation_of_the_posterior():
@@ -273,7 +275,7 @@ def test_bound_clamps_the_value_and_passes_the_gradient(value):
     x = torch.tensor([value], requires_grad=True)
     bounded = bound(x, -30.0, 10.0)
     bounded.sum().backward()
-    torch.testing.assert_close(bounded.detach(), x.detach().clamp(-30, 10), rtol=1e-6, atol=1e-6)
+    assert_close(bounded.detach(), x.detach().clamp(-30, 10))
     assert x.grad.item() == 1.0
 
 

@@ -12,7 +12,8 @@ from modules.cli.parser import parse
 
 POSE = [
     {"learned_prior": True, "posterior_share": 0.5},
-    {"z_grid": "coarse"},
+    {"posterior": "previous", "position_map": 2, "ema": 0.9},
+    {"z_grid": "coarse", "z_source": "mean"},
     {"z_grid": "vector"},
     {"z_grid": "vector", "posterior": "previous"},
     {"z_grid": "coarse", "learned_prior": True, "nets": "unet"},

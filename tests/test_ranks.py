@@ -64,31 +64,18 @@ def together(request, data, tmp_path_factory):
     return [torch.load(out / f"rank{i}.pt") for i in range(request.param)]
 
 
-# The gradient of a bias before BatchNorm is 0 but for rounding errors, which Adam divides by
-# their own size. In the robot lab one process in float32 is 0.7 % from its first gradients in
-# float64.
-FREE = {"pose, Adam": ("label_transformation.1.bias", "label_transformation.2.running_mean")}
-LIMITS = {("pose, Adam", "weights"): 1e-5, ("robot, teacher forcing", "gradients"): 1e-4}
-LIMITS |= {("robot, free-running", "gradients"): 1e-4}
-
-
 def test_ranks_train_like_one_process(alone, together):
     """Losses, gradients, weights, averaged weights and the random numbers that come next."""
     for case, parts in together[0].items():
         for part, expected in alone[case].items():
-            assert expected.keys() == parts[part].keys()
-            for name in expected.keys() - set(FREE.get(case, ())):
-                distance = (parts[part][name] - expected[name]).abs()
-                distance = (distance / expected[name].abs().clamp_min(1)).max()
-                assert distance <= LIMITS.get((case, part), 1e-6), f"{case}: {part} {name}"
+            torch.testing.assert_close(parts[part], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_pieces_of_a_batch_train_like_all_of_it(data):
     """Without BatchNorm, free bits and calibrated_batch, which see one piece at a time."""
     whole, pieces = (train_steps("pose", BEST, data["pose"], most) for most in (4, 2))
     for part in ("losses", "gradients", "weights"):
-        for name, expected in whole[part].items():
-            torch.testing.assert_close(pieces[part][name], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pieces[part], whole[part], rtol=1e-9, atol=1e-9)
 
 
 def test_all_ranks_hold_the_same_weights(together):
@@ -193,15 +180,8 @@ def test_ranks_with_other_code_or_data_are_refused(monkeypatch):
         ranks.must_agree(code="aa", train_pictures="cc")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--train_vi_len 20", "an epoch has 1 clips, too few for 2 processes"),
-        ("--nonsense", "unrecognized arguments: --nonsense"),
-    ],
-)
-def test_mistakes_are_one_line(flags, message, data, tmp_path):
-    words = ["--DR", data["pose"], *SHORT, "--save_root", tmp_path, *flags.split()]
+def test_mistakes_are_one_line(data, tmp_path):
+    words = ["--DR", data["pose"], *SHORT, "--save_root", tmp_path, "--train_vi_len", "20"]
     done = ended(torchrun(2, "Trainer.py", *words), MINUTE)
     assert done.code != 0
-    assert (done.err + done.out).count(message) == 1
+    assert (done.err + done.out).count("an epoch has 1 clips, too few for 2 processes") == 1

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import assert_close
 
 from modules.data.warp import Affine, Warp, foreground_mask, random_affine, static_background
 
@@ -46,13 +47,13 @@ def affine(batch, log_scale=(0, 0), shear=(0, 0), translation=(0, 0)):
     """The same map for every clip of a batch."""
     return Affine(
         *(
-            torch.tensor([row] * batch, dtype=torch.float32)
+            torch.tensor([row] * batch, dtype=torch.get_default_dtype())
             for row in (log_scale, shear, translation)
         )
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def warper():
     """Its background is that of any dance()."""
     return Warp(1.0, dance(anywhere(50))[0], "cpu")
@@ -87,20 +88,22 @@ def test_the_background_is_found_from_a_subset_of_many_frames():
 # ---------------------------------------------------------------- affine maps
 
 
+@pytest.mark.usefixtures("float64")
 def test_translation_by_whole_pixels_moves_the_dancer_exactly(warper):
     places = [(8, 20), (9, 21), (10, 40), (10, 41)]
     dataset, _ = dance(places)
     expected, _ = dance([(top + 4, left + 6) for top, left in places])
     found = warper.transform(clips_of(dataset), affine(2, translation=(6 / 32, 4 / 16)))
     for clip, true in zip(found, clips_of(expected)):
-        torch.testing.assert_close(clip, true, atol=1e-4, rtol=0)
+        assert_close(clip, true)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_dancer_outside_the_image_leaves_only_the_background(warper):
     dataset, background = dance([(8, 20), (8, 22)])
     frames, poses = warper.transform(clips_of(dataset), affine(1, translation=(50 / 32, 0)))
-    torch.testing.assert_close(frames, image(background).expand_as(frames), atol=1e-4, rtol=0)
-    torch.testing.assert_close(poses, torch.ones_like(poses), atol=1e-4, rtol=0)
+    assert_close(frames, image(background).expand_as(frames))
+    assert_close(poses, torch.ones_like(poses))
 
 
 def test_scaling_keeps_the_place_and_changes_width_and_height(warper):
