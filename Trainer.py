@@ -93,6 +93,11 @@ class Trainer:
         self.stop = StopRequest(device)
         self.monitor = Monitor(settings, lab, (self.val_frames, self.val_conditions))
 
+    @property
+    def history(self) -> list[dict]:
+        """The rows of metrics.csv."""
+        return self.monitor.history
+
     # ------------------------------------------------------------ training
 
     def training_stage(self) -> None:
@@ -110,7 +115,7 @@ class Trainer:
         """Train the rest of the epoch: all of it, unless the run was stopped within it."""
         self.start_epoch()
         batches = self.clips.batches(self.current_epoch)
-        coins = schedules.coins(self.current_epoch, len(batches), self.settings)
+        coins = schedules.coins(self.tfr, self.current_epoch, len(batches), self.settings)
         left, place = batches[self.steps_done :], (self.current_epoch, self.steps_done)
         for clips in self.monitor.steps(self.clips.fetch(left), left, place, self.values):
             forced, size = bool(coins[self.steps_done]), len(batches[self.steps_done])
@@ -303,6 +308,12 @@ class Trainer:
         if ranks.first:
             self.monitor.draw_validation(pred, self.score(pred))
 
+    def report_distribution(self, posterior: bool) -> None:
+        """What z contains, how likely validation frames are, and sampled futures of some clips."""
+        model, clips = self.ema or self.model, self.measured_clips()
+        more = self.settings, posterior, self.events, self.progress
+        validation.report_distribution(self.folder, self.lab, model, clips, *more)
+
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
         model, epochs = self.ema or self.model, self.current_epoch
@@ -311,9 +322,7 @@ class Trainer:
             load_weights(model, best["state_dict"], self.folder / "best_score.ckpt")
         if ranks.first:
             self.monitor.draw_curves()
-            posterior, clips = self.has_posterior(epochs - 1), self.measured_clips()
-            more = self.settings, posterior, self.events, self.progress
-            validation.report_distribution(self.folder, self.lab, model, clips, *more)
+            self.report_distribution(posterior=self.has_posterior(epochs - 1))
         self.report_validation()
         if ranks.first:
             self.monitor.finished()

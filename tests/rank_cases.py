@@ -13,6 +13,7 @@ from PIL import Image
 
 from modules.labs import LABS
 from modules.process.ranks import ranks
+from modules.training.schedules import coins
 from Trainer import Trainer
 
 WHOLE, STEPS = 4, 20  # clips of a batch: the last of an epoch is smaller, and does not divide
@@ -66,10 +67,9 @@ def record(name, data):
 
 
 @in_float64()
-def train_steps(lab, flags, data, most=WHOLE, spoiled=False):
+def train_steps(lab, flags, data, spoiled=False):
     """-> losses of every step, the last gradients and the last weights."""
-    size = f"--batch_size {most} --global_batch {WHOLE}"
-    words = f"--DR {data} --save_root unused --precision float32 {size} {flags}"
+    words = f"--DR {data} --save_root unused --precision float32 --batch_size {WHOLE} {flags}"
     settings = settings_of(words, lab=lab)
     lab = LABS[settings.lab](settings)
     trainer = Trainer(settings, torch.device("cpu"), lab.open_train(), lab.open_val())
@@ -77,11 +77,11 @@ def train_steps(lab, flags, data, most=WHOLE, spoiled=False):
     while len(losses) < STEPS:
         trainer.start_epoch()
         batches = trainer.clips.batches(trainer.current_epoch)
-        coins = trainer.coins(len(batches))
-        for batch, forced, clips in zip(batches, coins, trainer.clips.fetch(batches)):
+        forced = coins(trainer.tfr, trainer.current_epoch, len(batches), settings)
+        for batch, coin, clips in zip(batches, forced, trainer.clips.fetch(batches)):
             if spoiled and len(losses) == STEPS // 2:
                 spoil_last_clip(clips[0], len(batch))
-            losses.append(trainer.training_one_step(*clips, bool(forced), len(batch))[:3])
+            losses.append(trainer.training_one_step(*clips, bool(coin), len(batch))[:3])
             trainer.steps_done += 1
         trainer.step_schedules()
     gradients = {n: x.grad for n, x in trainer.model.named_parameters() if x.grad is not None}

@@ -22,6 +22,7 @@ from helpers import (
 import Trainer
 from modules.config import PoseTraining
 from modules.errors import UserError
+from modules.report.monitor import VAL_SCORES
 from modules.runs.resume import same_experiment
 
 CONSTANT = "--lr_schedule constant --kl_anneal_type None"  # what num_epoch does not change
@@ -221,7 +222,7 @@ def scripted_validation(monkeypatch, psnrs):
     """Let the validation of epoch e score psnrs[e]."""
 
     def validate(self):
-        return dict.fromkeys(Trainer.VAL_SCORES, 0.0) | {"psnr": psnrs[self.current_epoch]}
+        return dict.fromkeys(VAL_SCORES, 0.0) | {"psnr": psnrs[self.current_epoch]}
 
     monkeypatch.setattr(Trainer.Trainer, "validate", validate)
 

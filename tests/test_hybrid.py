@@ -6,7 +6,8 @@ from helpers import ROBOT, SHORT, make_dataset, make_robot_data, settings_of
 
 from modules.checkpoints import checkpoint as ckpt
 from modules.report import charts
-from Trainer import Trainer, train
+from modules.training import schedules
+from Trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ PRIORS = pytest.mark.parametrize("prior", ["--no-learned_prior", "--learned_prio
 @pytest.mark.parametrize("share", [0, 1])
 def test_shares_0_and_1_are_training_without_a_choice(run_lab, monkeypatch, prior, share):
     hybrid = run_lab("a", prior, "--posterior_share", share)
-    monkeypatch.setattr(Trainer, "trains_on_prior", lambda self: not share)
+    monkeypatch.setattr(schedules, "draws_from_prior", lambda *_: not share)
     plain = run_lab("b", prior, "--posterior_share", 0.5)
     assert same(weights(hybrid), weights(plain))
 
@@ -77,9 +78,9 @@ def test_share_0_is_pre_training_that_does_not_end(run_lab, capsys, prior):
 def test_a_share_between_mixes_them_and_the_kl_is_that_of_posterior_steps(run):
     trainer = run("a", "--posterior_share", 0.5)
     kinds = []
-    for trainer.current_epoch in range(40):
-        for trainer.steps_done in range(25):
-            kinds.append(trainer.trains_on_prior())
+    for epoch in range(40):
+        for step in range(25):
+            kinds.append(schedules.draws_from_prior(epoch, step, trainer.settings))
     assert 0.45 < sum(kinds) / len(kinds) < 0.55
     full = run("b")
     row, reference = trainer.history[0], full.history[0]

@@ -321,22 +321,22 @@ def test_frames_without_a_pose_are_ignored_unless_no_frame_has_one():
 # ---------------------------------------------------------------- a calibrated likelihood
 
 
-@pytest.mark.parametrize("whole_batch", [False, True])
-def test_calibrated_loss_is_the_likelihood_under_the_optimal_variance(whole_batch):
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_calibrated_loss_is_the_likelihood_under_the_optimal_variance(of_batch):
     pred, true = images(6, 3, 8, 8).view(2, 3, 3, 8, 8), images(6, 3, 8, 8, seed=1)
     true, values = true.view(2, 3, 3, 8, 8), 3 * 8 * 8
     pred[0, 0] = true[0, 0] + 0.3 * (pred - true)[0, 0]  # a frame with smaller errors
     expected, whole = [], ((pred - true) ** 2).mean().sqrt()
     for p, t in zip(pred.flatten(0, 1), true.flatten(0, 1)):
-        std = whole if whole_batch else ((p - t) ** 2).mean().sqrt()
+        std = whole if of_batch else ((p - t) ** 2).mean().sqrt()
         likelihood = torch.distributions.Normal(p, std).log_prob(t).sum()
         constants = values / 2 * (1 + math.log(2 * math.pi))
         floor = (1 + MSE_FLOOR / std**2).log()
         expected.append(floor - (likelihood + constants) * 2 / values)
     expected = torch.stack(expected).mean().item()
-    found = calibrated_loss(pred, true, whole_batch).item()
+    found = calibrated_loss(pred, true, of_batch).item()
     assert found == pytest.approx(expected)
-    assert abs(found - calibrated_loss(pred, true, not whole_batch).item()) > 0.1
+    assert abs(found - calibrated_loss(pred, true, not of_batch).item()) > 0.1
 
 
 def test_with_one_variance_for_the_batch_a_frame_counts_by_its_error():
@@ -344,18 +344,18 @@ def test_with_one_variance_for_the_batch_a_frame_counts_by_its_error():
     pred = torch.full_like(true, 0.1)
     pred[:, 1] = 0.3
     shares = []
-    for whole_batch in (False, True):
+    for of_batch in (False, True):
         x = pred.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(calibrated_loss(x, true, whole_batch), x)
+        (grad,) = torch.autograd.grad(calibrated_loss(x, true, of_batch), x)
         shares.append((grad * x).detach().sum((0, 2, 3, 4)))  # how far a frame moves the loss
     torch.testing.assert_close(shares[0], torch.ones(2), rtol=1e-2, atol=0)
     torch.testing.assert_close(shares[1], torch.tensor([0.2, 1.8]), rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("whole_batch", [False, True])
-def test_calibrated_loss_of_an_exact_frame_is_finite(whole_batch):
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_calibrated_loss_of_an_exact_frame_is_finite(of_batch):
     pred = images(2, 3, 8, 8)[None].requires_grad_()
-    loss = calibrated_loss(pred, pred.detach(), whole_batch)
+    loss = calibrated_loss(pred, pred.detach(), of_batch)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(pred.grad).all()
 

@@ -10,7 +10,8 @@ from helpers import make_trainer as trainer_in
 from torch.distributions import Normal, kl_divergence
 
 from dataloader import Dataset_Dance
-from modules.config import OPTIMIZERS
+from modules.config import OPTIMIZERS, PoseTraining
+from modules.training.schedules import coins
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -182,22 +183,16 @@ def test_an_epoch_starts_in_training_mode_after_a_validation(make_trainer, tmp_p
 
 
 @pytest.mark.parametrize("coin", ["epoch", "batch"])
-def test_teacher_forcing_is_drawn_once_per_epoch_or_per_batch(make_trainer, coin):
-    trainer, epochs = make_trainer(tfr_coin=coin), []
-    trainer.tfr = 0.3
-    for trainer.current_epoch in range(400):
-        epochs.append(trainer.coins(20).tolist())
-        assert trainer.coins(20).tolist() == epochs[-1]
-    assert all(len(coins) == 20 for coins in epochs)
-    assert any(len(set(coins)) == 2 for coins in epochs) == (coin == "batch")
+def test_teacher_forcing_is_drawn_once_per_epoch_or_per_batch(coin):
+    settings, epochs = PoseTraining(tfr_coin=coin), []
+    for epoch in range(400):
+        epochs.append(coins(0.3, epoch, 20, settings).tolist())
+        assert coins(0.3, epoch, 20, settings).tolist() == epochs[-1]
+    assert all(len(drawn) == 20 for drawn in epochs)
+    assert any(len(set(drawn)) == 2 for drawn in epochs) == (coin == "batch")
     assert sum(map(sum, epochs)) / (400 * 20) == pytest.approx(0.3, abs=0.08)
-
-
-@pytest.mark.parametrize(("tfr", "forced"), [(0.0, False), (1.0, True)])
-def test_a_ratio_of_0_never_forces_and_of_1_always(make_trainer, tfr, forced):
-    trainer = make_trainer(tfr_coin="batch")
-    trainer.tfr = tfr
-    assert set(trainer.coins(1000).tolist()) == {forced}
+    for tfr in (0, 1):  # never, and always
+        assert set(coins(tfr, 0, 1000, settings).tolist()) == {bool(tfr)}
 
 
 # ---------------------------------------------------------------- exponential moving average

@@ -121,7 +121,7 @@ def test_it_sees_the_batches_that_the_model_sees(runs, tmp_path, monkeypatch, la
 
     monkeypatch.setattr(Trainer, "training_one_step", record)
     line = "--random_offset --tfr 0.5 --tfr_coin batch --ema 0.5 "
-    line += "--shuffle --jump_start 0.5 --warp 0.5" if lab == "pose" else "--standardise"
+    line += "--batch_size 1 --shuffle --warp 0.5" if lab == "pose" else "--standardise"
     starts, batches = [], []
     for name in ("--latent", "--no-latent"):
         places = ["--DR", runs[lab].data, "--save_root", tmp_path / name, "--num_epoch", 1]

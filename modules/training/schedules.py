@@ -100,10 +100,10 @@ def draws_from_prior(epoch: int, step: int, settings: Training) -> bool:
     return draw >= settings.posterior_share
 
 
-def coins(epoch: int, steps: int, settings: Training) -> np.ndarray:
-    """True where a step is teacher-forced: drawn once for the epoch, or per batch."""
+def coins(tfr: float, epoch: int, steps: int, settings: Training) -> np.ndarray:
+    """True where a step is teacher-forced, at ratio tfr: drawn once for the epoch, or per batch."""
     rng = np.random.default_rng([settings.seed, epoch, 1])
-    draws = rng.random(steps if settings.tfr_coin == "batch" else 1) < tfr_at(epoch, settings)
+    draws = rng.random(steps if settings.tfr_coin == "batch" else 1) < tfr
     return np.broadcast_to(draws, steps)
 
 

@@ -2,7 +2,7 @@
 """Strong scaling: the time of a training step as the same batch is shared by more processes.
 
     python scripts/benchmark/scaling.py             1, 2 and 4 processes of this machine's CPU
-    python scripts/benchmark/scaling.py --device cuda --ranks 1 2 4 8 --global_batch 128
+    python scripts/benchmark/scaling.py --device cuda --ranks 1 2 4 8 --batch_size 128
 
 The launches take turns, so that other load slows down all of them; the table shows medians. The
 first line is plain `python` without torchrun.
@@ -39,7 +39,7 @@ def parse_arguments():
     add = parser.add_argument
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")
-    add("--global_batch", type=int, default=4, help="clips of a step, over all processes")
+    add("--batch_size", type=int, default=4, help="clips of a step, over all processes")
     add("--steps", type=int, default=3, help="timed steps of a launch")
     add("--rounds", type=int, default=3, help="launches of each number of processes")
     add("--one", action="store_true", help=argparse.SUPPRESS)  # a process of a launch
@@ -53,15 +53,15 @@ def time_one(opts):
         if opts.device == "cuda":
             torch.cuda.set_device(device)
         torch.set_num_threads(1)
-        flags = ["--global_batch", str(opts.global_batch), "--batch_size", str(opts.global_batch)]
+        flags = ["--batch_size", str(opts.batch_size)]
         trainer = make_trainer(choose_precision("auto", device), device, *flags)
-        rows = ranks.rows(opts.global_batch)
+        rows = ranks.rows(opts.batch_size)
         shape = rows.stop - rows.start, CLIP_FRAMES, 3, *FRAME_SIZE
         clips = [torch.rand(shape, device=device) for _ in range(2)]
         seconds = []
         for _ in range(opts.steps + 1):
             before = time.perf_counter()
-            trainer.training_one_step(*clips, False, opts.global_batch).tolist()
+            trainer.training_one_step(*clips, False, opts.batch_size).tolist()
             seconds.append(time.perf_counter() - before)
         if ranks.first:
             print(json.dumps(statistics.median(seconds[1:])))
@@ -70,7 +70,7 @@ def time_one(opts):
 def launch(opts, count):
     """Seconds of a step with `count` processes; 0: without torchrun."""
     words = [__file__, "--one", "--device", opts.device, "--steps", str(opts.steps)]
-    words += ["--global_batch", str(opts.global_batch)]
+    words += ["--batch_size", str(opts.batch_size)]
     if count:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
         words = [*run, *words]
