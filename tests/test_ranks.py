@@ -176,4 +176,4 @@ def test_mistakes_are_one_line(data, tmp_path):
     words = ["--DR", data["pose"], *SHORT, "--save_root", tmp_path, "--train_vi_len", "20"]
     done = ended(torchrun(2, "Trainer.py", *words), MINUTE)
     assert done.code != 0
-    assert (done.err + done.out).count("an epoch has 1 clips, too few for 2 processes") == 1
+    assert (done.err + done.out).count("a batch has 1 clips, too few for 2 processes") == 1
