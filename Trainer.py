@@ -3,7 +3,6 @@
 python Trainer.py --DR DATASET --save_root RUN_FOLDER
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,20 +21,19 @@ from modules.cli.entry import run
 from modules.config import PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
 from modules.distributions import best_variance, gaussian_log_likelihood
-from modules.errors import UserError
+from modules.files import write_csv
 from modules.labs import LABS
 from modules.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
 from modules.process.ranks import StopRequest, ranks, share_model
-from modules.report import charts, tables, validation
+from modules.report import charts, validation
 from modules.report.monitor import Monitor
-from modules.runs.console import Console
-from modules.runs.environment import code, take_over
-from modules.runs.folder import SCHEDULE, occupied, run_folder
-from modules.runs.resume import keep_of_run, resume, start_from
-from modules.runs.saving import load_best, run_to_resume, save_epoch, save_last
+from modules.runs.folder import SCHEDULE, run_folder
+from modules.runs.resume import start_from
+from modules.runs.saving import load_best, save_epoch, save_last
+from modules.runs.session import begin, same_everywhere, session
 from modules.runs.stuck import stop_if_stuck
 from modules.training import schedules
 from modules.training.device import begin_step, choose_device, compile_nets, with_precision
@@ -316,10 +314,10 @@ class Trainer:
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
-        model, epochs = self.ema or self.model, self.current_epoch
+        epochs = self.current_epoch
         if best := ranks.from_first(lambda: load_best(self)):
-            epochs = best["last_epoch"]
-            load_weights(model, best["state_dict"], self.folder / "best_score.ckpt")
+            epochs, path = best["last_epoch"], self.folder / "best_score.ckpt"
+            load_weights(self.ema or self.model, best["state_dict"], path)
         if ranks.first:
             self.monitor.draw_curves()
             self.report_distribution(posterior=self.has_posterior(epochs - 1))
@@ -336,47 +334,13 @@ def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
 
     `typed` names the settings that were chosen on purpose; by default those not at their defaults.
     """
-    if problem := settings.contradiction():
-        raise UserError(problem)
-    if missing := [name for name in ("DR", "save_root") if not getattr(settings, name)]:
-        raise UserError(f"required: {' and '.join(missing)}")
-    with Console() as console, contextlib.ExitStack() as stack:
-        device = ranks.together(lambda: choose_device(settings))
-        folder = ranks.from_first(lambda: run_folder(settings.save_root))
-        ranks.from_first(lambda: stack.enter_context(occupied(folder)))
-        return train_in(folder, with_precision(settings, device), device, typed, console)
-
-
-def train_in(
-    folder: Path,
-    settings: Settings,
-    device: torch.device,
-    typed: set[str] | None,
-    console: Console,
-) -> Trainer:
-    """Train in a run folder that no other run uses."""
-    found = ranks.from_first(lambda: run_to_resume(settings.resume, folder))
-    if found:
-        settings = keep_of_run(settings, typed, found[1]["args"])
-    lab = LABS[settings.lab](settings)
-    train_set, val_set = ranks.together(lambda: (lab.open_train(), lab.open_val()))
-    if ranks.count > 1:
-        pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
-        here = {"torch": torch.__version__, "precision": settings.precision}
-        ranks.must_agree(code=code(), **here, **pictures)
-    trainer = ranks.together(lambda: Trainer(settings, device, train_set, val_set))
-    if found:
-        resume(trainer, *found)
-        if settings.ckpt_path:
-            print("note: --ckpt_path has no effect: the run is resumed")
-    elif settings.ckpt_path:
-        start_from(trainer, settings.ckpt_path)
-    ranks.from_first(lambda: take_over(folder, settings, console, bool(found)))
-    if settings.schedule and ranks.first:
-        tables.write_csv(folder / SCHEDULE, schedules.rows_of_file(settings))
-    for warning in schedules.warnings(settings):
-        print(warning)
-    trainer.training_stage()
+    with session(settings, typed) as run:
+        lab = LABS[run.settings.lab](run.settings)
+        sets = ranks.together(lambda: (lab.open_train(), lab.open_val()))
+        same_everywhere(run.settings, *sets)
+        trainer = ranks.together(lambda: Trainer(run.settings, run.device, *sets))
+        begin(trainer, run)
+        trainer.training_stage()
     return trainer
 
 
@@ -401,7 +365,7 @@ def carry_out(settings: Settings, typed: set[str]) -> None:
     if settings.preview and ranks.first:
         schedules.preview(settings)
         folder, rows = run_folder(settings.save_root), schedules.table(settings)
-        tables.write_csv(folder / SCHEDULE, rows)
+        write_csv(folder / SCHEDULE, rows)
         charts.draw_schedules(folder / "schedules.png", rows)
         written = f"written to {folder}: schedules.png, and {SCHEDULE}, a file for --schedule"
         print(*schedules.warnings(settings), written, sep="\n")

@@ -53,6 +53,14 @@ def write_json(path: str | Path, values: dict) -> None:
     write_atomically(path, lambda file: file.write(text))
 
 
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Rows of dicts; floats are written with all their digits."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = [",".join(columns)] if rows else []
+    text += [",".join("" if row.get(c) is None else repr(row[c]) for c in columns) for row in rows]
+    write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
+
+
 def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Arrays for np.load; unlike np.savez this stores no time of day: same arrays, same bytes."""
 

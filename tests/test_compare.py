@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from modules.report import charts, groups, pages, reading, tables
+from modules.files import write_csv
+from modules.report import charts, groups, pages, reading
 
 SCRIPT = ROOT / "scripts" / "compare.py"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -276,7 +277,7 @@ def test_a_hundred_runs_of_400_epochs_are_a_page_within_30_s_and_1_gb(tmp_path):
     rows = [{"epoch": e} | dict(zip(columns, row)) for e, row in enumerate(values.tolist())]
     for i in range(100):
         folder = write_run(tmp_path / f"runs/{i}", [], [20] * 629, seed=0, lr=i)
-        tables.write_csv(folder / "metrics.csv", rows)
+        write_csv(folder / "metrics.csv", rows)
     code = "import atexit, pathlib, runpy, sys; sys.argv[:] = sys.argv[1:]\n"
     code += "status = pathlib.Path('/proc/self/status')\n"
     code += "atexit.register(lambda: print(status.read_text()))\n"
@@ -307,7 +308,7 @@ def test_scores_older_than_the_last_weights_are_not_shown(runs):
 
 def test_rows_with_different_columns_are_read_back(tmp_path):
     rows = [{"epoch": 0, "a": 1.5}, {"epoch": 1, "a": 0.1, "b": None}, {"b": 1 / 3, "epoch": 2}]
-    tables.write_csv(tmp_path / "rows.csv", rows)
+    write_csv(tmp_path / "rows.csv", rows)
     found = reading.read_csv(tmp_path / "rows.csv")
     assert found == [{"a": None, "b": None} | row for row in rows]
 

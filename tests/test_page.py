@@ -14,11 +14,10 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from modules.files import write_json
+from modules.files import write_csv, write_json
 from modules.labs.pose import PoseLab
 from modules.report import clips, pages
 from modules.report.reading import read_csv, read_run
-from modules.report.tables import write_csv
 from modules.runs.folder import VAL_CLIP, VAL_FUTURES
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason="no Chromium or Chrome on this machine")

@@ -12,7 +12,7 @@ from helpers import settings_of
 from modules.cli.parser import parse
 from modules.config import PoseTraining
 from modules.errors import UserError
-from modules.report.tables import write_csv
+from modules.files import write_csv
 from modules.training import schedules
 from modules.training.schedules import beta_at, kl_annealing, lr_at, tfr_at
 from Trainer import Trainer

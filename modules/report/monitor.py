@@ -11,9 +11,10 @@ import torch
 from tqdm import tqdm
 
 from ..config import OBJECTIVES, Training
+from ..files import write_csv
 from ..process.ranks import ranks
 from ..runs.folder import run_folder
-from . import charts, pictures, tables, validation
+from . import charts, pictures, validation
 from .pages import write_run_page
 from .progress import Clock, epoch_line, progress_text, validations_left
 from .trackers import Trackers
@@ -172,7 +173,7 @@ class Monitor:
     # ------------------------------------------------------------ files
 
     def write_metrics(self) -> None:
-        tables.write_csv(self.folder / "metrics.csv", self.history)
+        write_csv(self.folder / "metrics.csv", self.history)
 
     def draw_curves(self) -> None:
         if self.settings.plots:

@@ -1,18 +1,8 @@
-"""Numbers as text: csv files, and Tester's printed table."""
+"""Numbers as text: Markdown, and Tester's printed table."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from ..files import write_atomically
 from ..metrics import AVERAGES, UNCLAMPED
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Rows of dicts; floats are written with all their digits."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = [",".join(columns)] if rows else []
-    text += [",".join("" if row.get(c) is None else repr(row[c]) for c in columns) for row in rows]
-    write_atomically(path, lambda file: file.write(("\n".join(text) + "\n").encode()))
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,12 +9,11 @@ import torch
 
 from ..config import Training
 from ..evaluation import Futures, Latents, sample_futures
-from ..files import write_json
+from ..files import write_csv, write_json
 from ..runs.folder import VAL_CLIP, VAL_FUTURES, run_folder
 from . import clips, distribution
 from .figures import draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
-from .tables import write_csv
 
 SAMPLES = 20  # futures
 
