@@ -22,10 +22,11 @@ from modules.cli.parser import parse, peek
 from modules.config import TESTS, Compute, Run
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
-from modules.evaluation import Futures, Latents
+from modules.evaluation.futures import Futures
+from modules.evaluation.latents import Latents, traverse
+from modules.evaluation.metrics import score_clips
 from modules.files import write_atomically, write_json
 from modules.labs import LABS
-from modules.metrics import score_clips
 from modules.models.loading import (
     adopt_settings,
     has_posterior,
@@ -206,7 +207,8 @@ class Tester:
             scores["twin"] = {"z": of_twin.scores({}), "futures": twin.scores(of_twin.sigma)}
         if settings.plots:
             distribution.draw_latents(self.place, scores, latents, events)
-            distribution.draw_traversal(self.place, scores, self.model, clips, events)
+            rows = traverse(self.model, clips, scores["z"], events)
+            distribution.draw_traversal(self.place, rows)
             if futures:
                 distribution.draw_futures(self.place, self.lab, scores, futures, twin)
         return scores

@@ -20,10 +20,10 @@ from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.config import PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
-from modules.distributions import best_variance, gaussian_log_likelihood
+from modules.evaluation.latents import best_variance, gaussian_log_likelihood
+from modules.evaluation.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.files import write_csv
 from modules.labs import LABS
-from modules.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out

@@ -11,7 +11,7 @@ from ..data.folders import find_root, list_images
 from ..data.open_world import cut_events, read_events
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
-from ..metrics import (
+from ..evaluation.metrics import (
     AVERAGES,
     UNCLAMPED,
     competition_groups,

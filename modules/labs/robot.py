@@ -9,7 +9,7 @@ import torch
 from ..config import BASELINES, RobotTest, RobotTraining
 from ..data.open_world import read_events
 from ..data.robot import Dataset_Robot, RobotClips
-from ..metrics import channel_psnr, score_clip
+from ..evaluation.metrics import channel_psnr, score_clip
 from ..models.robot import RecurrentVAE
 from ..report import pictures
 

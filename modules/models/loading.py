@@ -12,7 +12,6 @@ from ..checkpoints import published
 from ..config import MODELS
 from ..errors import UserError
 from ..fields import settings_from
-from ..metrics import Generate_PSNR
 from ..stored import SIZES, STORED
 from ..training import schedules
 from ..training.device import choose_precision, default_device
@@ -175,6 +174,7 @@ def first_frame_psnr(
         encoder.per_image = per_image
         raw = roll_out(model, given, poses, noise)[:, 1:]
         for name, frames in {"none": raw, "sigmoid": torch.sigmoid(raw)}.items():
-            psnr[name, norm] = Generate_PSNR(frames, given).nan_to_num(nan=-math.inf).item()
+            mse = torch.nn.functional.mse_loss(frames, given)
+            psnr[name, norm] = (-10 * mse.log10()).nan_to_num(nan=-math.inf).item()
     model.settings, encoder.per_image = before
     return psnr

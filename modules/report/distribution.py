@@ -1,28 +1,31 @@
 """What a run folder shows of the predicted distribution: what z contains, and sampled futures.
 
-`scores` are {"z": scores of Latents, "futures": scores of Futures}; those of the deterministic twin
-(--no-latent) stand beside them where there is one.
+`scores` are {"z": scores of Latents, "futures": scores of Futures}; if available, "twin" has those
+of the deterministic twin (--no-latent).
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from ..evaluation import VALUES, Futures, Latents, traverse
+from ..evaluation.futures import Futures
+from ..evaluation.latents import ACTIVE_NATS, TRAVERSED_VALUES, Latents
 from ..runs.folder import MOVING
 from . import clips
-from . import latents as figures
-from .figures import draw_kl
-from .pictures import spread
+from .figures import draw_kl, plt, save_figure
+from .pictures import draw_strip, labelled, spread, to_uint8, write_gif
 
-ACTIVE_NATS = 0.1  # a dimension of z with less KL carries no information
-STRONGEST = 4  # dimensions of z in a traversal
-FRAMES = 10  # of a sheet of futures
+STRIP_FUTURES = 5  # in a film strip and in a gif
+STRIP_TIMES = 10  # columns of a film strip of futures
+GIF_FRAMES = 128  # of a gif of futures
 TWIN = "deterministic twin"
 IDEAL = "ideal forecast"  # its samples are true futures
-COLUMNS = {  # printed heading -> a score of futures
+AXES = {"psnr": ("PSNR (dB)", 0.01), "ssim": ("SSIM", 1e-4)}  # label, least height
+PRINTED = {  # heading -> a score of futures
     "PSNR mean": "psnr_mean",
     "best": "psnr_best",
     "worst": "psnr_worst",
@@ -36,22 +39,43 @@ COLUMNS = {  # printed heading -> a score of futures
 }
 
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- figures of z
 
 
 def draw_latents(
-    folder: Path,
-    scores: dict[str, Any],
-    latents: Latents,
-    events: Mapping[int, Sequence[int]],
+    folder: Path, scores: dict[str, Any], latents: Latents, events: Mapping[int, Sequence[int]]
 ) -> None:
     """The KL of every dimension of z, and of every frame of the first clip."""
     if latents.latent:
         draw_kl(folder / "kl_per_dimension.png", scores["z"]["kl_per_dimension"])
-        path, kl = folder / "kl_over_time.png", latents.kl[0].tolist()
-        frames = range(latents.given, latents.given + len(kl))
-        marked = [frame for frame in events.get(0, ()) if frame in frames]
-        figures.draw_kl_over_time(path, kl, latents.given, marked)
+        kl, first = latents.kl[0].tolist(), latents.given
+        marked = [t for t in events.get(0, ()) if first <= t < first + len(kl)]
+        draw_kl_over_time(folder / "kl_over_time.png", kl, first, marked)
+
+
+def draw_kl_over_time(path: Path, kl: Sequence[float], first: int, events: Sequence[int]) -> None:
+    """The KL of frames first, first + 1, ... of one clip; vertical lines at its events."""
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    axes.plot(range(first, first + len(kl)), kl, marker=".", lw=1.2, label="KL", clip_on=False)
+    for i, event in enumerate(events):
+        axes.axvline(event, color="0.2", ls=":", lw=1.5, label=None if i else "event")
+    axes.set(title="KL of z over time", xlabel="frame", ylabel="KL (nats per frame)")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_traversal(folder: Path, frames: Mapping[str, torch.Tensor]) -> None:
+    """{dimension of z: (values, 3, H, W)} -> a row a dimension, a column a value."""
+    if frames:
+        rows = {label: to_uint8(clip) for label, clip in frames.items()}
+        headings = [f"z = {value:g}" for value in TRAVERSED_VALUES]
+        draw_strip(folder / "traversal.png", rows, range(len(headings)), headings)
+
+
+# ---------------------------------------------------------------- figures of futures
 
 
 def draw_futures(
@@ -63,50 +87,104 @@ def draw_futures(
 ) -> None:
     """The first clip's futures as film strips and moving, best of N, the rank histogram."""
     samples, moments = torch.stack(futures.samples[0]).float(), futures.moments[0]
-    mean, deviation = moments.mean.float(), moments.deviation().mean(1).float()
-    others = {TWIN: twin.samples[0][0].float()} if twin else {}
-    times = spread(samples.shape[1], FRAMES)
-    path, truth = folder / "futures.png", futures.truth[0]
-    figures.draw_futures(path, truth, samples, times, deviation, mean, others)
-    moving = {"truth": truth, "mean": mean}
-    if twin:
-        moving["twin"] = others[TWIN]
-    figures.write_moving_futures(folder / MOVING, moving, samples, lab.frame_ms)
-    scored, of_twin = scores["futures"], scores["twin"]["futures"] if twin else None
-    curves = scored["best_of"]
+    shown = {"truth": futures.truth[0]}
+    shown |= {f"future {i}": x for i, x in enumerate(samples[:STRIP_FUTURES], start=1)}
+    shown |= {"mean": moments.mean.float()} | ({TWIN: twin.samples[0][0].float()} if twin else {})
+    rows = {label: to_uint8(clip[: samples.shape[1]]) for label, clip in shown.items()}
+    moving = labelled({label: row[:GIF_FRAMES] for label, row in rows.items()})
+    write_gif(folder / MOVING, moving, lab.frame_ms)
+    deviation = moments.deviation().mean(1).float()
+    draw_sheet(folder / "futures.png", rows, spread(samples.shape[1], STRIP_TIMES), deviation)
+    fit, of_twin = scores["futures"], scores["twin"]["futures"] if twin else None
+    curves = fit["best_of"]
     lines = {TWIN: {name: of_twin[f"{name}_mean"] for name in curves}} if of_twin else {}
-    figures.draw_best_of(folder / "best_of_n.png", curves, lines)
-    forecasts = {TWIN: of_twin, IDEAL: scored.get("ideal")}
-    ranks = {name: fit["rank_histogram"] for name, fit in forecasts.items() if fit}
-    figures.draw_rank_histogram(folder / "rank_histogram.png", scored["rank_histogram"], ranks)
+    draw_best_of(folder / "best_of_n.png", curves, lines)
+    forecasts = {TWIN: of_twin, IDEAL: fit.get("ideal")}
+    ranks = {name: scored["rank_histogram"] for name, scored in forecasts.items() if scored}
+    draw_rank_histogram(folder / "rank_histogram.png", fit["rank_histogram"], ranks)
+
+
+def draw_sheet(
+    path: Path, rows: Mapping[str, np.ndarray], times: Sequence[int], deviation: torch.Tensor
+) -> None:
+    """A film strip of {label: uint8 clip}, and the standard deviation (T, H, W) in grey."""
+    # a difference that no image shows stays black
+    white = max(deviation[list(times)].max().item(), 1 / 255)
+    grey = to_uint8((deviation / white)[:, None].expand(-1, 3, -1, -1))
+    draw_strip(path, rows | {f"deviation\nwhite: {255 * white:.0f}/255": grey}, times)
 
 
 def write_futures(path: Path, lab: Any, futures: Futures) -> None:
     """The frames of the first clip's futures, for the player of report.html."""
-    clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.shown))
+    clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.played))
 
 
-def draw_traversal(
-    folder: Path,
-    scores: dict[str, Any],
-    model: torch.nn.Module,
-    clips: tuple[torch.Tensor, torch.Tensor],
-    events: Mapping[int, Sequence[int]],
+def draw_best_of(
+    path: Path,
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """The strongest dimensions of z, at an event of the first clip or in its middle.
+    """{psnr, ssim: best, mean and worst of n futures (see best_of_curve)}, a panel for each.
 
-    If none has information, only the strongest.
+    {label: {psnr, ssim: score}} of baselines are dashed.
     """
-    kl = torch.tensor(scores["z"].get("kl_per_dimension", []))
-    if not len(kl):
-        return
-    length = clips[0].shape[1]
-    possible = [t for t in events.get(0, ()) if scores["z"]["given"] <= t < length]
-    last = possible[0] if possible else length // 2
-    strongest = kl.topk(min(STRONGEST, len(kl))).indices.tolist()
-    strongest = [i for i in strongest if kl[i] > ACTIVE_NATS] or strongest[:1]
-    rows = traverse(model, *(x[0, : last + 1] for x in clips), strongest)
-    figures.draw_traversal(folder / "traversal.png", rows, VALUES)
+    figure, panels = plt.subplots(1, len(curves), figsize=(9, 4), layout="constrained")
+    for axes, (score, curve) in zip(panels, curves.items()):
+        label, least = AXES[score]
+        draw_curve(axes, curve, {name: x[score] for name, x in baselines.items()}, least)
+        axes.set(xlabel="futures N", ylabel=label)
+    figure.suptitle("Best of N futures")
+    save_figure(figure, path)
+
+
+def draw_curve(
+    axes: Any, curves: Mapping[str, Sequence[float]], baselines: Mapping[str, float], least: float
+) -> None:
+    """best, mean and worst against n; an axis is not lower than `least`, else rounding fills it."""
+    n = np.asarray(curves["n"])
+    marked = [2**i - 1 for i in range(len(n).bit_length())] + [-1]  # at 1, 2, 4, ... M futures
+    for name, marker in (("best", "^"), ("mean", "o"), ("worst", "v")):
+        axes.plot(n, curves[name], marker=marker, markevery=marked, ms=5, lw=1.2, label=name)
+    for name, value in baselines.items():
+        axes.plot(n, np.full(n.shape, value), label=name, color="0.4", ls="--")
+    axes.set_xscale("log")
+    ticks = [d * 10**e for e in range(6) for d in (1, 2, 5) if d * 10**e <= n[-1]]
+    axes.set_xticks(ticks, ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    if high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
+        axes.ticklabel_format(axis="y", useOffset=False)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def draw_rank_histogram(
+    path: Path, counts: Sequence[int], baselines: Mapping[str, Sequence[int]]
+) -> None:
+    """The share of true values whose PIT is in each equal part of 0..1, in percent.
+
+    {label: counts} of baselines are lines.
+    """
+    edges = np.linspace(0, 1, len(counts) + 1)
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    style = {"color": "0.8", "ec": "0.3", "label": "model", "align": "edge"}
+    axes.bar(edges[:-1], percent(counts), 1 / len(counts), **style)
+    for i, (name, other) in enumerate(baselines.items(), start=1):
+        axes.stairs(percent(other), edges, baseline=None, lw=1.5, color=f"C{i}", label=name)
+    axes.axhline(100 / len(counts), color="black", ls="--", label="uniform")
+    axes.set(
+        title="Rank histogram",
+        xlabel="rank of the true value among the samples (0: below all, 1: above all)",
+        ylabel="true values (%)",
+        xlim=(0, 1),
+    )
+    axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def percent(counts: Sequence[int]) -> np.ndarray:
+    return 100 * np.asarray(counts) / max(sum(counts), 1)
 
 
 # ---------------------------------------------------------------- text
@@ -155,11 +233,11 @@ def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> lis
     rows = {f"{scores['n_samples']} futures": scores, TWIN: twin, IDEAL: scores.get("ideal")}
     rows = {name: row for name, row in rows.items() if row}
     width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{name.strip():>11}" for name in COLUMNS)]
+    lines = [" " * width + "".join(f"{name.strip():>11}" for name in PRINTED)]
     for label, row in rows.items():
-        values = (row.get(key) for key in COLUMNS.values())
+        values = (row.get(key) for key in PRINTED.values())
         cells = (f"{'-' if value is None else f'{value:.3f}':>11}" for value in values)
         lines.append(f"{label:<{width}}" + "".join(cells))
-    known = scores["true_futures"]
-    note = f"({known} true future{'s' * (known > 1)} per clip; definitions: docs/latents.md)"
+    count = scores["true_futures"]
+    note = f"({count} true future{'s' * (count > 1)} per clip; definitions: docs/latents.md)"
     return [*lines, note]

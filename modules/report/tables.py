@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..metrics import AVERAGES, UNCLAMPED
+from ..evaluation.metrics import AVERAGES, UNCLAMPED
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..config import Training
-from ..evaluation import Futures, Latents, sample_futures
+from ..evaluation.futures import Futures, sample_futures
+from ..evaluation.latents import Latents, traverse
 from ..files import write_csv, write_json
 from ..runs.folder import VAL_CLIP, VAL_FUTURES, run_folder
 from . import clips, distribution
@@ -91,7 +92,7 @@ def report_distribution(
     if settings.plots:
         plots = run_folder(folder / "plots")
         distribution.draw_latents(plots, scores, latents, events)
-        distribution.draw_traversal(plots, scores, model, clips, events)
+        distribution.draw_traversal(plots, traverse(model, clips, scores["z"], events))
         if settings.latent:
             distribution.draw_futures(plots, lab, scores, futures)
     if settings.latent:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from modules.data.cache import resize, to_float
 from modules.errors import UserError
-from modules.metrics import frame_psnr
+from modules.evaluation.metrics import frame_psnr
 
 from .estimator import Estimator
 from .joints import fill_gaps, has_pose, jumps, masked, runs, smooth, standing_height, write_joints

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .data.poses import pose_boxes
+from ..data.poses import pose_boxes
 
 BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
+WINDOW, SIGMA = 11, 1.5  # of SSIM, in pixels
 UNCLAMPED = "_unclamped"  # ends the names of scores that follow their published formula
 
 
@@ -37,12 +38,10 @@ def channel_psnr(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (-10 * torch.log10(mse)).mean(dim=-1)
 
 
-def frame_ssim(
-    pred: torch.Tensor, true: torch.Tensor, window: int = 11, sigma: float = 1.5
-) -> torch.Tensor:
+def frame_ssim(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """(N, C, H, W) twice -> (N,): SSIM with a Gaussian window, averaged over inner pixels."""
     c1, c2 = 0.01**2, 0.03**2
-    down, across = (blur_matrix(n, window, sigma).to(pred.device) for n in pred.shape[-2:])
+    down, across = (blur_matrix(size).to(pred.device) for size in pred.shape[-2:])
 
     def blur(image):  # as products of matrices: a convolution of doubles takes three times as long
         return down @ (image @ across.T)
@@ -51,17 +50,18 @@ def frame_ssim(
     mu_a, mu_b = blur(a), blur(b)
     var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
     cov = blur(a * b) - mu_a * mu_b
-    top = (2 * mu_a * mu_b + c1) * (2 * cov + c2)
-    return (top / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))).mean(dim=(1, 2, 3)).float()
+    numerator = (2 * mu_a * mu_b + c1) * (2 * cov + c2)
+    denominator = (mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2)
+    return (numerator / denominator).mean(dim=(1, 2, 3)).float()
 
 
-def blur_matrix(size: int, window: int, sigma: float) -> torch.Tensor:
-    """(size - window + 1, size): in every row the weights of a Gaussian window, one further on."""
-    x = torch.arange(window, dtype=torch.float64) - window // 2
-    gauss = torch.exp(-(x**2) / (2 * sigma**2))
-    places = torch.arange(size - window + 1)[:, None] + torch.arange(window)
-    weights = (gauss / gauss.sum()).expand(len(places), -1)
-    return torch.zeros(len(places), size, dtype=torch.float64).scatter(1, places, weights)
+def blur_matrix(size: int) -> torch.Tensor:
+    """(size - WINDOW + 1, size): in row i the weights of a Gaussian window over i, i + 1, ..."""
+    x = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    gauss = torch.exp(-(x**2) / (2 * SIGMA**2))
+    columns = torch.arange(size - WINDOW + 1)[:, None] + torch.arange(WINDOW)
+    weights = (gauss / gauss.sum()).expand(len(columns), -1)
+    return torch.zeros(len(columns), size, dtype=torch.float64).scatter(1, columns, weights)
 
 
 def mean_ssim(pred: torch.Tensor, true: torch.Tensor) -> float:
@@ -97,13 +97,13 @@ def score_rollout(lab: Any, pred: torch.Tensor, true: torch.Tensor) -> dict[str,
 
 def course_averages(pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
     """The pose lab's other two averages of one clip's PSNR: clamped to 0..1, and as published."""
-    found = {}
+    averages = {}
     for suffix, frames in (("", pred.clamp(0, 1)), (UNCLAMPED, pred)):
         psnr = unclamped_psnr(frames, true)[1:]
-        found[f"psnr_2023_tester{suffix}"] = psnr.sum().item() / max(len(psnr) - 1, 1)
+        averages[f"psnr_2023_tester{suffix}"] = psnr.sum().item() / max(len(psnr) - 1, 1)
         psnr = unclamped_psnr(rounded(frames), rounded(true))[1:601]
-        found[f"psnr_competition{suffix}"] = psnr.mean().item()
-    return found
+        averages[f"psnr_competition{suffix}"] = psnr.mean().item()
+    return averages
 
 
 def drifts(psnr: torch.Tensor, ends: int = 100) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Scores of predicted frames, of the latent variable, and of sampled futures."""
