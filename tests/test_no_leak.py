@@ -6,9 +6,9 @@ from helpers import ROBOT, TINY, make_trainer, random_clips, train_once
 from robot_helpers import make_tester, random_robot_clips, scale_weights, train_robot_once
 
 import Tester
-from modules import evaluation
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.parser import parse
+from modules.evaluation.futures import Futures
 
 POSE = [
     {"learned_prior": True, "posterior_share": 0.5},
@@ -48,13 +48,13 @@ def blind(frames, given):
 @pytest.fixture
 def added(monkeypatch):
     """All rollouts that are added to Futures."""
-    rollouts, add = [], evaluation.Futures.add
+    rollouts, add = [], Futures.add
 
     def record(self, futures):
         rollouts.append([x.clone() for x in futures])
         add(self, futures)
 
-    monkeypatch.setattr(evaluation.Futures, "add", record)
+    monkeypatch.setattr(Futures, "add", record)
     return rollouts
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import make_model, random_clips
 
-from modules.distributions import log_ratio
+from modules.evaluation.latents import log_ratio
 from modules.training.losses import kl_criterion
 
 EPSILON = torch.finfo(torch.float32).eps

@@ -13,6 +13,7 @@ from helpers import SHORT, SIZE, TINY, read_submission, to_rows, train_once
 import dataloader
 import Tester
 import Trainer
+from modules.evaluation.metrics import Generate_PSNR
 from modules.models import VAE_Model, loading
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -182,7 +183,7 @@ def test_statistics_that_fit_better_have_a_higher_psnr(template):
     given = torch.rand(2, 1, 3, *SIZE)
     first = loading.roll_out(model, given, poses, loading.noise_source("mean", 0, range(2)))[:, 1:]
     psnr = loading.first_frame_psnr(model, given, poses)
-    assert psnr["none", "learned"] == loading.Generate_PSNR(first, given).item()
+    assert psnr["none", "learned"] == Generate_PSNR(first, given).item()
     assert len(set(psnr.values())) == 4 and not model.label_transformation.per_image
 
 

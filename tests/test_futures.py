@@ -1,0 +1,321 @@
+"""Sampled futures: their spread, best of N, and fit to true ones, against loops and torch."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close, make_model, random_clips
+from robot_helpers import make_robot, random_robot_clips
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from modules.evaluation.futures import (
+    Futures,
+    Moments,
+    best_of,
+    best_of_curve,
+    coverage,
+    diversity,
+    energy_score,
+    moving_values,
+    pit_values,
+    rank_histogram,
+    sample_futures,
+    sharpness,
+)
+from modules.evaluation.metrics import score_clip
+from modules.models.rollout import noise_source, roll_out
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def uniform(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+# ---------------------------------------------------------------- spread
+
+
+def moments_of(futures):
+    moments = Moments()
+    for future in futures:
+        moments.add(future)
+    return moments
+
+
+def test_moments_are_those_over_all_futures_clamped():
+    futures = 3 * uniform(7, 4, 3, 5, 6) - 1
+    moments, clamped = moments_of(futures), futures.clamp(0, 1)
+    assert_close(moments.mean, clamped.mean(0))
+    assert_close(moments.deviation(), clamped.std(0))
+    expected = 255 * clamped[:, 2:].std(0).mean().item()
+    assert diversity([moments], given=2) == pytest.approx(expected)
+    assert diversity([moments_of([uniform(5, 5)] * 100)], given=0) == 0
+
+
+def test_sharpness_of_a_plane_is_its_slope_and_blur_lowers_it():
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
+    plane = (0.03 * x + 0.04 * y).expand(2, 3, 6, 9)
+    assert_close(sharpness(plane), torch.full((2,), 0.05))
+    noise = uniform(4, 3, 16, 16)
+    assert (sharpness(torch.nn.functional.avg_pool2d(noise, 3, 1)) < 0.5 * sharpness(noise)).all()
+
+
+# ---------------------------------------------------------------- best of N
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 1), (5, 5), (6, 2), (8, 7)])
+def test_best_of_n_is_the_mean_over_all_subsets(m, n):
+    scores = normal(m, 4)
+    subsets = [scores[list(chosen)] for chosen in itertools.combinations(range(m), n)]
+    best, worst = best_of(scores, n)
+    assert_close(best, torch.stack([s.amax(0) for s in subsets]).mean(0))
+    assert_close(worst, torch.stack([s.amin(0) for s in subsets]).mean(0))
+
+
+def test_best_of_n_out_of_100_has_the_weights_of_exact_integers():
+    scores = normal(100, 1)
+    ordered = scores.sort(0).values[:, 0].tolist()
+    for n in (1, 37, 99, 100):
+        weights = [math.comb(i, n - 1) / math.comb(100, n) for i in range(100)]
+        assert best_of(scores, n)[0].item() == pytest.approx(np.dot(weights, ordered), rel=1e-10)
+
+
+def test_the_curve_starts_at_the_mean_and_ends_at_the_extremes():
+    scores = normal(100, 4)
+    curve, mean = best_of_curve(scores), scores.mean().item()
+    assert curve["n"] == list(range(1, 101)) and curve["mean"] == pytest.approx([mean] * 100)
+    for name, extreme in (("best", scores.amax(0)), ("worst", scores.amin(0))):
+        ends = curve[name][0], curve[name][-1]
+        assert ends == pytest.approx((mean, extreme.mean().item()))
+        assert curve[name] == sorted(curve[name], reverse=name == "worst")
+
+
+# ---------------------------------------------------------------- fit to true futures
+
+
+def rms(x):
+    return np.sqrt(np.mean(np.square(np.asarray(x, np.float64))))
+
+
+def test_energy_score_is_that_of_plain_loops():
+    samples, truths = uniform(5, 2, 3, 4, 4), uniform(4, 2, 3, 4, 4, seed=1)
+    errors = [[rms(x[t] - y[t]) for x in samples for y in truths] for t in range(2)]
+    pairs = [[rms(a[t] - b[t]) for a, b in itertools.permutations(samples, 2)] for t in range(2)]
+    expected = np.mean(errors, 1) - np.mean(pairs, 1) / 2
+    assert energy_score(samples, truths).tolist() == pytest.approx(expected)
+    point, error = samples[:1], np.mean([rms(samples[0, 1] - y[1]) for y in truths])
+    assert energy_score(point, truths)[1].item() == pytest.approx(error)
+
+
+def two_outcomes(n, share, noise=0.02, seed=0):
+    """n futures (n, 1, 3, 4, 4): bright with probability `share`, else dark; and some noise."""
+    bright = (uniform(n, 1, 1, 1, 1, seed=seed) < share).double()
+    return 0.3 + 0.4 * bright + noise * normal(n, 1, 3, 4, 4, seed=seed + 100)
+
+
+def test_energy_score_is_lowest_for_the_true_distribution():
+    truths = two_outcomes(300, 0.5)
+    forecasts = {
+        "true": two_outcomes(300, 0.5, seed=1),
+        "one outcome": two_outcomes(300, 1, seed=1),
+        "wrong shares": two_outcomes(300, 0.15, seed=1),
+        "too much noise": two_outcomes(300, 0.5, noise=0.2, seed=1),
+        "mean": truths.mean(0, keepdim=True).expand(300, -1, -1, -1, -1),
+    }
+    scores = {name: energy_score(samples, truths).item() for name, samples in forecasts.items()}
+    assert scores.pop("true") < min(scores.values()) - 0.01
+
+
+def test_moving_values_differ_between_the_true_futures_or_from_the_given_frame():
+    truths = torch.full((4, 3, 3, 5, 5), 0.5)
+    truths[:, 0] = 0.9  # given
+    truths[:2, 2, 0, 2, 3] = 0.6  # standard deviation 0.058
+    truths[:2, 1, 1, 1, 1] = 0.51
+    assert moving_values(truths, given=1).nonzero().tolist() == [[1, 0, 2, 3]]
+    assert moving_values(truths[:1], given=2).nonzero().tolist() == [[0, 0, 2, 3]]
+
+
+def test_pit_is_the_distribution_function_of_the_mixture():
+    samples, truths = uniform(6, 2, 3, 4, 4), uniform(5, 2, 3, 4, 4, seed=1)
+    equal = Categorical(torch.ones(2, 3, 4, 4, 6))
+    exact = MixtureSameFamily(equal, Normal(samples.movedim(0, -1), 0.1)).cdf(truths)
+    moving = uniform(2, 3, 4, 4, seed=2) < 0.3
+    assert_close(pit_values(samples, truths, 0.1, moving), exact[:, moving])
+
+
+# Each value is near 0.5 +- 0.2 with equal probability, and has observation noise of 0.05.
+def outcomes(n, spread=0.2, shift=0.0, seed=0):
+    side = (uniform(n, 4, 3, 8, 8, seed=seed) < 0.5) * 2 - 1
+    return 0.5 + shift + spread * side
+
+
+def pit_of(sigma, **forecast):
+    truths = outcomes(50, seed=1) + 0.05 * normal(50, 4, 3, 8, 8, seed=2)
+    return pit_values(outcomes(400, **forecast), truths, sigma, torch.ones(4, 3, 8, 8).bool())
+
+
+def test_a_calibrated_forecast_has_a_flat_histogram_and_covers_its_level():
+    pit = pit_of(0.05)
+    expected, counts = pit.numel() / 20, rank_histogram(pit)
+    assert counts.sum() == pit.numel()
+    assert (counts - expected).abs().max() < 6 * expected**0.5
+    for level in (0.5, 0.9):
+        error = (level * (1 - level) / pit.numel()) ** 0.5
+        assert coverage(pit, level) == pytest.approx(level, abs=6 * error)
+
+
+@pytest.mark.parametrize(
+    ("forecast", "sigma", "low", "high"),
+    [({"spread": 0.1}, 0.05, 0.2, 0.3), ({}, 0.01, 0.2, 0.85), ({"spread": 0.4}, 0.2, 0.97, 1)],
+    ids=["too little spread", "too little noise", "too wide"],
+)
+def test_coverage_shows_forecasts_too_narrow_or_too_wide(forecast, sigma, low, high):
+    pit = pit_of(sigma, **forecast)
+    assert low < coverage(pit, 0.9) <= high
+    counts = rank_histogram(pit).double()
+    ends, middle = counts[[0, -1]].sum(), counts[9:11].sum()
+    assert (ends > middle) == (coverage(pit, 0.9) < 0.9)
+
+
+def test_a_biased_forecast_has_a_slope():
+    counts = rank_histogram(pit_of(0.05, shift=-0.05))
+    assert counts[-1] > 10 * counts[0]
+
+
+def test_a_forecast_of_nothing_that_moves_has_no_coverage():
+    static = torch.zeros(3, 3, 4, 4, dtype=torch.bool)
+    pit = pit_values(uniform(5, 3, 3, 4, 4), uniform(2, 3, 3, 4, 4), 0.1, static)
+    assert pit.shape == (2, 0) and coverage(pit, 0.9) is None
+    assert rank_histogram(pit).tolist() == [0] * 20
+
+
+# ---------------------------------------------------------------- futures of a model
+
+
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+def test_futures_in_one_batch_are_single_rollouts(lab):
+    pose = lab == "pose"
+    model = (make_model if pose else make_robot)(learned_prior=True)
+    frames, conditions = random_clips(2, 6) if pose else random_robot_clips(2)
+    given = frames[:, : 1 if pose else 2]
+    together = sample_futures(model, given, conditions, 7, range(2, 5))
+    assert together.shape == (3, *frames.shape)
+    for future, sample in zip(together, range(2, 5)):
+        for clip in range(2):
+            noise, one = noise_source("sample", 7, [clip], sample), slice(clip, clip + 1)
+            assert_close(future[one], roll_out(model, given[one], conditions[one], noise))
+    assert (together[0] - together[1]).abs().max() > 1e-4
+
+
+SIZE = (3, 12, 14)
+LAB = SimpleNamespace(given=2, score=lambda pred, true: score_clip(pred, true, 2))
+N, M = 4, 5  # sampled and true futures
+
+
+@pytest.fixture
+def world():
+    """True clips (13 and 12 frames), sampled futures of each, true futures of clip 1."""
+    truth = [uniform(t, *SIZE, seed=t) for t in (13, 12)]
+    noise = [0.3 * uniform(N, len(clip), *SIZE, seed=7) for clip in truth]
+    sampled = [0.8 * clip + x for clip, x in zip(truth, noise)]
+    for clips, clip in zip(sampled, truth):
+        clips[:, :2] = clip[:2]  # given
+    outcomes = (255 * uniform(M, 12, *SIZE, seed=3)).to(torch.uint8)
+    outcomes[:, :2] = outcomes[:1, :2]
+    outcomes[:, :, :, :4] = outcomes[:1, :, :, :4]  # the upper rows do not differ
+    return SimpleNamespace(truth=truth, sampled=sampled, outcomes=outcomes)
+
+
+def futures_of(world, outcomes, n=N):
+    futures = Futures(LAB, world.truth, outcomes)
+    for k in range(n):
+        futures.add([clips[k] for clips in world.sampled])
+    return futures
+
+
+def test_best_mean_and_worst_are_of_every_clip(world):
+    scores = futures_of(world, {}).scores(0.1)
+    for name in ("psnr", "ssim"):
+        pairs = zip(*world.sampled)
+        rows = [[score_clip(x, t, 2)[name] for x, t in zip(pair, world.truth)] for pair in pairs]
+        rows = np.array(rows)
+        ends = rows.max(0).mean(), rows.mean(), rows.min(0).mean()
+        assert [scores[f"{name}_{x}"] for x in ("best", "mean", "worst")] == pytest.approx(ends)
+        two = np.mean([rows[[a, b]].max(0).mean() for a in range(N) for b in range(a)])
+        assert scores["best_of"][name]["best"][:2] == pytest.approx([rows.mean(), two])
+    assert scores["n_samples"] == N
+    assert "diversity" not in futures_of(world, {}, n=1).scores(0.1)
+
+
+def edges(clip):
+    """The mean over frames 10, 11, ... of the root mean square of the gradient."""
+    x = np.clip(np.asarray(clip[10:], float), 0, 1)
+    squares = np.diff(x)[..., :-1, :] ** 2 + np.diff(x, axis=-2)[..., :-1] ** 2
+    return np.sqrt(squares.mean((1, 2, 3))).mean()
+
+
+def test_sharpness_is_the_share_of_the_truths_in_clips_with_a_frame_10(world):
+    for length, count in ((12, 2), (10, 1)):  # of the second clip; clips with a frame 10
+        world.truth[1], world.sampled[1] = world.truth[1][:length], world.sampled[1][:, :length]
+        sampled, truth = world.sampled[:count], world.truth[:count]
+        expected = np.mean([edges(x) for clips in sampled for x in clips])
+        expected /= np.mean([edges(clip) for clip in truth])
+        assert futures_of(world, {}).scores(0.1)["sharpness"] == pytest.approx(expected)
+    world.truth[0], world.sampled[0] = world.truth[0][:10], world.sampled[0][:, :10]
+    assert "sharpness" not in futures_of(world, {}).scores(0.1)
+
+
+def fit(samples, truths, sigma, moving):
+    """Energy score and PIT by the definitions: N futures, M truths, frames on the second axis."""
+    samples, truths = (np.asarray(x, np.float64) for x in (samples, truths))
+    error = np.mean(
+        [[rms(x[t] - y[t]) for x in samples for y in truths] for t in range(len(moving))]
+    )
+    pairs = [
+        [rms(a[t] - b[t]) for a, b in itertools.combinations(samples, 2)]
+        for t in range(len(moving))
+    ]
+    cdf = [Normal(0.0, 1.0).cdf(torch.tensor((truths - x) / sigma)).numpy() for x in samples]
+    return error - np.mean(pairs) / 2, np.mean(cdf, 0)[:, moving]
+
+
+@pytest.mark.parametrize("outcomes", ["many", "one"])
+def test_energy_and_coverage_against_the_true_futures(world, outcomes):
+    sigma, many = 0.2, outcomes == "many"
+    scores = futures_of(world, {1: world.outcomes} if many else {}).scores(sigma)
+    if many:  # of clip 1, whose futures are known
+        truths, samples = world.outcomes[:, 2:].double() / 255, world.sampled[1][:, 2:]
+        moving = truths.std(0).numpy() > 0.02
+        assert not moving[:, :, :4].any() and moving[:, :, 4:].all()
+    else:  # the first clip, where it differs from its last given frame
+        truths, samples = world.truth[0][None, 2:], world.sampled[0][:, 2:]
+        moving = abs(np.asarray(world.truth[0][2:] - world.truth[0][1])) > 0.02
+    energy, pit = fit(samples.half(), truths, sigma, moving)  # futures are kept as halves
+    assert scores["true_futures"] == len(truths)
+    assert scores["energy_score"] == pytest.approx(energy)
+    for name, level in (("coverage_50", 0.5), ("coverage_90", 0.9)):
+        assert scores[name] == pytest.approx((abs(pit - 0.5) <= level / 2).mean())
+    assert scores["rank_histogram"] == np.histogram(pit, 20, (0, 1))[0].tolist()
+
+
+def test_an_ideal_forecast_is_made_of_true_futures(world):
+    sigma, truths = 0.2, world.outcomes[:, 2:].double() / 255
+    scores = futures_of(world, {1: world.outcomes}).ideal(sigma)
+    energy, pit = fit(truths[::2], truths[1::2], sigma, truths.std(0).numpy() > 0.02)
+    assert scores["energy_score"] == pytest.approx(energy)
+    assert scores["coverage_50"] == pytest.approx((abs(pit - 0.5) <= 0.25).mean())
+    for few in ({}, {1: world.outcomes[:3]}, {0: world.outcomes[:1], 1: world.outcomes}):
+        assert futures_of(world, few).ideal(sigma) is None
