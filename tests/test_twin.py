@@ -24,7 +24,8 @@ from helpers import (
 )
 from robot_helpers import make_robot, random_robot_clips
 
-from modules.evaluation import Latents, sample_futures
+from modules.evaluation.futures import sample_futures
+from modules.evaluation.latents import Latents
 from modules.report.pages import FUTURES, LATENTS
 from Trainer import Trainer, train
 

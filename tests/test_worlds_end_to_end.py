@@ -11,7 +11,7 @@ from robot_helpers import is_picture, read_clip
 from test_worlds import FUTURES as TRUE_FUTURES
 from test_worlds import draw_world
 
-from modules.evaluation import sample_futures
+from modules.evaluation.futures import sample_futures
 from modules.models.loading import load_model
 from modules.report.pages import FUTURES, LATENTS
 from modules.runs.folder import files_of_run
