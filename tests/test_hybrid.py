@@ -2,103 +2,57 @@
 
 import pytest
 import torch
-from helpers import ROBOT, SHORT, make_dataset, make_robot_data, settings_of
+from helpers import ROBOT, SHORT, make_dataset, make_robot_data, make_trainer, settings_of
 
 from modules.checkpoints import checkpoint as ckpt
+from modules.config import OBJECTIVES
 from modules.report import charts
-from modules.training import schedules
+from modules.training.schedules import draws_from_prior
 from Trainer import train
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("hybrid") / "data", train=64)
-
-
-@pytest.fixture(scope="module")
-def robot_data(tmp_path_factory):
-    return make_robot_data(tmp_path_factory.mktemp("hybrid") / "robot")
+    root = tmp_path_factory.mktemp("hybrid")
+    return {
+        "pose": make_dataset(root / "pose", train=64),
+        "robot": make_robot_data(root / "robot"),
+    }
 
 
 @pytest.fixture
 def run(data, tmp_path):
-    def start(name, *flags):
-        places = ["--DR", data, "--save_root", tmp_path / name, "--no-plots", "--precision"]
-        return train(settings_of([*places, "float32", *SHORT, "--num_epoch", 2, *flags]))
+    def start(name, *flags, lab="pose"):
+        sizes = SHORT if lab == "pose" else ROBOT
+        places = ["--DR", data[lab], "--save_root", tmp_path / name, "--no-plots"]
+        line = [*places, "--precision", "float32", *sizes, "--num_epoch", 2, *flags]
+        return train(settings_of(line, lab=lab))
 
     return start
 
 
-@pytest.fixture(params=["pose", "robot"])
-def run_lab(request, run, robot_data, tmp_path):
-    """`run` in either lab."""
-
-    def start(name, *flags):
-        places = ["--DR", robot_data, "--save_root", tmp_path / name, "--no-plots"]
-        return train(settings_of([*places, *ROBOT, "--num_epoch", 2, *flags], lab="robot"))
-
-    return run if request.param == "pose" else start
+@pytest.mark.parametrize(("share", "low", "high"), [(0, 0, 0), (0.25, 0.2, 0.3), (1, 1, 1)])
+def test_a_share_of_the_steps_after_pretraining_has_a_posterior(share, low, high):
+    settings = settings_of(["--posterior_share", share, "--pretrain_epochs", 3])
+    prior = [[draws_from_prior(epoch, step, settings) for step in range(25)] for epoch in range(43)]
+    assert all(map(all, prior[:3]))
+    assert low <= 1 - sum(map(sum, prior[3:])) / 1000 <= high
 
 
-def weights(trainer):
-    return trainer.model.state_dict()
-
-
-def same(a, b):
-    return all(torch.equal(a[key], b[key]) for key in a)
-
-
-PRIORS = pytest.mark.parametrize("prior", ["--no-learned_prior", "--learned_prior"])
-
-
-@PRIORS
-@pytest.mark.parametrize("share", [0, 1])
-def test_shares_0_and_1_are_training_without_a_choice(run_lab, monkeypatch, prior, share):
-    hybrid = run_lab("a", prior, "--posterior_share", share)
-    monkeypatch.setattr(schedules, "draws_from_prior", lambda *_: not share)
-    plain = run_lab("b", prior, "--posterior_share", 0.5)
-    assert same(weights(hybrid), weights(plain))
-
-
-@PRIORS
-def test_shares_0_and_1_differ(run_lab, prior):
-    flags = [prior, "--num_epoch", 1, "--posterior_share"]
-    assert not same(weights(run_lab("a", *flags, 0)), weights(run_lab("b", *flags, 1)))
-
-
-@PRIORS
-def test_share_0_is_pre_training_that_does_not_end(run_lab, capsys, prior):
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+@pytest.mark.parametrize("prior", ["--no-learned_prior", "--learned_prior"])
+def test_share_0_is_pre_training_that_does_not_end(run, capsys, prior, lab):
     flags = [prior, "--num_epoch", 1]
-    prior = run_lab("a", *flags, "--posterior_share", 0)
-    assert same(weights(prior), weights(run_lab("b", *flags, "--pretrain_epochs", 2)))
+    trainer = run("a", *flags, "--posterior_share", 0, lab=lab)
+    other = run("b", *flags, "--pretrain_epochs", 2, lab=lab).model.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in trainer.model.state_dict().items())
     assert "\nKL " not in capsys.readouterr().out  # there is no posterior to report
-    assert prior.history[-1]["val/kl"] is None
+    assert trainer.history[-1]["val/kl"] is None
 
 
-def test_a_share_between_mixes_them_and_the_kl_is_that_of_posterior_steps(run):
-    trainer = run("a", "--posterior_share", 0.5)
-    kinds = []
-    for epoch in range(40):
-        for step in range(25):
-            kinds.append(schedules.draws_from_prior(epoch, step, trainer.settings))
-    assert 0.45 < sum(kinds) / len(kinds) < 0.55
-    full = run("b")
-    row, reference = trainer.history[0], full.history[0]
-    assert row["train/kl"] == pytest.approx(reference["train/kl"], rel=0.2)  # not halved
-
-
-@pytest.mark.parametrize("line", ["", "--learned_prior"])
-def test_a_resumed_run_draws_the_same_steps(run, line):
-    constant = "--posterior_share 0.5 --kl_anneal_type None --lr_schedule constant".split()
-    constant += line.split()
-    whole = run("a", *constant)
-    run("b", *constant, "--num_epoch", 1)
-    resumed = run("b", *constant)
-    assert resumed.history[0]["epoch"] == 0 and len(resumed.history) == 2
-    assert same(weights(whole), weights(resumed))
-
-
-# ---------------------------------------------------------------- what is reported of z
+def test_the_kl_of_an_epoch_is_that_of_its_posterior_steps(run):
+    half, full = (run(name, "--posterior_share", name).history[0] for name in ("0.5", "1"))
+    assert half["train/kl"] == pytest.approx(full["train/kl"], rel=0.2)  # not halved
 
 
 def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, capsys):
@@ -115,17 +69,9 @@ def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, 
     assert "\nKL " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("loss", "label"),
-    [
-        ("mse", "MSE + beta KL"),
-        ("calibrated", "log MSE + beta KL"),
-        ("calibrated_batch", "log MSE of the batch + beta KL"),
-    ],
-)
-def test_curves_name_the_loss_that_is_minimised(data, tmp_path, monkeypatch, loss, label):
+@pytest.mark.parametrize("loss", ["mse", "calibrated", "calibrated_batch"])
+def test_curves_name_the_loss_that_is_minimised(tmp_path, monkeypatch, loss):
     labels = []
     monkeypatch.setattr(charts, "draw_curves", lambda *given: labels.append(given[2]))
-    places = ["--DR", data, "--save_root", tmp_path, "--num_epoch", 1, "--loss", loss]
-    train(settings_of([*places, *SHORT]))
-    assert set(labels) == {label}
+    make_trainer(tmp_path, loss=loss).monitor.draw_curves()
+    assert labels == [OBJECTIVES[loss]]

@@ -1,7 +1,7 @@
 """Worlds with an open future from end to end: drawn, trained on, tested with several futures."""
 
+import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,74 +27,42 @@ FLAGS["disc"] = ["--lab", "robot", *FLAGS["disc"], "--learned_prior", "--posteri
 SCORES = "psnr_best ssim_worst diversity sharpness energy_score coverage_50 coverage_90".split()
 
 
-@pytest.fixture(scope="module", params=FLAGS)
-def world(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, world):
-    root = tmp_path_factory.mktemp(world) / "data"
-    draw_world(root, world, *(["--train_frames", "16"] if world == "lamps" else []))
-    return root
-
-
-@pytest.fixture
-def run(call, tmp_path, data, world):
-    """run(flag, ...) -> a run of one epoch and its test with N futures."""
-
-    def once(*flags):
-        done = SimpleNamespace(data=data, run=tmp_path / "run", test=tmp_path / "test")
-        place = "--DR", done.data, "--save_root"
-        trained = call("Trainer", *place, done.run, *FLAGS[world], *SMALL, *flags)
-        assert trained.code == 0, trained.err
-        done.ckpt = done.run / "best_score.ckpt"
-        more = "--ckpt_path", done.ckpt, "--n_samples", N, "--device", "cpu"
-        more = *more, "--precision", "float32", *flags
-        with in_float64():
-            tested = call("Tester", *place, done.test, *more)
-        assert tested.code == 0, tested.err
-        done.printed = trained.out, tested.out
-        done.val = json.loads((done.run / "distribution.json").read_text())
-        done.scores = json.loads((done.test / "scores.json").read_text())
-        done.page = (done.test / "report.html").read_text()
-        return done
-
-    return once
-
-
-def pictures_in(folder):
-    return {path.name for path in folder.rglob("*.png")}
-
-
-def test_a_run_and_its_test_write_scores_and_figures(run, world):
-    done = run()
-    for folder in (done.run / "plots", done.test):
-        assert {*FUTURES, *LATENTS} <= pictures_in(folder)
+@pytest.mark.parametrize("world", FLAGS)
+def test_a_run_and_its_test_write_scores_and_figures(call, tmp_path, world):
+    data, run, test = (tmp_path / name for name in ("data", "run", "test"))
+    draw_world(data, world, *(["--train_frames", "16"] if world == "lamps" else []))
+    trained = call("Trainer", "--DR", data, "--save_root", run, *FLAGS[world], *SMALL)
+    assert trained.code == 0, trained.err
+    ckpt, cpu = run / "best_score.ckpt", ["--device", "cpu", "--precision", "float32"]
+    words = ["--DR", data, "--save_root", test, "--ckpt_path", ckpt, "--n_samples", N, *cpu]
+    with in_float64():
+        tested = call("Tester", *words)
+    assert tested.code == 0, tested.err
+    val = json.loads((run / "distribution.json").read_text())
+    scores = json.loads((test / "scores.json").read_text())
+    for folder in (run / "plots", test):
         assert all(is_picture(folder / name) for name in FUTURES + LATENTS)
-    moved = {path.relative_to(done.test).parts[0] for path in files_of_run(done.test)}
-    assert moved == {path.name for path in done.test.iterdir()}  # by --resume never
-    futures = done.scores["futures"]
-    assert futures["n_samples"] == N and futures["true_futures"] == TRUE_FUTURES
-    assert done.val["futures"]["n_samples"] == 20 and done.val["futures"]["true_futures"] == 1
-    for scores in (futures, done.val["futures"]):
-        assert all(np.isfinite(scores[name]) for name in SCORES)
-        assert 0 <= scores["coverage_50"] <= scores["coverage_90"] <= 1
-        assert sum(scores["rank_histogram"]) > 100
-    for text, scores in zip(done.printed, (done.val, done.scores)):
-        assert f"{scores['futures']['energy_score']:.3f}" in text
-        assert f"ELBO {scores['z']['elbo']:.1f} nats per frame" in text
+    moved = {path.relative_to(test).parts[0] for path in files_of_run(test)}
+    assert moved == {path.name for path in test.iterdir()}  # by --resume never
+    futures = scores["futures"]
+    assert (futures["n_samples"], futures["true_futures"]) == (N, TRUE_FUTURES)
+    assert (val["futures"]["n_samples"], val["futures"]["true_futures"]) == (20, 1)
+    for text, printed in ((trained.out, val), (tested.out, scores)):
+        measures = printed["futures"]
+        assert all(np.isfinite(measures[name]) for name in SCORES)
+        assert 0 <= measures["coverage_50"] <= measures["coverage_90"] <= 1
+        assert sum(measures["rank_histogram"]) > 100
+        assert f"{measures['energy_score']:.3f}" in text
+        assert f"ELBO {printed['z']['elbo']:.1f} nats per frame" in text
         assert "\nKL at events (their frame and the next two): " in text
-    assert f"({TRUE_FUTURES} true futures per clip; " in done.printed[1]
-    assert f"\nideal forecast{'-':>11}" in done.printed[1]
-    assert f"<td>{futures['ideal']['energy_score']:.5g}</td></tr>" in done.page
-
-
-def test_without_plots_there_are_the_scores_alone(run, world):
-    done = run("--no-plots")
-    assert pictures_in(done.run) == pictures_in(done.test) == set()
+    assert f"({TRUE_FUTURES} true futures per clip; " in tested.out
+    assert f"\nideal forecast{'-':>11}" in tested.out
+    page = (test / "report.html").read_text()
+    assert f"<td>{futures['ideal']['energy_score']:.5g}</td></tr>" in page
     if world == "disc":
-        check_by_hand(done)
+        check_by_hand(ckpt, data, scores)
+    without = call("Tester", *words, "--no-plots")
+    assert without.code == 0 and not [*test.rglob("*.png")], without.err
 
 
 def rms(x):
@@ -102,23 +70,23 @@ def rms(x):
 
 
 @in_float64()
-def check_by_hand(done):
+def check_by_hand(ckpt, data, scores):
     """The scores of the robot's test from its clips, the files beside them, and one rollout."""
-    model = load_model(done.ckpt, "cpu", "float32")
-    clips = [read_clip(folder, LENGTH) for folder in sorted(done.data.glob("test/*/*"))]
+    model = load_model(ckpt, "cpu", "float32")
+    clips = [read_clip(folder, LENGTH) for folder in sorted(data.glob("test/*/*"))]
     frames, conditions = (torch.stack(x) for x in zip(*clips))
     sampled = sample_futures(model, frames[:, :2], conditions, 1, range(N))
     sampled = sampled.half().double().numpy()  # futures are kept as halves
     energies = []
     for i in range(len(clips)):
-        true = np.load(done.data / f"futures/{i}.npz")["frames"][:, :LENGTH]
+        true = np.load(data / f"futures/{i}.npz")["frames"][:, :LENGTH]
         true = true.transpose(0, 1, 4, 2, 3)[:, 2:] / 255
-        mine = sampled[:, i, 2:]
-        error = np.mean([rms(x - y) for x in mine for y in true], 0)
-        spread = np.mean([rms(mine[a] - mine[b]) for a in range(N) for b in range(a)], 0)
+        futures = sampled[:, i, 2:]
+        error = np.mean([rms(x - y) for x in futures for y in true], 0)
+        spread = np.mean([rms(a - b) for a, b in itertools.combinations(futures, 2)], 0)
         energies.append((error - spread / 2).mean())
-    assert done.scores["futures"]["energy_score"] == pytest.approx(np.mean(energies))
-    rows = (done.data / "events/test.csv").read_text().splitlines()[1:]
+    assert scores["futures"]["energy_score"] == pytest.approx(np.mean(energies))
+    rows = (data / "events/test.csv").read_text().splitlines()[1:]
     near = np.zeros((len(clips), LENGTH), bool)
     for row in rows:
         clip, frame = map(int, row.split(","))
@@ -126,6 +94,6 @@ def check_by_hand(done):
     with torch.no_grad():
         _, mu, logvar = model(frames, conditions, True)
     kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(2)[:, 1:].double().numpy()
-    events = done.scores["z"]["events"]
+    events = scores["z"]["events"]
     assert events["at_events"] == pytest.approx(kl[near[:, 2:]].mean())
     assert events["elsewhere"] == pytest.approx(kl[~near[:, 2:]].mean())
