@@ -20,6 +20,7 @@ from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.config import PoseTraining, RobotTraining
 from modules.data.cache import fingerprints
+from modules.evaluation.distribution import Distribution
 from modules.evaluation.latents import best_variance, gaussian_log_likelihood
 from modules.evaluation.metrics import Generate_PSNR, score_clips, score_rollout
 from modules.files import write_csv
@@ -310,7 +311,8 @@ class Trainer:
         """What z contains, how likely validation frames are, and sampled futures of some clips."""
         model, clips = self.ema or self.model, self.measured_clips()
         more = self.settings, posterior, self.events, self.progress
-        validation.report_distribution(self.folder, self.lab, model, clips, *more)
+        predicted = Distribution(self.lab, model, clips, *more)
+        validation.report_distribution(self.folder, self.lab, predicted, self.settings.plots)
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""

@@ -1,22 +1,17 @@
 """What a run folder shows of its validation: a rollout, its PSNR per frame, and sampled futures."""
 
 import itertools
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import Training
-from ..evaluation.futures import Futures, sample_futures
-from ..evaluation.latents import Latents, traverse
+from ..evaluation.distribution import Distribution
 from ..files import write_csv, write_json
 from ..runs.folder import VAL_CLIP, VAL_FUTURES, run_folder
 from . import clips, distribution
 from .figures import draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
-
-SAMPLES = 20  # futures
 
 
 def draw(
@@ -69,31 +64,16 @@ def write_clip(
     clips.write_rollout(folder / VAL_CLIP, f"validation, {weights}", lab, condition, pred, true)
 
 
-def report_distribution(
-    folder: Path,
-    lab: Any,
-    model: torch.nn.Module,
-    clips: Sequence[torch.Tensor],
-    settings: Training,
-    posterior: bool,
-    events: dict[int, list[int]],
-    progress: Callable,
-) -> None:
-    """What z contains, how likely frames are, and sampled futures of clips: frames, conditions."""
-    latents = Latents(model, *clips, lab.given, posterior=posterior)
-    futures = Futures(lab, clips[0].cpu(), {})
-    samples = range(SAMPLES if settings.latent else 1)
-    shown, given = progress("sampling futures", clips[0].shape[1]), clips[0][:, : lab.given]
-    for future in sample_futures(model, given, clips[1], settings.seed, samples, shown):
-        futures.add(future)
-    scores = {"z": latents.scores(events), "futures": futures.scores(latents.sigma)}
+def report_distribution(folder: Path, lab: Any, predicted: Distribution, plots: bool) -> None:
+    """Write, print and draw what z contains, how likely frames are, and sampled futures."""
+    scores, latents, futures = predicted.scores, predicted.latents, predicted.futures
     write_json(folder / "distribution.json", scores)
     print(distribution.describe(scores))
-    if settings.plots:
-        plots = run_folder(folder / "plots")
-        distribution.draw_latents(plots, scores, latents, events)
-        distribution.draw_traversal(plots, traverse(model, clips, scores["z"], events))
-        if settings.latent:
-            distribution.draw_futures(plots, lab, scores, futures)
-    if settings.latent:
+    if plots:
+        place = run_folder(folder / "plots")
+        distribution.draw_latents(place, scores, latents, predicted.events)
+        distribution.draw_traversal(place, predicted.traversal)
+        if len(futures.scored) > 1:
+            distribution.draw_futures(place, lab, scores, futures)
+    if len(futures.scored) > 1:
         distribution.write_futures(folder / VAL_FUTURES, lab, futures)
