@@ -180,7 +180,7 @@ class Tester:
         if self.settings.plots:
             self.draw_psnr(predictions)
         tables.print_scores(scores, self.lab.baseline)
-        print(distribution.describe(scores))
+        print(distribution.scores_text(scores))
 
     # ------------------------------------------------------------ the predicted distribution
 
@@ -198,7 +198,7 @@ class Tester:
             scores["futures"] = futures.scores(latents.sigma)
             if ideal := futures.ideal(latents.sigma):
                 scores["futures"]["ideal"] = ideal
-            distribution.write_futures(self.place / TEST_FUTURES, self.lab, futures)
+            distribution.pack_futures(self.place / TEST_FUTURES, self.lab, futures)
         twin = None
         if self.twin:
             twin = Futures(self.lab, self.truth, many)

@@ -24,8 +24,8 @@ STRIP_TIMES = 10  # columns of a film strip of futures
 GIF_FRAMES = 128  # of a gif of futures
 TWIN = "deterministic twin"
 IDEAL = "ideal forecast"  # its samples are true futures
-AXES = {"psnr": ("PSNR (dB)", 0.01), "ssim": ("SSIM", 1e-4)}  # label, least height
-PRINTED = {  # heading -> a score of futures
+SCORE_AXES = {"psnr": ("PSNR (dB)", 0.01), "ssim": ("SSIM", 1e-4)}  # label, least height
+FUTURE_COLUMNS = {  # heading -> a score of futures
     "PSNR mean": "psnr_mean",
     "best": "psnr_best",
     "worst": "psnr_worst",
@@ -114,7 +114,7 @@ def draw_sheet(
     draw_strip(path, rows | {f"deviation\nwhite: {255 * white:.0f}/255": grey}, times)
 
 
-def write_futures(path: Path, lab: Any, futures: Futures) -> None:
+def pack_futures(path: Path, lab: Any, futures: Futures) -> None:
     """The frames of the first clip's futures, for the player of report.html."""
     clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.played))
 
@@ -130,7 +130,7 @@ def draw_best_of(
     """
     figure, panels = plt.subplots(1, len(curves), figsize=(9, 4), layout="constrained")
     for axes, (score, curve) in zip(panels, curves.items()):
-        label, least = AXES[score]
+        label, least = SCORE_AXES[score]
         draw_curve(axes, curve, {name: x[score] for name, x in baselines.items()}, least)
         axes.set(xlabel="futures N", ylabel=label)
     figure.suptitle("Best of N futures")
@@ -190,7 +190,7 @@ def percent(counts: Sequence[int]) -> np.ndarray:
 # ---------------------------------------------------------------- text
 
 
-def describe(scores: dict[str, Any]) -> str:
+def scores_text(scores: dict[str, Any]) -> str:
     """What is printed of the scores."""
     twin = scores.get("twin", {})
     lines = [describe_bound(scores["z"])]
@@ -233,9 +233,9 @@ def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> lis
     rows = {f"{scores['n_samples']} futures": scores, TWIN: twin, IDEAL: scores.get("ideal")}
     rows = {name: row for name, row in rows.items() if row}
     width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{name.strip():>11}" for name in PRINTED)]
+    lines = [" " * width + "".join(f"{name.strip():>11}" for name in FUTURE_COLUMNS)]
     for label, row in rows.items():
-        values = (row.get(key) for key in PRINTED.values())
+        values = (row.get(key) for key in FUTURE_COLUMNS.values())
         cells = (f"{'-' if value is None else f'{value:.3f}':>11}" for value in values)
         lines.append(f"{label:<{width}}" + "".join(cells))
     count = scores["true_futures"]

@@ -68,7 +68,7 @@ def report_distribution(folder: Path, lab: Any, predicted: Distribution, plots: 
     """Write, print and draw what z contains, how likely frames are, and sampled futures."""
     scores, latents, futures = predicted.scores, predicted.latents, predicted.futures
     write_json(folder / "distribution.json", scores)
-    print(distribution.describe(scores))
+    print(distribution.scores_text(scores))
     if plots:
         place = run_folder(folder / "plots")
         distribution.draw_latents(place, scores, latents, predicted.events)
@@ -76,4 +76,4 @@ def report_distribution(folder: Path, lab: Any, predicted: Distribution, plots: 
         if len(futures.scored) > 1:
             distribution.draw_futures(place, lab, scores, futures)
     if len(futures.scored) > 1:
-        distribution.write_futures(folder / VAL_FUTURES, lab, futures)
+        distribution.pack_futures(folder / VAL_FUTURES, lab, futures)
