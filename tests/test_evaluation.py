@@ -27,7 +27,7 @@ POSE = [
     {"posterior": "previous"},
     {"z_grid": "coarse", "learned_prior": True},
     {"z_grid": "vector"},
-    {"nets": "unet", "first_frame": True, "scene": True, "position_map": 2},
+    {"nets": "unet", "first_frame": True, "scene": True},
     {"latent": False},
 ]
 ROBOT = [

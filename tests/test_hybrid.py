@@ -67,10 +67,10 @@ def test_shares_0_and_1_differ(run_lab, prior):
 
 
 @PRIORS
-def test_share_0_is_pre_training_that_does_not_end(run_lab, capsys, prior):
+def test_share_0_is_pre_training_that_does_not_end(run, capsys, prior):
     flags = [prior, "--num_epoch", 1]
-    prior = run_lab("a", *flags, "--posterior_share", 0)
-    assert same(weights(prior), weights(run_lab("b", *flags, "--pretrain_epochs", 2)))
+    prior = run("a", *flags, "--posterior_share", 0)
+    assert same(weights(prior), weights(run("b", *flags, "--pretrain_epochs", 2)))
     assert "\nKL " not in capsys.readouterr().out  # there is no posterior to report
     assert prior.history[-1]["val/kl"] is None
 

@@ -120,8 +120,11 @@ def test_it_sees_the_batches_that_the_model_sees(runs, tmp_path, monkeypatch, la
         return one_step(self, frames, conditions, *more)
 
     monkeypatch.setattr(Trainer, "training_one_step", record)
-    line = "--random_offset --tfr 0.5 --tfr_coin batch --ema 0.5 "
-    line += "--batch_size 1 --shuffle --warp 0.5" if lab == "pose" else "--standardise"
+    line = "--tfr 0.5 --ema 0.5 "
+    if lab == "pose":
+        line += "--tfr_coin batch --batch_size 1 --shuffle --warp 0.5"
+    else:
+        line += "--random_offset --standardise"
     starts, batches = [], []
     for name in ("--latent", "--no-latent"):
         places = ["--DR", runs[lab].data, "--save_root", tmp_path / name, "--num_epoch", 1]
