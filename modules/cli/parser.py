@@ -28,7 +28,7 @@ USAGE = {
 }
 STORED_TITLES = {"model": "model (default: as stored in the checkpoint)"}  # of Tester
 METAVARS = {int: "N", float: "X", None: "NAME"}
-SIMILAR = 0.8  # names that are as similar are taken for a misspelling
+SIMILAR = 0.85  # names that are as similar are taken for a misspelling
 ACCEPTED = "The training flags of published command lines are accepted, without effect here."
 TITLES = (  # the groups of --help, in order
     "test",
