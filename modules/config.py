@@ -89,7 +89,7 @@ class Compute(Settings):
     title: ClassVar[str] = "device"
 
     device: str | None = setting(
-        None, device_name, "cpu, cuda, cuda:N or mps; default: a GPU where there is one", TEMPLATE,
+        None, device_name, "cpu, cuda, cuda:N or mps; default: a GPU if available", TEMPLATE,
         MAY_CHANGE,
     )  # fmt: skip
     gpu: int = setting(1, natural, "GPUs to use: 1, or 0 for the CPU", TEMPLATE, MAY_CHANGE)
@@ -117,35 +117,30 @@ class Run(Compute):
         "pose", Choice(LABS), "pose: a dancer by poses; robot: a robot arm by actions"
     )
     DR: str | None = setting(
-        None, text, "dataset root: the folder with train/, the validation folder and test/",
-        TEMPLATE, MAY_CHANGE, metavar="DIR",
+        None, text, "dataset root, with train/, the validation folder and test/", TEMPLATE,
+        MAY_CHANGE, metavar="DIR",
     )  # fmt: skip
     save_root: str | None = setting(
         None, text, "run folder: all output goes here", TEMPLATE, MAY_CHANGE, metavar="DIR"
     )
     ckpt_path: str | None = setting(
-        None, text, "Trainer: checkpoint with the initial weights; Tester: checkpoint to test",
-        TEMPLATE, MAY_CHANGE, metavar="FILE",
+        None, text, "checkpoint to start from (Trainer) or to test (Tester)", TEMPLATE, MAY_CHANGE,
+        metavar="FILE",
     )  # fmt: skip
     num_epoch: int = setting(70, epochs, "epochs to train", TEMPLATE, MAY_CHANGE, TRAIN_ONLY)
     batch_size: int = setting(
         2, clips, "clips per batch, shared by the processes of torchrun", TEMPLATE
     )
-    seed: int = setting(
-        0, Number(int, 0, 2**32 - 1),
-        "bit-identical runs on one machine (on a GPU with --deterministic)", STORED,
-    )  # fmt: skip
-    num_workers: int = setting(
-        4, workers, "threads that decode images when the cache is built", TEMPLATE, MAY_CHANGE
-    )
+    seed: int = setting(0, Number(int, 0, 2**32 - 1), "seed of all random draws", STORED)
+    num_workers: int = setting(4, workers, "threads that decode images", TEMPLATE, MAY_CHANGE)
     cache_dir: str | None = setting(
         None, text, "folder for decoded images; default: DR/.cache", MAY_CHANGE, metavar="DIR"
     )
     per_save: int = setting(
-        3, count, "save epoch=N.ckpt every so many epochs", TEMPLATE, MAY_CHANGE, TRAIN_ONLY
+        3, count, "save epoch=N.ckpt every N epochs", TEMPLATE, MAY_CHANGE, TRAIN_ONLY
     )
     test: bool = setting(
-        False, switch, "Trainer: do not train, validate --ckpt_path once", TEMPLATE, MAY_CHANGE,
+        False, switch, "validate --ckpt_path once, without training", TEMPLATE, MAY_CHANGE,
         TRAIN_ONLY, ONCE,
     )  # fmt: skip
     plots: bool = setting(True, switch, "draw plots and film strips", MAY_CHANGE)
@@ -162,16 +157,14 @@ class Model(Compute):
         "sample", Choice(("sample", "mean")), "z in a rollout: a prior sample, or the prior mean",
         STORED, needs=(LATENT,),
     )  # fmt: skip
-    latent: bool = setting(
-        True, switch, "--no-latent: z is 0, a deterministic twin of the model", FIXED
-    )
+    latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin", FIXED)
     learned_prior: bool = setting(
         False, switch, "learn the prior p(z | past) instead of N(0, I)", FIXED
     )
     norm_over: str = setting(
         "clip", Choice(("clip", "step")),
-        "BatchNorm statistics in training: over all time steps of a batch, or over each time step "
-        "by itself, as in the published code", TRAIN_ONLY,
+        "BatchNorm statistics in training: of all time steps, or of each, as in published code",
+        TRAIN_ONLY,
     )  # fmt: skip
 
     def contradiction(self):
@@ -185,13 +178,11 @@ class PoseModel(Model):
     title: ClassVar[str] = "model"
 
     frame_H: int = setting(
-        32, Number(int, 11, LARGEST_FRAME), "frame height; images are resized to it", TEMPLATE,
-        STORED,
-    )  # fmt: skip
+        32, Number(int, 11, LARGEST_FRAME), "height to which images are resized", TEMPLATE, STORED
+    )
     frame_W: int = setting(
-        64, Number(int, 11, LARGEST_FRAME), "frame width; images are resized to it", TEMPLATE,
-        STORED,
-    )  # fmt: skip
+        64, Number(int, 11, LARGEST_FRAME), "width to which images are resized", TEMPLATE, STORED
+    )
     nets: str = setting(
         "course", Choice(("course", "unet")),
         "course: the template's nets, at full resolution; unet: a U-Net at half resolution", FIXED,
@@ -208,42 +199,40 @@ class PoseModel(Model):
     )  # fmt: skip
     pose_norm: str = setting(
         "auto", Choice(("auto", "learned", "image")),
-        "BatchNorm statistics of the pose encoder in a rollout: learned, or of each image; auto: "
-        "image for template checkpoints, else learned", STORED,
+        "pose BatchNorm in a rollout: learned, or of each image; auto: image for template files",
+        STORED,
     )  # fmt: skip
     posterior: str = setting(
         "current", Choice(("current", "previous", "previous_image")),
-        "what the posterior q(z | frame, pose) sees: features of the true frame, or those of the "
-        "previous frame, or the previous image itself; with the last two it is used at test too",
+        "what the posterior sees: true frame, previous frame, or previous image; test: the last two",
         FIXED, needs=(LATENT,),
     )  # fmt: skip
     z_grid: str = setting(
         "full", Choice(("full", "coarse", "vector")),
-        "full: a z for each position of the features; coarse: for 4 x 4 of them; vector: one",
-        FIXED, needs=(LATENT,),
+        "a z for each position of the features, for 4 x 4 of them, or for all", FIXED,
+        needs=(LATENT,),
     )  # fmt: skip
     scene: bool = setting(
-        False, switch, "composite the output over a learned static background; for a fixed camera",
-        FIXED,
-    )  # fmt: skip
+        False, switch, "composite over a learned static background; for a fixed camera", FIXED
+    )
     first_frame: bool = setting(
-        False, switch, "condition every step on the clip's first frame as well", FIXED
+        False, switch, "condition every step on the first frame, too", FIXED
     )
     feedback: str = setting(
         "full", Choice(("full", "frame", "features")),
-        "free-running gradient through time: full, or stopped at the previous frame or features",
-        TRAIN_ONLY, needs=(FREE_RUNNING,),
+        "free-running gradient: full, or cut at the previous frame or its features", TRAIN_ONLY,
+        needs=(FREE_RUNNING,),
     )  # fmt: skip
     feedback_clamp: bool = setting(
-        True, switch, "clamp previous frames to 0..1 before encoding; the template does not", STORED
+        True, switch, "clamp previous frames to 0..1; the template does not", STORED
     )
     recompute: bool = setting(
         False, switch, "activation checkpointing: less memory, a third slower", MAY_CHANGE,
         TRAIN_ONLY,
     )  # fmt: skip
     feedback_noise: float = setting(
-        0.0, non_negative, "standard deviation of input noise on the previous frame in training",
-        TRAIN_ONLY, metavar="S",
+        0.0, non_negative, "standard deviation of noise on previous frames in training", TRAIN_ONLY,
+        metavar="S",
     )  # fmt: skip
 
     @property
@@ -299,17 +288,15 @@ class RobotModel(Model):
         64, Number(int, 1, WIDEST), "channels of the first encoder stage", FIXED, metavar="C"
     )
     last_frame_skip: bool = setting(
-        False, switch, "skip connections from the previous frame, not from a given one", TEMPLATE,
-        STORED,
-    )  # fmt: skip
+        False, switch, "skip connections from the previous frame, not a given one", TEMPLATE, STORED
+    )
     skip_from: str = setting(
         "last", Choice(("last", "second_last")),
-        "given frame that the skip connections come from; second_last: as published code does",
-        STORED,
+        "given frame of the skip connections; second_last: published weights", STORED,
     )  # fmt: skip
     condition: str = setting(
         "current", Choice(("current", "previous", "none")),
-        "action and position that predict frame t: those of t, of t-1, or zeros", STORED,
+        "action and position that predict frame t: of t, of t-1, or zeros", STORED,
     )  # fmt: skip
 
     @property
@@ -334,7 +321,7 @@ class PoseData(Settings):
 
     train_vi_len: int = setting(16, frames, "frames per training clip", TEMPLATE, TRAIN_ONLY)
     val_vi_len: int = setting(
-        630, frames, "frames per validation clip, at most all; Tester: default all frames", TEMPLATE
+        630, frames, "frames per validation clip; Tester: default all", TEMPLATE
     )
     partial: float = setting(1.0, part, "share of the training frames to use", TEMPLATE, TRAIN_ONLY)
     fast_train: bool = setting(
@@ -345,20 +332,18 @@ class PoseData(Settings):
         needs=(FAST,),
     )  # fmt: skip
     fast_train_epoch: int = setting(
-        5, natural, "epochs of the fast start; published loops have two more", TEMPLATE, TRAIN_ONLY,
+        5, natural, "epochs of the fast start; published loops: two more", TEMPLATE, TRAIN_ONLY,
         needs=(FAST,),
     )  # fmt: skip
     shuffle: bool = setting(
-        False, switch, "shuffle the training clips in every epoch, and shift where they start",
-        TRAIN_ONLY,
-    )  # fmt: skip
+        False, switch, "shuffle the training clips every epoch, and shift their start", TRAIN_ONLY
+    )
     jump_start: float = setting(
-        0.0, share, "share of clips that start from a random frame of the same take", TRAIN_ONLY,
+        0.0, share, "share of clips whose first frame is another one of the take", TRAIN_ONLY,
         metavar="P",
     )  # fmt: skip
     warp: float = setting(
-        0.0, share,
-        "share of clips with foreground affine augmentation of frames and poses; fixed camera",
+        0.0, share, "share of clips with affine augmentation of dancer and pose; fixed camera",
         TRAIN_ONLY, metavar="P",
     )  # fmt: skip
 
@@ -373,11 +358,9 @@ class RobotData(Settings):
     n_eval: int = setting(30, frames, "frames per clip at validation and test", TEMPLATE, STORED)
     epoch_size: int = setting(600, epochs, "batches per epoch", TEMPLATE, TRAIN_ONLY)
     random_offset: bool = setting(
-        False, switch, "start each training clip at a random frame of its recording", TRAIN_ONLY
+        False, switch, "start each training clip at a random frame", TRAIN_ONLY
     )
-    standardise: bool = setting(
-        False, switch, "standardise actions and positions (zero mean, unit variance)", TRAIN_ONLY
-    )
+    standardise: bool = setting(False, switch, "standardise actions and positions", TRAIN_ONLY)
 
     def contradiction(self):
         clip = self.n_past + self.n_future
@@ -395,35 +378,32 @@ class Loop(Settings):
 
     resume: str = setting(
         "auto", text,
-        "auto: resume the run in --save_root; never: move it aside and start a new run; "
-        "or a checkpoint or run folder to resume", MAY_CHANGE, ONCE, metavar="auto|never|PATH",
+        "auto: the run in --save_root; never: move it aside; or a checkpoint or run folder",
+        MAY_CHANGE, ONCE, metavar="auto|never|PATH",
     )  # fmt: skip
     save_every_steps: int = setting(
-        0, natural, "also save last.ckpt every so many steps; 0: after every epoch only",
-        MAY_CHANGE, metavar="N",
+        0, natural, "also save last.ckpt every N steps; 0: after epochs only", MAY_CHANGE,
+        metavar="N",
     )  # fmt: skip
     keep: int = setting(
         2, natural, "newest epoch=N.ckpt files to keep; 0: all", MAY_CHANGE, metavar="N"
     )
-    val_every: int = setting(
-        1, count, "validate every so many epochs, and after the last", MAY_CHANGE
-    )
+    val_every: int = setting(1, count, "validate every N epochs, and after the last", MAY_CHANGE)
     store_visualization: bool = setting(
         False, switch, "keep a gif of every validation", TEMPLATE, MAY_CHANGE
     )
     compile: str = setting(
-        "off", text,
-        "off, or a mode of torch.compile for the large nets: default, reduce-overhead (CUDA "
-        "graphs), max-autotune, ...", MAY_CHANGE, metavar="MODE",
+        "off", text, "off, or a mode of torch.compile: default, reduce-overhead (CUDA graphs), ...",
+        MAY_CHANGE, metavar="MODE",
     )  # fmt: skip
     schedule: tuple | None = setting(
         None, schedule,
-        "csv file with columns epoch and any of beta, tfr, lr, in place of the flags; a row holds "
-        "until the next one", metavar="FILE",
+        "csv with columns epoch and any of beta, tfr, lr; a row holds until the next one",
+        metavar="FILE",
     )  # fmt: skip
     preview: bool = setting(
-        False, switch, "print, plot and write (schedule.csv) beta, tfr and lr per epoch, then exit",
-        MAY_CHANGE, ONCE,
+        False, switch, "print, plot and write beta, tfr and lr per epoch, then exit", MAY_CHANGE,
+        ONCE,
     )  # fmt: skip
     tensorboard: bool = setting(
         False, switch, "log to TensorBoard (pip install tensorboard)", MAY_CHANGE
@@ -437,41 +417,37 @@ class Optimization(Settings):
 
     loss: str = setting(
         "mse", Choice(tuple(OBJECTIVES)),
-        "mse; calibrated: Gaussian likelihood with the optimal variance of each frame; "
-        "calibrated_batch: with one variance for the batch: frames with large errors count more",
+        "calibrated: optimal variance of each frame; calibrated_batch: one for the batch",
     )  # fmt: skip
     posterior_share: float = setting(
-        1.0, share,
-        "share of training steps with z from the posterior; the others train on prior samples",
+        1.0, share, "share of steps with z from the posterior; the others: from the prior",
         needs=(POSTERIOR, LATENT),
     )  # fmt: skip
     loss_reduction: str = setting(
         "sum", Choice(("sum", "batch", "mean")),
-        "over a clip's predicted frames; sum: as the template; batch: the sum divided by the batch "
-        "size, as the program of report B; mean",
+        "over a clip's frames; sum: template; batch: sum / batch size (report B)",
     )  # fmt: skip
     optim: str = setting(
         "Adam", AnyCase(OPTIMIZERS), ", ".join(OPTIMIZERS), TEMPLATE, metavar="NAME"
     )
     lr: float = setting(0.001, positive, "learning rate", TEMPLATE, needs=(LR,))
     beta1: float = setting(
-        0.9, Number(float, 0, 0.9999), "momentum: first beta of Adam, momentum of SGD and RMSprop"
+        0.9, Number(float, 0, 0.9999), "momentum: beta1 of Adam, momentum of SGD and RMSprop"
     )
     lr_schedule: str = setting(
         "multistep", Choice(("multistep", "cosine", "constant")), "learning rate schedule",
         needs=(LR,),
     )  # fmt: skip
     lr_milestones: tuple = setting(
-        (2, 5), Numbers(natural),
-        "multistep: epochs at which the learning rate is multiplied by --lr_gamma", metavar="E",
-        needs=MULTISTEP,
+        (2, 5), Numbers(natural), "multistep: epochs at which lr is multiplied by --lr_gamma",
+        metavar="E", needs=MULTISTEP,
     )  # fmt: skip
     lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone", needs=MULTISTEP)
     lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end", needs=COSINE)
     warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr", needs=(LR,))
-    grad_clip: float = setting(1.0, non_negative, "maximum norm of the gradient; 0: no clipping")
+    grad_clip: float = setting(1.0, non_negative, "maximum gradient norm; 0: no clipping")
     ema: float = setting(
-        0.0, Number(float, 0, 0.99999), "decay of the weights' moving average, used to predict"
+        0.0, Number(float, 0, 0.99999), "decay of the moving average of weights, used to predict"
     )
 
     def contradiction(self):
@@ -493,7 +469,7 @@ class TeacherForcing(Settings):
         0.0, share, "value at which the decay ends", TEMPLATE, needs=(TFR, FORCED, DECAY)
     )
     tfr_coin: str = setting(
-        "epoch", Choice(("epoch", "batch")), "draw teacher forcing once per epoch, or per batch",
+        "epoch", Choice(("epoch", "batch")), "draw teacher forcing per epoch, or per batch",
         needs=(FORCED,),
     )  # fmt: skip
 
@@ -506,17 +482,14 @@ class KLAnnealing(Settings):
     title: ClassVar[str] = "KL annealing"
 
     kl_anneal_type: str = setting(
-        "Cyclical", kl_type,
-        "Cyclical, Monotonic, or None (also No, Without, W/O, Constant): beta is "
-        "--kl_anneal_stop throughout; without any KL: --kl_anneal_stop 0",
-        TEMPLATE, metavar="TYPE", needs=(BETA, *KL),
+        "Cyclical", kl_type, "Cyclical, Monotonic, or None: beta is --kl_anneal_stop", TEMPLATE,
+        metavar="TYPE", needs=(BETA, *KL),
     )  # fmt: skip
     kl_anneal_cycle: int = setting(
         10, epochs, "Cyclical: number of cycles", TEMPLATE, needs=(BETA, CYCLES, *KL)
     )
     kl_anneal_ratio: float = setting(
-        1.0, non_negative,
-        "ramp length in cycles; above 1 the ramp does not reach --kl_anneal_stop", TEMPLATE,
+        1.0, non_negative, "ramp length in cycles; above 1 it does not reach its end", TEMPLATE,
         needs=(BETA, RAMP, *KL),
     )  # fmt: skip
     kl_anneal_start: float = setting(
@@ -529,7 +502,7 @@ class KLAnnealing(Settings):
         0.0, non_negative, "free KL per dimension of z, in nats per frame", needs=KL
     )
     pretrain_epochs: int = setting(
-        0, natural, "first epochs: train the decoder with prior samples, no KL", needs=(LATENT,)
+        0, natural, "first epochs without KL, with z from the prior", needs=(LATENT,)
     )
 
     def contradiction(self):
@@ -605,17 +578,13 @@ class Test(Run):
 
     batch_size: int = redefault(Run, "batch_size", 64)
     n_samples: int = setting(
-        1, samples, "futures to sample per clip; reports their mean, best, worst and diversity",
-        metavar="N",
-    )  # fmt: skip
-    twin: str | None = setting(
-        None, text, "checkpoint of a deterministic twin (--no-latent), to score it beside",
-        metavar="FILE",
-    )  # fmt: skip
-    mp4: bool = setting(False, switch, "also write pred_seq{i}.mp4 (pip install imageio-ffmpeg)")
-    no_sanity: bool = setting(
-        False, switch, "do not read the written files back to check them", TEMPLATE
+        1, samples, "futures to sample per clip: mean, best, worst, diversity", metavar="N"
     )
+    twin: str | None = setting(
+        None, text, "checkpoint of a --no-latent twin to score beside", metavar="FILE"
+    )
+    mp4: bool = setting(False, switch, "also write pred_seq{i}.mp4 (pip install imageio-ffmpeg)")
+    no_sanity: bool = setting(False, switch, "do not read the written files back", TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -628,9 +597,8 @@ class PoseTest(PoseData, PoseModel, Test):
         False, switch, "also write seq{i}/{pred_seq,pose,ground_truth}.gif", TEMPLATE
     )
     truth: str | None = setting(
-        None, text, "true frames to score with, a folder or a csv; default: DR/test/test_truth",
-        metavar="PATH",
-    )  # fmt: skip
+        None, text, "true frames, a folder or a csv; default: DR/test/test_truth", metavar="PATH"
+    )
 
 
 @dataclass(frozen=True)
