@@ -204,7 +204,7 @@ class PoseModel(Model):
     )  # fmt: skip
     posterior: str = setting(
         "current", Choice(("current", "previous", "previous_image")),
-        "what the posterior sees: true frame, previous frame, or previous image; test: the last two",
+        "seen by the posterior: true frame, previous frame or image; the last two also at test",
         FIXED, needs=(LATENT,),
     )  # fmt: skip
     z_grid: str = setting(
