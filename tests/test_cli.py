@@ -7,12 +7,11 @@ import sys
 
 import pytest
 import torch
-from helpers import SHORT, make_dataset, read_csv, settings_of
+from helpers import SHORT, make_dataset, settings_of
 from PIL import Image
 
 from modules.cli import parser
 from modules.cli.parser import Parser
-from modules.report import pictures
 from modules.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -105,14 +104,9 @@ def test_prefixes_unique_in_the_template_still_name_their_flag(script):
 @pytest.mark.parametrize(
     ("typed", "flag", "value"),
     [
-        ("--ckpt x", "ckpt_path", "x"),
         ("--ckpt=x", "ckpt_path", "x"),
-        ("--save x", "save_root", "x"),
-        ("--tfr_d .05", "tfr_d_step", 0.05),
-        ("--kl_anneal_t Monotonic", "kl_anneal_type", "Monotonic"),
         ("--val 7", "val_vi_len", 7),
         ("--tfr .5", "tfr", 0.5),
-        ("--num_e 3", "num_epoch", 3),
         ("--store", "store_visualization", True),
     ],
 )
@@ -259,13 +253,6 @@ def test_published_training_then_testing_runs(call, lab):
     assert (lab / "repository/save_path/submission.csv").exists()
 
 
-def test_pretraining_has_no_kl_and_training_after_it_has(call, dataset, tmp_path):
-    line = f"--DR {dataset} --save_root {tmp_path / 'run'} --num_epoch 2 --pretrain_epochs 1"
-    call("Trainer", *line.split(), *SHORT)
-    kl = [row["train/kl"] for row in read_csv(tmp_path / "run/metrics.csv")]
-    assert kl[0] == 0 < kl[1]
-
-
 # ---------------------------------------------------------------- preview and device
 
 
@@ -321,16 +308,7 @@ def test_gpu_0_means_the_cpu_and_the_device_is_printed_once(call, dataset, tmp_p
     assert line.startswith("device: cpu")
 
 
-# ---------------------------------------------------------------- optional gifs and trackers
-
-
-def test_store_visualization_keeps_a_gif_of_every_validation(call, dataset, tmp_path):
-    run = tmp_path / "run"
-    flags = ["--store_visualization", "--num_epoch", 2, *SHORT]
-    call("Trainer", "--DR", dataset, "--save_root", run, *flags)
-    gifs = sorted((run / "visualization").iterdir())
-    assert [p.name for p in gifs] == ["epoch=0.gif", "epoch=1.gif"]
-    assert [pictures.gif_time(p) for p in gifs] == [120, 120]
+# ---------------------------------------------------------------- trackers, contradictions
 
 
 @pytest.mark.parametrize(
