@@ -98,7 +98,7 @@ class Compute(Settings):
         MAY_CHANGE,
     )  # fmt: skip
     deterministic: bool = setting(
-        False, switch, "deterministic operations only; slower on a GPU", MAY_CHANGE
+        False, switch, "deterministic operations only; slower", MAY_CHANGE
     )
 
     def contradiction(self):
@@ -113,9 +113,7 @@ class Compute(Settings):
 class Run(Compute):
     title: ClassVar[str] = "run"
 
-    lab: str = setting(
-        "pose", Choice(LABS), "pose: a dancer by poses; robot: a robot arm by actions"
-    )
+    lab: str = setting("pose", Choice(LABS), "pose: a dancer; robot: a robot arm")
     DR: str | None = setting(
         None, text, "dataset root, with train/, the validation folder and test/", TEMPLATE,
         MAY_CHANGE, metavar="DIR",
@@ -128,9 +126,7 @@ class Run(Compute):
         metavar="FILE",
     )  # fmt: skip
     num_epoch: int = setting(70, epochs, "epochs to train", TEMPLATE, MAY_CHANGE, TRAIN_ONLY)
-    batch_size: int = setting(
-        2, clips, "clips per batch, shared by the processes of torchrun", TEMPLATE
-    )
+    batch_size: int = setting(2, clips, "clips per batch, over all processes", TEMPLATE)
     seed: int = setting(0, Number(int, 0, 2**32 - 1), "seed of all random draws", STORED)
     num_workers: int = setting(4, workers, "threads that decode images", TEMPLATE, MAY_CHANGE)
     cache_dir: str | None = setting(
@@ -158,9 +154,7 @@ class Model(Compute):
         STORED, needs=(LATENT,),
     )  # fmt: skip
     latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin", FIXED)
-    learned_prior: bool = setting(
-        False, switch, "learn the prior p(z | past) instead of N(0, I)", FIXED
-    )
+    learned_prior: bool = setting(False, switch, "learn p(z | past) instead of N(0, I)", FIXED)
     norm_over: str = setting(
         "clip", Choice(("clip", "step")),
         "BatchNorm statistics in training: of all time steps, or of each, as in published code",
@@ -190,9 +184,7 @@ class PoseModel(Model):
     F_dim: int = setting(128, Number(int, 8, WIDEST), "channels of frame features", TEMPLATE, FIXED)
     L_dim: int = setting(32, Number(int, 2, WIDEST), "channels of pose features", TEMPLATE, FIXED)
     N_dim: int = setting(12, Number(int, 4, WIDEST), "channels of z", TEMPLATE, FIXED)
-    D_out_dim: int = setting(
-        192, Number(int, 8, WIDEST), "channels of fused features", TEMPLATE, FIXED
-    )
+    D_out_dim: int = setting(192, Number(int, 8, WIDEST), "channels after fusion", TEMPLATE, FIXED)
     output_activation: str = setting(
         "none", Choice(("none", "sigmoid")), "applied to the Generator's output", STORED,
         shortcuts={"sigmoid": "sigmoid", "no-sigmoid": "none"},
@@ -215,25 +207,20 @@ class PoseModel(Model):
     scene: bool = setting(
         False, switch, "composite over a learned static background; for a fixed camera", FIXED
     )
-    first_frame: bool = setting(
-        False, switch, "condition every step on the first frame, too", FIXED
-    )
+    first_frame: bool = setting(False, switch, "condition every step on frame 0, too", FIXED)
     feedback: str = setting(
         "full", Choice(("full", "frame", "features")),
         "free-running gradient: full, or cut at the previous frame or its features", TRAIN_ONLY,
         needs=(FREE_RUNNING,),
     )  # fmt: skip
-    feedback_clamp: bool = setting(
-        True, switch, "clamp previous frames to 0..1; the template does not", STORED
-    )
+    feedback_clamp: bool = setting(True, switch, "clamp previous frames to 0..1", STORED)
     recompute: bool = setting(
         False, switch, "activation checkpointing: less memory, a third slower", MAY_CHANGE,
         TRAIN_ONLY,
     )  # fmt: skip
     feedback_noise: float = setting(
-        0.0, non_negative, "standard deviation of noise on previous frames in training", TRAIN_ONLY,
-        metavar="S",
-    )  # fmt: skip
+        0.0, non_negative, "standard deviation of noise on previous frames in training", TRAIN_ONLY
+    )
 
     @property
     def frame_values(self) -> int:
@@ -270,13 +257,9 @@ class RobotModel(Model):
         "frame encoder and decoder; dcgan: strided convolutions, several times faster", FIXED,
     )  # fmt: skip
     n_past: int = setting(2, count, "given frames", TEMPLATE, STORED)
-    g_dim: int = setting(
-        128, Number(int, 1, WIDEST), "size of a frame's feature vector", TEMPLATE, FIXED
-    )
+    g_dim: int = setting(128, Number(int, 1, WIDEST), "size of a frame's features", TEMPLATE, FIXED)
     z_dim: int = setting(64, Number(int, 1, WIDEST), "size of z", TEMPLATE, FIXED)
-    rnn_size: int = setting(
-        256, Number(int, 1, WIDEST), "hidden size of the LSTMs", TEMPLATE, FIXED
-    )
+    rnn_size: int = setting(256, Number(int, 1, WIDEST), "size of the LSTMs", TEMPLATE, FIXED)
     predictor_rnn_layers: int = setting(
         2, Number(int, 1, MOST_LAYERS), "LSTM layers of the frame predictor", TEMPLATE, FIXED
     )
@@ -285,7 +268,7 @@ class RobotModel(Model):
         FIXED,
     )  # fmt: skip
     vgg_width: int = setting(
-        64, Number(int, 1, WIDEST), "channels of the first encoder stage", FIXED, metavar="C"
+        64, Number(int, 1, WIDEST), "channels of the first encoder stage", FIXED
     )
     last_frame_skip: bool = setting(
         False, switch, "skip connections from the previous frame, not a given one", TEMPLATE, STORED
@@ -320,9 +303,7 @@ class PoseData(Settings):
     title: ClassVar[str] = "data"
 
     train_vi_len: int = setting(16, frames, "frames per training clip", TEMPLATE, TRAIN_ONLY)
-    val_vi_len: int = setting(
-        630, frames, "frames per validation clip; Tester: default all", TEMPLATE
-    )
+    val_vi_len: int = setting(630, frames, "frames per validation clip; Tester: all", TEMPLATE)
     partial: float = setting(1.0, part, "share of the training frames to use", TEMPLATE, TRAIN_ONLY)
     fast_train: bool = setting(
         False, switch, "use --fast_partial of them in the first epochs", TEMPLATE, TRAIN_ONLY
@@ -339,12 +320,11 @@ class PoseData(Settings):
         False, switch, "shuffle the training clips every epoch, and shift their start", TRAIN_ONLY
     )
     jump_start: float = setting(
-        0.0, share, "share of clips whose first frame is another one of the take", TRAIN_ONLY,
-        metavar="P",
-    )  # fmt: skip
+        0.0, share, "share of clips whose first frame is another one of the take", TRAIN_ONLY
+    )
     warp: float = setting(
         0.0, share, "share of clips with affine augmentation of dancer and pose; fixed camera",
-        TRAIN_ONLY, metavar="P",
+        TRAIN_ONLY,
     )  # fmt: skip
 
 
@@ -352,13 +332,11 @@ class PoseData(Settings):
 class RobotData(Settings):
     title: ClassVar[str] = "data"
 
-    n_future: int = setting(
-        10, count, "frames to predict, in training and in the scores", TEMPLATE, STORED
-    )
+    n_future: int = setting(10, count, "frames to predict and score", TEMPLATE, STORED)
     n_eval: int = setting(30, frames, "frames per clip at validation and test", TEMPLATE, STORED)
     epoch_size: int = setting(600, epochs, "batches per epoch", TEMPLATE, TRAIN_ONLY)
     random_offset: bool = setting(
-        False, switch, "start each training clip at a random frame", TRAIN_ONLY
+        False, switch, "start training clips at a random frame", TRAIN_ONLY
     )
     standardise: bool = setting(False, switch, "standardise actions and positions", TRAIN_ONLY)
 
@@ -382,12 +360,9 @@ class Loop(Settings):
         MAY_CHANGE, ONCE, metavar="auto|never|PATH",
     )  # fmt: skip
     save_every_steps: int = setting(
-        0, natural, "also save last.ckpt every N steps; 0: after epochs only", MAY_CHANGE,
-        metavar="N",
-    )  # fmt: skip
-    keep: int = setting(
-        2, natural, "newest epoch=N.ckpt files to keep; 0: all", MAY_CHANGE, metavar="N"
+        0, natural, "also save last.ckpt every N steps; 0: after epochs only", MAY_CHANGE
     )
+    keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", MAY_CHANGE)
     val_every: int = setting(1, count, "validate every N epochs, and after the last", MAY_CHANGE)
     store_visualization: bool = setting(
         False, switch, "keep a gif of every validation", TEMPLATE, MAY_CHANGE
@@ -405,10 +380,8 @@ class Loop(Settings):
         False, switch, "print, plot and write beta, tfr and lr per epoch, then exit", MAY_CHANGE,
         ONCE,
     )  # fmt: skip
-    tensorboard: bool = setting(
-        False, switch, "log to TensorBoard (pip install tensorboard)", MAY_CHANGE
-    )
-    wandb: bool = setting(False, switch, "log to Weights & Biases (pip install wandb)", MAY_CHANGE)
+    tensorboard: bool = setting(False, switch, "log to TensorBoard", MAY_CHANGE)
+    wandb: bool = setting(False, switch, "log to Weights & Biases", MAY_CHANGE)
 
 
 @dataclass(frozen=True)
@@ -440,7 +413,7 @@ class Optimization(Settings):
     )  # fmt: skip
     lr_milestones: tuple = setting(
         (2, 5), Numbers(natural), "multistep: epochs at which lr is multiplied by --lr_gamma",
-        metavar="E", needs=MULTISTEP,
+        needs=MULTISTEP,
     )  # fmt: skip
     lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone", needs=MULTISTEP)
     lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end", needs=COSINE)
@@ -493,16 +466,14 @@ class KLAnnealing(Settings):
         needs=(BETA, RAMP, *KL),
     )  # fmt: skip
     kl_anneal_start: float = setting(
-        0.0, non_negative, "beta at the start of a ramp", needs=(BETA, RAMP, *KL)
+        0.0, non_negative, "beta at a ramp's start", needs=(BETA, RAMP, *KL)
     )
-    kl_anneal_stop: float = setting(
-        1.0, non_negative, "beta at the end of a ramp", needs=(BETA, *KL)
-    )
+    kl_anneal_stop: float = setting(1.0, non_negative, "beta at a ramp's end", needs=(BETA, *KL))
     free_bits: float = setting(
-        0.0, non_negative, "free KL per dimension of z, in nats per frame", needs=KL
+        0.0, non_negative, "free KL per dimension and frame, in nats", needs=KL
     )
     pretrain_epochs: int = setting(
-        0, natural, "first epochs without KL, with z from the prior", needs=(LATENT,)
+        0, natural, "first epochs with z from the prior, no KL", needs=(LATENT,)
     )
 
     def contradiction(self):
@@ -577,9 +548,7 @@ class Test(Run):
     title: ClassVar[str] = "test"
 
     batch_size: int = redefault(Run, "batch_size", 64)
-    n_samples: int = setting(
-        1, samples, "futures to sample per clip: mean, best, worst, diversity", metavar="N"
-    )
+    n_samples: int = setting(1, samples, "futures to sample per clip")
     twin: str | None = setting(
         None, text, "checkpoint of a --no-latent twin to score beside", metavar="FILE"
     )

@@ -43,7 +43,7 @@ TITLES = (  # the groups of --help, in order
 )
 OLD = {  # flags of published code that are not taken over, and what to type instead
     "--beta": "the weight of the KL is --kl_anneal_stop: with --kl_anneal_type None throughout (as "
-    "in SVG), else at the end of a ramp; the momentum of Adam is --beta1",
+    "in SVG), else at the end of a ramp; the momentum of Adam is --beta1 (--lab robot)",
     "--log_dir": "there it is the parent of run folders; here --save_root is the run folder itself",
     "--model_dir": "there it holds a pickled model.pth; here --ckpt_path FILE names the weights, "
     "saved as docs/robot.md says, and a run is resumed by its own command",
