@@ -17,8 +17,8 @@ FLAGS=(--DR "$DATA" --nets unet --scene --first_frame --F_dim 16 --L_dim 32 --N_
     --loss calibrated_batch --loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle
     --jump_start 0.05 --feedback_noise 0.05 --tfr 0 --optim AdamW --lr 0.005 --lr_schedule cosine
     --lr_min 0.0002 --warmup_epochs 1 --ema 0.98 --num_epoch 24 --val_every 24)
-schedule "${RUN%/}_beta.csv" 24 'beta = 1000 ** min(1, e / 21.6)' # 24 epochs, 0.9 of them rise
-Z=(--learned_prior --z_grid coarse --schedule "${RUN%/}_beta.csv")
+schedule "$RUN/beta.csv" 24 'beta = 1000 ** min(1, e / 21.6)' # 24 epochs, 0.9 of them rise
+Z=(--learned_prior --z_grid coarse --schedule "$RUN/beta.csv")
 
 python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
 python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"

@@ -90,7 +90,7 @@ def test_a_decay_that_published_code_starts_an_epoch_later_is_printed(capsys):
 
 MUST_BE_FOREIGN = {
     "pose": "n_past n_future n_eval epoch_size g_dim z_dim rnn_size last_frame_skip niter beta1",
-    "robot": "F_dim tfr_coin train_vi_len val_vi_len frame_H partial fast_train shuffle sigmoid",
+    "robot": "F_dim posterior train_vi_len val_vi_len frame_H partial fast_train shuffle sigmoid",
 }
 
 
