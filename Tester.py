@@ -19,12 +19,13 @@ from tqdm import tqdm
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
-from modules.config import TESTS, Compute, Run
+from modules.config import TESTS
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
 from modules.evaluation.futures import Futures
 from modules.evaluation.latents import Latents, traverse
 from modules.evaluation.metrics import score_clips
+from modules.fields import TRAIN_ONLY
 from modules.files import write_atomically, write_json
 from modules.labs import LABS
 from modules.models.loading import (
@@ -50,7 +51,6 @@ from modules.runs.folder import (
     run_folder,
     trained,
 )
-from modules.stored import STORED
 from modules.training.device import choose_device, with_precision
 
 FRAMES = 64  # of a clip, for what is measured of z
@@ -310,11 +310,8 @@ def pad(conditions: torch.Tensor, length: int) -> torch.Tensor:
 
 def unused(settings: Any, typed: set[str]) -> list[str]:
     """The typed flags that only training uses: accepted for old command lines."""
-    own = TESTS[settings.lab].names()
-    trained_with = own - STORED - Run.names() - Compute.names() | {"num_epoch", "per_save"}
-    tested_with = {"val_vi_len", "n_samples", "twin", "no_sanity", "make_gif", "truth", "pose_norm"}
-    tested_with |= {"mp4"}
-    return sorted((typed - own) | (typed & trained_with - tested_with))
+    own = TESTS[settings.lab]
+    return sorted(typed - own.names() | typed & own.names(TRAIN_ONLY))
 
 
 def main() -> None:

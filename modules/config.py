@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .fields import (
+    FIXED,
+    MAY_CHANGE,
+    ONCE,
     SCHEDULED,
+    STORED,
+    TEMPLATE,
+    TRAIN_ONLY,
     AnyCase,
     Choice,
+    Need,
     Number,
     Numbers,
     Settings,
@@ -23,6 +30,7 @@ from .fields import (
     frames,
     kl_type,
     natural,
+    needs,
     non_negative,
     part,
     positive,
@@ -48,6 +56,30 @@ OBJECTIVES = {  # of --loss
 BASELINES = {"pose": "copy-first-frame baseline", "robot": "copy-last-frame baseline"}
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 
+# ---------------------------------------------------------------- what a flag needs
+
+CYCLES = needs("kl_anneal_type", "Cyclical")
+RAMP = Need("without --kl_anneal_type Cyclical or Monotonic", lambda s: s.kl_anneal_type != "None")
+LATENT = needs("latent", True)
+POSTERIOR = Need(
+    "without --pretrain_epochs below --num_epoch", lambda s: s.pretrain_epochs < s.num_epoch
+)
+SHARE = Need("without --posterior_share above 0", lambda s: s.posterior_share > 0)
+KL = (POSTERIOR, SHARE, LATENT)
+FORCED = Need("without --tfr above 0", lambda s: s.tfr > 0 or "tfr" in s.scheduled)
+DECAY = Need("without --tfr_d_step above 0", lambda s: s.tfr_d_step > 0)
+FREE_RUNNING = Need(
+    "without --tfr below 1, or a decay",
+    lambda s: s.tfr < 1 or s.tfr_sde < s.num_epoch or "tfr" in s.scheduled,
+)
+FAST = needs("fast_train", True)
+BETA, TFR, LR = (  # of the flags
+    Need(f"beside a --schedule file with {column}", lambda s, c=column: c not in s.scheduled)
+    for column in SCHEDULED
+)
+MULTISTEP = (LR, needs("lr_schedule", "multistep"))
+COSINE = (LR, needs("lr_schedule", "cosine"))
+
 
 # ---------------------------------------------------------------- any run
 
@@ -57,13 +89,17 @@ class Compute(Settings):
     title: ClassVar[str] = "device"
 
     device: str | None = setting(
-        None, device_name, "cpu, cuda, cuda:N or mps; default: a GPU where there is one"
-    )
-    gpu: int = setting(1, natural, "GPUs to use: 1, or 0 for the CPU")
+        None, device_name, "cpu, cuda, cuda:N or mps; default: a GPU if available", TEMPLATE,
+        MAY_CHANGE,
+    )  # fmt: skip
+    gpu: int = setting(1, natural, "GPUs to use: 1, or 0 for the CPU", TEMPLATE, MAY_CHANGE)
     precision: str = setting(
-        "auto", Choice(("auto", "float32", "bf16")), "auto: bf16 where the device supports it"
+        "auto", Choice(("auto", "float32", "bf16")), "auto: bf16 where the device supports it",
+        MAY_CHANGE,
+    )  # fmt: skip
+    deterministic: bool = setting(
+        False, switch, "deterministic operations only; slower", MAY_CHANGE
     )
-    deterministic: bool = setting(False, switch, "deterministic operations only; slower on a GPU")
 
     def contradiction(self):
         if self.gpu > 1:
@@ -77,32 +113,33 @@ class Compute(Settings):
 class Run(Compute):
     title: ClassVar[str] = "run"
 
-    lab: str = setting(
-        "pose", Choice(LABS), "pose: a dancer by poses; robot: a robot arm by actions"
-    )
+    lab: str = setting("pose", Choice(LABS), "pose: a dancer; robot: a robot arm")
     DR: str | None = setting(
-        None, text, "dataset root: the folder with train/, the validation folder and test/", "DIR"
-    )
-    save_root: str | None = setting(None, text, "run folder: all output goes here", "DIR")
-    ckpt_path: str | None = setting(
-        None, text, "Trainer: checkpoint with the initial weights; Tester: checkpoint to test",
-        "FILE",
+        None, text, "dataset root, with train/, the validation folder and test/", TEMPLATE,
+        MAY_CHANGE, metavar="DIR",
     )  # fmt: skip
-    num_epoch: int = setting(70, epochs, "epochs to train")
-    batch_size: int = setting(2, clips, "clips per batch, shared by the processes of torchrun")
-    seed: int = setting(
-        0,
-        Number(int, 0, 2**32 - 1),
-        "bit-identical runs on one machine (on a GPU with --deterministic)",
+    save_root: str | None = setting(
+        None, text, "run folder: all output goes here", TEMPLATE, MAY_CHANGE, metavar="DIR"
     )
-    num_workers: int = setting(4, workers, "threads that decode images when the cache is built")
+    ckpt_path: str | None = setting(
+        None, text, "checkpoint to start from (Trainer) or to test (Tester)", TEMPLATE, MAY_CHANGE,
+        metavar="FILE",
+    )  # fmt: skip
+    num_epoch: int = setting(70, epochs, "epochs to train", TEMPLATE, MAY_CHANGE, TRAIN_ONLY)
+    batch_size: int = setting(2, clips, "clips per batch, over all processes", TEMPLATE)
+    seed: int = setting(0, Number(int, 0, 2**32 - 1), "seed of all random draws", STORED)
+    num_workers: int = setting(4, workers, "threads that decode images", TEMPLATE, MAY_CHANGE)
     cache_dir: str | None = setting(
-        None, text, "folder for decoded images; default: DR/.cache", "DIR"
+        None, text, "folder for decoded images; default: DR/.cache", MAY_CHANGE, metavar="DIR"
     )
-    per_save: int = setting(3, count, "save epoch=N.ckpt every so many epochs")
-    test: bool = setting(False, switch, "Trainer: do not train, validate --ckpt_path once")
-    plots: bool = setting(True, switch, "draw plots and film strips")
-    debug: bool = setting(False, switch, "show the traceback of an error")
+    per_save: int = setting(
+        3, count, "save epoch=N.ckpt every N epochs", TEMPLATE, MAY_CHANGE, TRAIN_ONLY
+    )
+    test: bool = setting(
+        False, switch, "validate --ckpt_path once, without training", TEMPLATE, MAY_CHANGE,
+        TRAIN_ONLY, ONCE,
+    )  # fmt: skip
+    plots: bool = setting(True, switch, "draw plots and film strips", MAY_CHANGE)
 
 
 # ---------------------------------------------------------------- models
@@ -113,14 +150,15 @@ class Model(Compute):
     title: ClassVar[str] = "model"
 
     z_source: str = setting(
-        "sample", Choice(("sample", "mean")), "z in a rollout: a prior sample, or the prior mean"
-    )
-    latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin of the model")
-    learned_prior: bool = setting(False, switch, "learn the prior p(z | past) instead of N(0, I)")
+        "sample", Choice(("sample", "mean")), "z in a rollout: a prior sample, or the prior mean",
+        STORED, needs=(LATENT,),
+    )  # fmt: skip
+    latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin", FIXED)
+    learned_prior: bool = setting(False, switch, "learn p(z | past) instead of N(0, I)", FIXED)
     norm_over: str = setting(
         "clip", Choice(("clip", "step")),
-        "BatchNorm statistics in training: over all time steps of a batch, or over each time step "
-        "by itself, as in the published code",
+        "BatchNorm statistics in training: of all time steps, or of each, as in published code",
+        TRAIN_ONLY,
     )  # fmt: skip
 
     def contradiction(self):
@@ -134,64 +172,55 @@ class PoseModel(Model):
     title: ClassVar[str] = "model"
 
     frame_H: int = setting(
-        32, Number(int, 11, LARGEST_FRAME), "frame height; images are resized to it"
+        32, Number(int, 11, LARGEST_FRAME), "height to which images are resized", TEMPLATE, STORED
     )
     frame_W: int = setting(
-        64, Number(int, 11, LARGEST_FRAME), "frame width; images are resized to it"
+        64, Number(int, 11, LARGEST_FRAME), "width to which images are resized", TEMPLATE, STORED
     )
     nets: str = setting(
         "course", Choice(("course", "unet")),
-        "course: the template's nets, at full resolution; unet: a U-Net at half resolution",
+        "course: the template's nets, at full resolution; unet: a U-Net at half resolution", FIXED,
     )  # fmt: skip
-    F_dim: int = setting(128, Number(int, 8, WIDEST), "channels of frame features")
-    L_dim: int = setting(32, Number(int, 2, WIDEST), "channels of pose features")
-    N_dim: int = setting(12, Number(int, 4, WIDEST), "channels of z")
-    D_out_dim: int = setting(192, Number(int, 8, WIDEST), "channels of fused features")
+    F_dim: int = setting(128, Number(int, 8, WIDEST), "channels of frame features", TEMPLATE, FIXED)
+    L_dim: int = setting(32, Number(int, 2, WIDEST), "channels of pose features", TEMPLATE, FIXED)
+    N_dim: int = setting(12, Number(int, 4, WIDEST), "channels of z", TEMPLATE, FIXED)
+    D_out_dim: int = setting(192, Number(int, 8, WIDEST), "channels after fusion", TEMPLATE, FIXED)
     output_activation: str = setting(
-        "none", Choice(("none", "sigmoid")), "applied to the Generator's output",
+        "none", Choice(("none", "sigmoid")), "applied to the Generator's output", STORED,
         shortcuts={"sigmoid": "sigmoid", "no-sigmoid": "none"},
     )  # fmt: skip
     pose_norm: str = setting(
         "auto", Choice(("auto", "learned", "image")),
-        "BatchNorm statistics of the pose encoder in a rollout: learned, or of each image; auto: "
-        "image for template checkpoints, else learned",
+        "pose BatchNorm in a rollout: learned, or of each image; auto: image for template files",
+        STORED,
     )  # fmt: skip
     posterior: str = setting(
         "current", Choice(("current", "previous", "previous_image")),
-        "what the posterior q(z | frame, pose) sees: features of the true frame, or those of the "
-        "previous frame, or the previous image itself; with the last two it is used at test too",
+        "seen by the posterior: true frame, previous frame or image; the last two also at test",
+        FIXED, needs=(LATENT,),
     )  # fmt: skip
     z_grid: str = setting(
         "full", Choice(("full", "coarse", "vector")),
-        "full: a z for each position of the features; coarse: for 4 x 4 of them; vector: one",
+        "a z for each position of the features, for 4 x 4 of them, or for all", FIXED,
+        needs=(LATENT,),
     )  # fmt: skip
-    position_map: int = setting(
-        0,
-        Number(int, 0, WIDEST),
-        "channels of a learned positional map for the decoder; 0: none",
-        "C",
-    )
     scene: bool = setting(
-        False, switch,
-        "composite the output over a learned static background; for a fixed camera",
-    )  # fmt: skip
-    first_frame: bool = setting(
-        False, switch, "condition every step on the clip's first frame as well"
+        False, switch, "composite over a learned static background; for a fixed camera", FIXED
     )
+    first_frame: bool = setting(False, switch, "condition every step on frame 0, too", FIXED)
     feedback: str = setting(
         "full", Choice(("full", "frame", "features")),
-        "free-running gradient through time: full, or stopped at the previous frame or features",
+        "free-running gradient: full, or cut at the previous frame or its features", TRAIN_ONLY,
+        needs=(FREE_RUNNING,),
     )  # fmt: skip
-    feedback_clamp: bool = setting(
-        True, switch, "clamp previous frames to 0..1 before encoding; the template does not"
-    )
+    feedback_clamp: bool = setting(True, switch, "clamp previous frames to 0..1", STORED)
     recompute: bool = setting(
-        False, switch, "activation checkpointing: less memory, a third slower"
-    )
-    feedback_noise: float = setting(
-        0.0, non_negative, "standard deviation of input noise on the previous frame in training",
-        "S",
+        False, switch, "activation checkpointing: less memory, a third slower", MAY_CHANGE,
+        TRAIN_ONLY,
     )  # fmt: skip
+    feedback_noise: float = setting(
+        0.0, non_negative, "standard deviation of noise on previous frames in training", TRAIN_ONLY
+    )
 
     @property
     def frame_values(self) -> int:
@@ -225,29 +254,32 @@ class RobotModel(Model):
 
     nets: str = setting(
         "vgg", Choice(("vgg", "dcgan")),
-        "frame encoder and decoder; dcgan: strided convolutions, several times faster",
+        "frame encoder and decoder; dcgan: strided convolutions, several times faster", FIXED,
     )  # fmt: skip
-    n_past: int = setting(2, count, "given frames")
-    g_dim: int = setting(128, Number(int, 1, WIDEST), "size of a frame's feature vector")
-    z_dim: int = setting(64, Number(int, 1, WIDEST), "size of z")
-    rnn_size: int = setting(256, Number(int, 1, WIDEST), "hidden size of the LSTMs")
+    n_past: int = setting(2, count, "given frames", TEMPLATE, STORED)
+    g_dim: int = setting(128, Number(int, 1, WIDEST), "size of a frame's features", TEMPLATE, FIXED)
+    z_dim: int = setting(64, Number(int, 1, WIDEST), "size of z", TEMPLATE, FIXED)
+    rnn_size: int = setting(256, Number(int, 1, WIDEST), "size of the LSTMs", TEMPLATE, FIXED)
     predictor_rnn_layers: int = setting(
-        2, Number(int, 1, MOST_LAYERS), "LSTM layers of the frame predictor"
+        2, Number(int, 1, MOST_LAYERS), "LSTM layers of the frame predictor", TEMPLATE, FIXED
     )
     posterior_rnn_layers: int = setting(
-        1, Number(int, 1, MOST_LAYERS), "LSTM layers of the posterior and of the prior"
+        1, Number(int, 1, MOST_LAYERS), "LSTM layers of the posterior and of the prior", TEMPLATE,
+        FIXED,
+    )  # fmt: skip
+    vgg_width: int = setting(
+        64, Number(int, 1, WIDEST), "channels of the first encoder stage", FIXED
     )
-    vgg_width: int = setting(64, Number(int, 1, WIDEST), "channels of the first encoder stage", "C")
     last_frame_skip: bool = setting(
-        False, switch, "skip connections from the previous frame, not from a given one"
+        False, switch, "skip connections from the previous frame, not a given one", TEMPLATE, STORED
     )
     skip_from: str = setting(
         "last", Choice(("last", "second_last")),
-        "given frame that the skip connections come from; second_last: as published code does",
+        "given frame of the skip connections; second_last: published weights", STORED,
     )  # fmt: skip
     condition: str = setting(
         "current", Choice(("current", "previous", "none")),
-        "action and position that predict frame t: those of t, of t-1, or zeros",
+        "action and position that predict frame t: of t, of t-1, or zeros", STORED,
     )  # fmt: skip
 
     @property
@@ -267,49 +299,46 @@ class RobotModel(Model):
 
 
 @dataclass(frozen=True)
-class Data(Settings):
+class PoseData(Settings):
     title: ClassVar[str] = "data"
 
-    random_offset: bool = setting(
-        False, switch, "shift the start of the training clips at random in every epoch"
+    train_vi_len: int = setting(16, frames, "frames per training clip", TEMPLATE, TRAIN_ONLY)
+    val_vi_len: int = setting(630, frames, "frames per validation clip; Tester: all", TEMPLATE)
+    partial: float = setting(1.0, part, "share of the training frames to use", TEMPLATE, TRAIN_ONLY)
+    fast_train: bool = setting(
+        False, switch, "use --fast_partial of them in the first epochs", TEMPLATE, TRAIN_ONLY
     )
-
-
-@dataclass(frozen=True)
-class PoseData(Data):
-    title: ClassVar[str] = "data"
-
-    train_vi_len: int = setting(16, frames, "frames per training clip")
-    val_vi_len: int = setting(
-        630, frames, "frames per validation clip, at most all; Tester: default all frames"
-    )
-    partial: float = setting(1.0, part, "share of the training frames to use")
-    fast_train: bool = setting(False, switch, "use --fast_partial of them in the first epochs")
-    fast_partial: float = setting(0.4, part, "share of the training frames in the fast start")
+    fast_partial: float = setting(
+        0.4, part, "share of the training frames in the fast start", TEMPLATE, TRAIN_ONLY,
+        needs=(FAST,),
+    )  # fmt: skip
     fast_train_epoch: int = setting(
-        5, natural, "epochs of the fast start; published loops have two more"
+        5, natural, "epochs of the fast start; published loops: two more", TEMPLATE, TRAIN_ONLY,
+        needs=(FAST,),
+    )  # fmt: skip
+    shuffle: bool = setting(
+        False, switch, "shuffle the training clips every epoch, and shift their start", TRAIN_ONLY
     )
-    shuffle: bool = setting(False, switch, "shuffle the training clips in every epoch")
     jump_start: float = setting(
-        0.0, share, "share of clips that start from a random frame of the same take", "P"
+        0.0, share, "share of clips whose first frame is another one of the take", TRAIN_ONLY
     )
     warp: float = setting(
-        0.0, share,
-        "share of clips with foreground affine augmentation of frames and poses; fixed camera",
-        "P",
+        0.0, share, "share of clips with affine augmentation of dancer and pose; fixed camera",
+        TRAIN_ONLY,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class RobotData(Data):
+class RobotData(Settings):
     title: ClassVar[str] = "data"
 
-    n_future: int = setting(10, count, "frames to predict, in training and in the scores")
-    n_eval: int = setting(30, frames, "frames per clip at validation and test")
-    epoch_size: int = setting(600, epochs, "batches per epoch")
-    standardise: bool = setting(
-        False, switch, "standardise actions and positions (zero mean, unit variance)"
+    n_future: int = setting(10, count, "frames to predict and score", TEMPLATE, STORED)
+    n_eval: int = setting(30, frames, "frames per clip at validation and test", TEMPLATE, STORED)
+    epoch_size: int = setting(600, epochs, "batches per epoch", TEMPLATE, TRAIN_ONLY)
+    random_offset: bool = setting(
+        False, switch, "start training clips at a random frame", TRAIN_ONLY
     )
+    standardise: bool = setting(False, switch, "standardise actions and positions", TRAIN_ONLY)
 
     def contradiction(self):
         clip = self.n_past + self.n_future
@@ -327,36 +356,32 @@ class Loop(Settings):
 
     resume: str = setting(
         "auto", text,
-        "auto: resume the run in --save_root; never: move it aside and start a new run; "
-        "or a checkpoint or run folder to resume",
-        "auto|never|PATH",
+        "auto: the run in --save_root; never: move it aside; or a checkpoint or run folder",
+        MAY_CHANGE, ONCE, metavar="auto|never|PATH",
     )  # fmt: skip
     save_every_steps: int = setting(
-        0, natural, "also save last.ckpt every so many steps; 0: after every epoch only", "N"
+        0, natural, "also save last.ckpt every N steps; 0: after epochs only", MAY_CHANGE
     )
-    keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", "N")
-    skip_bad_frames: bool = setting(
-        False, switch, "leave out clips with an unreadable image, and print how many"
+    keep: int = setting(2, natural, "newest epoch=N.ckpt files to keep; 0: all", MAY_CHANGE)
+    val_every: int = setting(1, count, "validate every N epochs, and after the last", MAY_CHANGE)
+    store_visualization: bool = setting(
+        False, switch, "keep a gif of every validation", TEMPLATE, MAY_CHANGE
     )
-    val_every: int = setting(1, count, "validate every so many epochs, and after the last")
-    store_visualization: bool = setting(False, switch, "keep a gif of every validation")
     compile: str = setting(
-        "off", text,
-        "off, or a mode of torch.compile for the large nets: default, reduce-overhead (CUDA "
-        "graphs), max-autotune, ...",
-        "MODE",
+        "off", text, "off, or a mode of torch.compile: default, reduce-overhead (CUDA graphs), ...",
+        MAY_CHANGE, metavar="MODE",
     )  # fmt: skip
     schedule: tuple | None = setting(
         None, schedule,
-        "csv file with columns epoch and any of beta, tfr, lr, in place of the flags; a row holds "
-        "until the next one",
-        "FILE",
+        "csv with columns epoch and any of beta, tfr, lr; a row holds until the next one",
+        metavar="FILE",
     )  # fmt: skip
     preview: bool = setting(
-        False, switch, "print, plot and write (schedule.csv) beta, tfr and lr per epoch, then exit"
-    )
-    tensorboard: bool = setting(False, switch, "log to TensorBoard (pip install tensorboard)")
-    wandb: bool = setting(False, switch, "log to Weights & Biases (pip install wandb)")
+        False, switch, "print, plot and write beta, tfr and lr per epoch, then exit", MAY_CHANGE,
+        ONCE,
+    )  # fmt: skip
+    tensorboard: bool = setting(False, switch, "log to TensorBoard", MAY_CHANGE)
+    wandb: bool = setting(False, switch, "log to Weights & Biases", MAY_CHANGE)
 
 
 @dataclass(frozen=True)
@@ -365,39 +390,37 @@ class Optimization(Settings):
 
     loss: str = setting(
         "mse", Choice(tuple(OBJECTIVES)),
-        "mse; calibrated: Gaussian likelihood with the optimal variance of each frame; "
-        "calibrated_batch: with one variance for the batch: frames with large errors count more",
+        "calibrated: optimal variance of each frame; calibrated_batch: one for the batch",
     )  # fmt: skip
     posterior_share: float = setting(
-        1.0,
-        share,
-        "share of training steps with z from the posterior; the others train on prior samples",
-    )
+        1.0, share, "share of steps with z from the posterior; the others: from the prior",
+        needs=(POSTERIOR, LATENT),
+    )  # fmt: skip
     loss_reduction: str = setting(
         "sum", Choice(("sum", "batch", "mean")),
-        "over a clip's predicted frames; sum: as the template; batch: the sum divided by the batch "
-        "size, as the program of report B; mean",
+        "over a clip's frames; sum: template; batch: sum / batch size (report B)",
     )  # fmt: skip
-    optim: str = setting("Adam", AnyCase(OPTIMIZERS), ", ".join(OPTIMIZERS), "NAME")
-    lr: float = setting(0.001, positive, "learning rate")
+    optim: str = setting(
+        "Adam", AnyCase(OPTIMIZERS), ", ".join(OPTIMIZERS), TEMPLATE, metavar="NAME"
+    )
+    lr: float = setting(0.001, positive, "learning rate", TEMPLATE, needs=(LR,))
     beta1: float = setting(
-        0.9, Number(float, 0, 0.9999), "momentum: first beta of Adam, momentum of SGD and RMSprop"
+        0.9, Number(float, 0, 0.9999), "momentum: beta1 of Adam, momentum of SGD and RMSprop"
     )
     lr_schedule: str = setting(
-        "multistep", Choice(("multistep", "cosine", "constant")), "learning rate schedule"
-    )
+        "multistep", Choice(("multistep", "cosine", "constant")), "learning rate schedule",
+        needs=(LR,),
+    )  # fmt: skip
     lr_milestones: tuple = setting(
-        (2, 5),
-        Numbers(natural),
-        "multistep: epochs at which the learning rate is multiplied by --lr_gamma",
-        "E",
-    )
-    lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone")
-    lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end")
-    warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr")
-    grad_clip: float = setting(1.0, non_negative, "maximum norm of the gradient; 0: no clipping")
+        (2, 5), Numbers(natural), "multistep: epochs at which lr is multiplied by --lr_gamma",
+        needs=MULTISTEP,
+    )  # fmt: skip
+    lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone", needs=MULTISTEP)
+    lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end", needs=COSINE)
+    warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr", needs=(LR,))
+    grad_clip: float = setting(1.0, non_negative, "maximum gradient norm; 0: no clipping")
     ema: float = setting(
-        0.0, Number(float, 0, 0.99999), "decay of the weights' moving average, used to predict"
+        0.0, Number(float, 0, 0.99999), "decay of the moving average of weights, used to predict"
     )
 
     def contradiction(self):
@@ -408,17 +431,20 @@ class Optimization(Settings):
 class TeacherForcing(Settings):
     title: ClassVar[str] = "teacher forcing"
 
-    tfr: float = setting(1.0, share, "probability that the previous frame is the true one")
-    tfr_sde: int = setting(10, natural, "epoch at which the decay starts")
-    tfr_d_step: float = setting(0.1, share, "step mode: decay per epoch")
-    tfr_mode: str = setting(
-        "step", Choice(("step", "linear")),
-        "subtract --tfr_d_step in every epoch, or a straight line to the last epoch",
-    )  # fmt: skip
-    tfr_lower_bound: float = setting(0.0, share, "value at which the decay ends")
-    tfr_coin: str = setting(
-        "epoch", Choice(("epoch", "batch")), "draw teacher forcing once per epoch, or per batch"
+    tfr: float = setting(
+        1.0, share, "probability that the previous frame is the true one", TEMPLATE, needs=(TFR,)
     )
+    tfr_sde: int = setting(
+        10, natural, "epoch at which the decay starts", TEMPLATE, needs=(TFR, FORCED, DECAY)
+    )
+    tfr_d_step: float = setting(0.1, share, "decay per epoch", TEMPLATE, needs=(TFR, FORCED))
+    tfr_lower_bound: float = setting(
+        0.0, share, "value at which the decay ends", TEMPLATE, needs=(TFR, FORCED, DECAY)
+    )
+    tfr_coin: str = setting(
+        "epoch", Choice(("epoch", "batch")), "draw teacher forcing per epoch, or per batch",
+        needs=(FORCED,),
+    )  # fmt: skip
 
     def contradiction(self):
         return above(self, "tfr_lower_bound", "tfr") or super().contradiction()
@@ -429,31 +455,28 @@ class KLAnnealing(Settings):
     title: ClassVar[str] = "KL annealing"
 
     kl_anneal_type: str = setting(
-        "Cyclical", kl_type,
-        "Cyclical, Monotonic, or None (also No, Without, W/O, Constant): beta is "
-        "--kl_anneal_stop throughout; without any KL: --kl_anneal_stop 0",
-        "TYPE",
+        "Cyclical", kl_type, "Cyclical, Monotonic, or None: beta is --kl_anneal_stop", TEMPLATE,
+        metavar="TYPE", needs=(BETA, *KL),
     )  # fmt: skip
-    kl_anneal_cycle: int = setting(10, epochs, "Cyclical: number of cycles")
+    kl_anneal_cycle: int = setting(
+        10, epochs, "Cyclical: number of cycles", TEMPLATE, needs=(BETA, CYCLES, *KL)
+    )
     kl_anneal_ratio: float = setting(
-        1.0, non_negative,
-        "ramp length in cycles; above 1 the ramp does not reach --kl_anneal_stop",
+        1.0, non_negative, "ramp length in cycles; above 1 it does not reach its end", TEMPLATE,
+        needs=(BETA, RAMP, *KL),
     )  # fmt: skip
-    kl_anneal_start: float = setting(0.0, non_negative, "beta at the start of a ramp")
-    kl_anneal_stop: float = setting(1.0, non_negative, "beta at the end of a ramp")
-    kl_anneal_shape: str = setting(
-        "linear", Choice(("linear", "geometric")),
-        "shape of a ramp; geometric: beta grows by the same factor in every epoch",
-    )  # fmt: skip
-    free_bits: float = setting(0.0, non_negative, "free KL per dimension of z, in nats per frame")
+    kl_anneal_start: float = setting(
+        0.0, non_negative, "beta at a ramp's start", needs=(BETA, RAMP, *KL)
+    )
+    kl_anneal_stop: float = setting(1.0, non_negative, "beta at a ramp's end", needs=(BETA, *KL))
+    free_bits: float = setting(
+        0.0, non_negative, "free KL per dimension and frame, in nats", needs=KL
+    )
     pretrain_epochs: int = setting(
-        0, natural, "first epochs: train the decoder with prior samples, no KL"
+        0, natural, "first epochs with z from the prior, no KL", needs=(LATENT,)
     )
 
     def contradiction(self):
-        ramp = self.kl_anneal_type != "None" and self.kl_anneal_shape == "geometric"
-        if ramp and self.kl_anneal_start == 0:
-            return "--kl_anneal_shape geometric multiplies beta: --kl_anneal_start must be above 0"
         return above(self, "kl_anneal_start", "kl_anneal_stop") or super().contradiction()
 
 
@@ -474,6 +497,10 @@ class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
 class PoseTraining(PoseData, PoseModel, Training):
     """A training run of the pose lab."""
 
+    # no settings of this lab
+    beta1: ClassVar[float] = 0.9
+    tfr_lower_bound: ClassVar[float] = 0.0
+
 
 @dataclass(frozen=True)
 class RobotTraining(RobotData, RobotModel, Training):
@@ -485,7 +512,7 @@ class RobotTraining(RobotData, RobotModel, Training):
     optim: str = redefault(Training, "optim", "Adam", alias="optimizer")
     batch_size: int = redefault(Training, "batch_size", 12)
     num_epoch: int = redefault(Training, "num_epoch", 300, alias="niter")
-    seed: int = redefault(Training, "seed", 1)
+    seed: int = redefault(Training, "seed", 1, TEMPLATE)
     lr: float = redefault(Training, "lr", 0.002)
     lr_schedule: str = redefault(Training, "lr_schedule", "constant")
     loss_reduction: str = redefault(Training, "loss_reduction", "mean")
@@ -498,6 +525,14 @@ class RobotTraining(RobotData, RobotModel, Training):
     )
     kl_anneal_cycle: int = redefault(Training, "kl_anneal_cycle", 3)
     kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
+
+    # no settings of this lab
+    lr_milestones: ClassVar[tuple] = (2, 5)
+    lr_gamma: ClassVar[float] = 0.1
+    lr_min: ClassVar[float] = 0.0
+    warmup_epochs: ClassVar[int] = 0
+    pretrain_epochs: ClassVar[int] = 0
+    store_visualization: ClassVar[bool] = False
 
     def contradiction(self):
         if self.batch_size < 2 and not self.test:
@@ -513,14 +548,12 @@ class Test(Run):
     title: ClassVar[str] = "test"
 
     batch_size: int = redefault(Run, "batch_size", 64)
-    n_samples: int = setting(
-        1, samples, "futures to sample per clip; reports their mean, best, worst and diversity", "N"
-    )
+    n_samples: int = setting(1, samples, "futures to sample per clip")
     twin: str | None = setting(
-        None, text, "checkpoint of a deterministic twin (--no-latent), to score it beside", "FILE"
+        None, text, "checkpoint of a --no-latent twin to score beside", metavar="FILE"
     )
     mp4: bool = setting(False, switch, "also write pred_seq{i}.mp4 (pip install imageio-ffmpeg)")
-    no_sanity: bool = setting(False, switch, "do not read the written files back to check them")
+    no_sanity: bool = setting(False, switch, "do not read the written files back", TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -529,11 +562,12 @@ class PoseTest(PoseData, PoseModel, Test):
 
     title: ClassVar[str] = "test"
 
-    make_gif: bool = setting(False, switch, "also write seq{i}/{pred_seq,pose,ground_truth}.gif")
+    make_gif: bool = setting(
+        False, switch, "also write seq{i}/{pred_seq,pose,ground_truth}.gif", TEMPLATE
+    )
     truth: str | None = setting(
-        None, text, "true frames to score with, a folder or a csv; default: DR/test/test_truth",
-        "PATH",
-    )  # fmt: skip
+        None, text, "true frames, a folder or a csv; default: DR/test/test_truth", metavar="PATH"
+    )
 
 
 @dataclass(frozen=True)
@@ -543,27 +577,10 @@ class RobotTest(RobotData, RobotModel, Test):
     lab: str = redefault(Test, "lab", "robot")
     DR: str | None = redefault(Test, "DR", None, alias="data_root")
     device: str | None = redefault(Test, "device", None, shortcuts={"cuda": "cuda"})
-    seed: int = redefault(Test, "seed", 1)
+    seed: int = redefault(Test, "seed", 1, TEMPLATE)
     num_epoch: int = redefault(Test, "num_epoch", 300, alias="niter")
 
 
 TRAINING = {"pose": PoseTraining, "robot": RobotTraining}
 TESTS = {"pose": PoseTest, "robot": RobotTest}
 MODELS = {"pose": PoseModel, "robot": RobotModel}
-
-
-# ---------------------------------------------------------------- flags of published code
-
-# The template's flags: a unique prefix of one of these is taken for it.
-TEMPLATE = frozenset(
-    """batch_size lr device optim gpu test store_visualization DR save_root num_workers num_epoch
-    per_save partial ckpt_path train_vi_len val_vi_len frame_H frame_W F_dim L_dim N_dim D_out_dim
-    tfr tfr_sde tfr_d_step fast_train fast_partial fast_train_epoch kl_anneal_type
-    kl_anneal_cycle kl_anneal_ratio no_sanity make_gif""".split()
-)
-# The flags that the robot lab's template has besides; --bet is none of its --beta and --beta1.
-ROBOT_TEMPLATE = frozenset(
-    """epoch_size tfr_lower_bound seed n_past n_future n_eval rnn_size posterior_rnn_layers
-    predictor_rnn_layers z_dim g_dim last_frame_skip""".split()
-)
-PREFIXED = {"pose": TEMPLATE, "robot": TEMPLATE | ROBOT_TEMPLATE}

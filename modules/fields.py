@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .errors import UserError
 from .text import shorten
@@ -170,31 +170,59 @@ def scheduled_rows(lines: Iterable[str]) -> Iterable[tuple]:
 # ---------------------------------------------------------------- fields
 
 
+class Need(NamedTuple):
+    """What a flag needs to have an effect."""
+
+    missing: str  # said after "has no effect" if it does not hold
+    holds: Callable[[Any], bool]
+
+
+def needs(name: str, value: Any) -> Need:
+    typed = f"--{name}" if value is True else f"--{name} {value}"
+    return Need(f"without {typed}", lambda settings: getattr(settings, name) == value)
+
+
+# Marks of a setting:
+TEMPLATE = "template"  # a flag of the lab's template: its unique prefixes are accepted
+STORED = "stored"  # at test the checkpoint's value is used
+FIXED = "fixed"  # stored, and the weights fit no other value
+MAY_CHANGE = "may change"  # when a run is resumed; any other makes it another experiment
+TRAIN_ONLY = "training only"  # without effect in Tester.py
+ONCE = "once"  # what a command does, not what the run is
+
+
 def setting(
     default: Any,
     check: Callable,
     help: str,
+    *marks: str,
     metavar: str | None = None,
     shortcuts: dict[str, Any] | None = None,
+    needs: tuple[Need, ...] = (),
 ) -> Any:
     """A field; `check` parses text and refuses bad values.
 
-    `shortcuts` are flags without value, and the values that they set.
+    `shortcuts` are flags without value, and the values that they set. Without `needs` it has no
+    effect.
     """
-    more = {"help": help, "metavar": metavar, "alias": "", "shortcuts": shortcuts or {}}
-    return field(default=default, metadata={"check": check, **more})
+    about = {"check": check, "help": help, "metavar": metavar, "marks": marks, "needs": needs}
+    return field(default=default, metadata=about | {"alias": "", "shortcuts": shortcuts or {}})
 
 
 def redefault(
     base: type,
     name: str,
     default: Any,
+    *marks: str,
     alias: str = "",
     shortcuts: dict[str, Any] | None = None,
 ) -> Any:
-    """The field of a base class with another default; `alias` is a second name of the flag."""
+    """The field of a base class with another default, and more marks.
+
+    `alias` is a second name of the flag.
+    """
     inherited = base.__dataclass_fields__[name].metadata
-    more = {"alias": alias, "shortcuts": shortcuts or {}}
+    more = {"alias": alias, "shortcuts": shortcuts or {}, "marks": inherited["marks"] + marks}
     return field(default=default, metadata={**inherited, **more})
 
 
@@ -231,8 +259,10 @@ class Settings:
         return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
-    def names(cls) -> set[str]:
-        return {item.name for item in dataclasses.fields(cls)}
+    def names(cls, *marks: str) -> set[str]:
+        """The names of all settings, or of those with one of these marks."""
+        own = dataclasses.fields(cls)
+        return {f.name for f in own if not marks or {*marks} & {*f.metadata["marks"]}}
 
     @classmethod
     def default(cls, name: str) -> Any:

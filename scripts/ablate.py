@@ -34,7 +34,7 @@ PARTS = {
     "first frame": "--first_frame",
     "calibrated loss": "--loss calibrated",
     "clips": SHORT,
-    "shuffling": "--shuffle --random_offset",
+    "shuffling": "--shuffle",
     "jump starts": "--jump_start 0.5",
     "augmentation": "--warp 0.5",
     "input noise": "--feedback_noise 0.05",

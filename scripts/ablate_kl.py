@@ -35,7 +35,7 @@ FORCING = {
 }
 SETTINGS = {  # nets and clips of the short demo; nets of disc_demo.sh, without actions
     "pose": "--nets unet --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --scene --first_frame "
-    "--loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle --random_offset "
+    "--loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle "
     "--jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --optim AdamW --lr 0.005 "
     "--lr_schedule cosine --lr_min 0.0002 --warmup_epochs 1 --ema 0.98",
     "robot": "--nets dcgan --vgg_width 16 --z_dim 8 --learned_prior --condition none "

@@ -15,10 +15,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # beta in the end leaves only them to z, one vector for each 4 x 4 features.
 FLAGS=(--DR "$DATA" --nets unet --scene --first_frame --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32
     --loss calibrated_batch --loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle
-    --random_offset --jump_start 0.05 --feedback_noise 0.05 --tfr 0 --optim AdamW --lr 0.005
-    --lr_schedule cosine --lr_min 0.0002 --warmup_epochs 1 --ema 0.98 --num_epoch 24 --val_every 24)
-Z=(--learned_prior --z_grid coarse --kl_anneal_type Monotonic --kl_anneal_shape geometric
-    --kl_anneal_start 1 --kl_anneal_stop 1000 --kl_anneal_ratio 0.9)
+    --jump_start 0.05 --feedback_noise 0.05 --tfr 0 --optim AdamW --lr 0.005 --lr_schedule cosine
+    --lr_min 0.0002 --warmup_epochs 1 --ema 0.98 --num_epoch 24 --val_every 24)
+schedule "$RUN/beta.csv" 24 'beta = 1000 ** min(1, e / 21.6)' # 24 epochs, 0.9 of them rise
+Z=(--learned_prior --z_grid coarse --schedule "$RUN/beta.csv")
 
 python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
 python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"

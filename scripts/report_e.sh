@@ -4,7 +4,7 @@
 # the course's: lr 1e-3, milestones 2 and 5, 70 epochs. Its program was not found; the steps are the
 # template's: BatchNorm sees one time step at a time, which costs a few percent of the speed.
 source "$(dirname "$0")/queue.sh"
-ALL=(--num_epoch 70 --tfr 1 --tfr_mode linear --tfr_sde 10 --tfr_lower_bound 0.016666666666666666
+ALL=(--num_epoch 70 --tfr 1 --tfr_sde 11 --tfr_d_step 0.016666666666666666
     --no-feedback_clamp --norm_over step --pose_norm image)
 
 add Cyclical --kl_anneal_type Cyclical --kl_anneal_ratio 0.5

@@ -20,7 +20,7 @@ fi
 exec python "$ROOT/Trainer.py" --DR "$DR" --save_root "$RUN" "${SIZE[@]}" \
     --nets unet --scene --first_frame --loss calibrated --loss_reduction mean \
     --batch_size 16 --train_vi_len 5 \
-    --shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0 \
+    --shuffle --jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --tfr 0 \
     --posterior_share 0.25 --free_bits 2 \
     --kl_anneal_type Cyclical --kl_anneal_cycle 2 --kl_anneal_ratio 0.5 \
     --z_source mean --optim AdamW --lr 0.002 --lr_schedule cosine \

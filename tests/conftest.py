@@ -146,13 +146,13 @@ LINES = {  # three epochs of three steps; the pose lab validates six frames
     "robot": [*ROBOT, *THREE],
 }
 DRAWS = (
-    "--shuffle --random_offset --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 --tfr 0.5 "
+    "--shuffle --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 --tfr 0.5 "
     "--tfr_coin batch --ema 0.5"
 )
 SETTINGS = {
     "plain": ("pose", ""),
     "every source of randomness and EMA": ("pose", DRAWS),
-    "free running, AdamW": ("pose", "--tfr 0 --optim AdamW --sigmoid --position_map 2"),
+    "free running, AdamW": ("pose", "--tfr 0 --optim AdamW --sigmoid"),
     "posterior of the previous frame": ("pose", "--posterior previous --optim RMSprop"),
     "the robot lab": ("robot", "--tfr 0.5 --learned_prior --ema 0.9 --random_offset --standardise"),
     "two epochs": ("pose", "--num_epoch 2"),

@@ -19,8 +19,6 @@ def condition_on(model, pose, given):
 
 def generate(model, features, condition, z):
     """The next frame from the features of the previous one, the condition and z."""
-    if model.settings.position_map:
-        z = torch.cat([z, model.position_map[None].repeat(len(z), 1, 1, 1)], 1)
     out = model.Generator(model.Decoder_Fusion(features, condition, z))
     if model.settings.scene:
         mask = 0.05 + 0.95 / (1 + torch.exp(1 - out[:, 3:]))
@@ -73,9 +71,8 @@ EXTRAS = {
     "plain": {},
     "sigmoid": {"output_activation": "sigmoid"},
     "unclamped": {"feedback_clamp": False},
-    "map": {"position_map": 3},
     "scene": {"scene": True},
     "first frame": {"first_frame": True},
     "prior": {"learned_prior": True},
-    "unet": {"nets": "unet", "position_map": 3, "scene": True, "first_frame": True},
+    "unet": {"nets": "unet", "scene": True, "first_frame": True},
 }

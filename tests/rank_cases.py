@@ -17,7 +17,7 @@ from modules.training.schedules import coins
 from Trainer import Trainer
 
 WHOLE, STEPS = 4, 20  # clips of a batch: the last of an epoch is smaller, and does not divide
-POSE = " ".join(SHORT) + " --shuffle --random_offset --tfr_coin batch --optim SGD --lr 0.01 "
+POSE = " ".join(SHORT) + " --shuffle --tfr_coin batch --optim SGD --lr 0.01 "
 ARM = f"{ROBOT_SIZES} --epoch_size 3 --optim SGD --lr 0.0002 "
 BEST = (
     POSE + "--nets unet --scene --first_frame --loss calibrated --loss_reduction mean "

@@ -10,9 +10,10 @@ from helpers import ROOT, SHORT
 from PIL import Image
 
 from modules.cli.parser import parse
+from modules.config import PoseModel
 from modules.errors import UserError
+from modules.fields import FIXED
 from modules.report import figures
-from modules.stored import SIZES
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import ablate
@@ -81,7 +82,7 @@ def test_an_arm_with_a_part_differs_in_the_settings_of_this_part_only(name):
 def test_best_training_does_not_change_the_courses_nets():
     names = "course defaults", "the course's nets, best training"
     plain, better = (settings(ablate.ARMS[name]) for name in names)
-    for flag in (SIZES & plain.keys()) | {"position_map", "output_activation"}:
+    for flag in PoseModel.names(FIXED) | {"output_activation"}:
         assert plain[flag] == better[flag]
 
 

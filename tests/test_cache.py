@@ -165,21 +165,6 @@ def test_other_contents_are_decoded_again_and_the_old_cache_is_removed(dataset, 
     assert [len(caches(dataset, f"train-frames*.{end}")) for end in ("npy", "json")] == [1, 1]
 
 
-def test_with_skip_bad_frames_an_unreadable_image_is_left_out_until_it_is_replaced(
-    dataset, tmp_path
-):
-    whole = (dataset / FRAME).read_bytes()
-    (dataset / FRAME).write_bytes(whole[:60])
-    clips = open_dance(dataset, skip_bad=True)
-    assert clips.bad.tolist() == [3] and np.array_equal(clips.frames[3], clips.frames[2])
-    assert open_dance(dataset, skip_bad=True).bad.tolist() == [3]
-    with pytest.raises(UserError, match="frame000003"):
-        open_dance(dataset)
-    (dataset / FRAME).write_bytes(whole)
-    clips = open_dance(dataset)
-    assert clips.bad.tolist() == [] and np.array_equal(clips.frames, fresh(dataset, tmp_path))
-
-
 # ---------------------------------------------------------------- damaged or incomplete
 
 

@@ -7,14 +7,11 @@ import sys
 
 import pytest
 import torch
-from helpers import SHORT, make_dataset, read_csv, settings_of
+from helpers import SHORT, make_dataset, settings_of
 from PIL import Image
 
 from modules.cli import parser
 from modules.cli.parser import Parser
-from modules.config import PREFIXED
-from modules.report import pictures
-from modules.training import schedules
 from modules.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -47,13 +44,13 @@ def parse(script, line):
 
 
 def fields(script):
-    """The fields behind the flags of a script."""
+    """The fields behind the flags that a script's help lists."""
     return [item for _, fields in parser.groups(script, "pose") for item in fields]
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_defaults_are_those_of_the_contract(script):
-    found = {item.name: item.default for item in fields(script)}
+    found = {item.name: item.default for item in parser.accepted(script, "pose")}
     found |= settings_of("", script).as_dict()
     expected = COMMON | OWN[script]
     assert {name: found[name] for name in expected} == expected
@@ -107,14 +104,9 @@ def test_prefixes_unique_in_the_template_still_name_their_flag(script):
 @pytest.mark.parametrize(
     ("typed", "flag", "value"),
     [
-        ("--ckpt x", "ckpt_path", "x"),
         ("--ckpt=x", "ckpt_path", "x"),
-        ("--save x", "save_root", "x"),
-        ("--tfr_d .05", "tfr_d_step", 0.05),
-        ("--kl_anneal_t Monotonic", "kl_anneal_type", "Monotonic"),
         ("--val 7", "val_vi_len", 7),
         ("--tfr .5", "tfr", 0.5),
-        ("--num_e 3", "num_epoch", 3),
         ("--store", "store_visualization", True),
     ],
 )
@@ -127,8 +119,8 @@ def test_prefixes_in_use_are_understood(typed, flag, value):
 def test_only_prefixes_of_the_templates_flags_are_taken(script, lab):
     """No prefix names a flag that only this package has, whatever it is next to."""
     known = Parser(script, lab)
-    own = {flag for flag, setting in known.names.items() if setting not in PREFIXED[lab]}
-    assert {"--beta1", "--compile", "--wandb"} & known.names.keys() <= own
+    own = {flag for flag, setting in known.names.items() if setting not in known.template}
+    assert {"--tfr_coin", "--ema", "--wandb"} & known.names.keys() <= own
     for flag in own:
         for end in range(3, len(flag)):
             with contextlib.suppress(SystemExit):  # ambiguous
@@ -138,14 +130,14 @@ def test_only_prefixes_of_the_templates_flags_are_taken(script, lab):
 @pytest.mark.parametrize(
     ("typed", "named"),
     [
-        ("--bet 0.5", "--bet is no flag: did you mean --beta1?"),
+        ("--kl_annealing_type None", "did you mean --kl_anneal_type?"),
         ("--comp", "--comp is no flag: did you mean --compile?"),
         ("--kl_anneal_sto=1", "--kl_anneal_sto is no flag: did you mean --kl_anneal_stop?"),
-        ("--tfr_lower 0", "--tfr_lower is no flag: did you mean --tfr_lower_bound?"),
+        ("--lr_mile 0", "--lr_mile is no flag: did you mean --lr_milestones?"),
         ("--no-sig", "--no-sig is no flag: did you mean --no-sigmoid?"),
         ("--cuda", "--cuda is a flag of --lab robot"),
         ("--beta 0.0001", "--beta of published code: the weight of the KL is --kl_anneal_stop"),
-        ("--betas 1", "unrecognized arguments: --betas 1"),
+        ("--learning_rate 1", "unrecognized arguments: --learning_rate 1"),
     ],
 )
 def test_a_flag_that_is_not_written_out_is_refused_by_name(call, tmp_path, typed, named):
@@ -180,8 +172,9 @@ def test_typed_holds_what_was_typed_and_not_the_defaults():
 def test_help_has_every_flag_with_its_text_and_default(call, script):
     done = call(script, "--help")
     out = "".join(done.out.split())  # without line breaks
-    for name in Parser(script, "pose").names:
-        assert re.search(rf"{name}\b", done.out), name
+    hidden = {item.name for item in parser.accepted(script, "pose")}
+    for flag, name in Parser(script, "pose").names.items():
+        assert bool(re.search(rf"^  .*{flag}\b", done.out, re.M)) == (name not in hidden), flag
     for item in fields(script):
         text = item.metadata["help"]
         if isinstance(item.default, tuple):
@@ -189,7 +182,7 @@ def test_help_has_every_flag_with_its_text_and_default(call, script):
         elif item.default is not None and item.default is not False:
             text += f"({item.default})"
         assert item.metadata["help"] and "".join(text.split()) in out, item.name
-    assert done.code == 0 and "(0.001)" in out
+    assert done.code == 0
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
@@ -260,13 +253,6 @@ def test_published_training_then_testing_runs(call, lab):
     assert (lab / "repository/save_path/submission.csv").exists()
 
 
-def test_pretraining_has_no_kl_and_training_after_it_has(call, dataset, tmp_path):
-    line = f"--DR {dataset} --save_root {tmp_path / 'run'} --num_epoch 2 --pretrain_epochs 1"
-    call("Trainer", *line.split(), *SHORT)
-    kl = [row["train/kl"] for row in read_csv(tmp_path / "run/metrics.csv")]
-    assert kl[0] == 0 < kl[1]
-
-
 # ---------------------------------------------------------------- preview and device
 
 
@@ -322,16 +308,7 @@ def test_gpu_0_means_the_cpu_and_the_device_is_printed_once(call, dataset, tmp_p
     assert line.startswith("device: cpu")
 
 
-# ---------------------------------------------------------------- optional gifs and trackers
-
-
-def test_store_visualization_keeps_a_gif_of_every_validation(call, dataset, tmp_path):
-    run = tmp_path / "run"
-    flags = ["--store_visualization", "--num_epoch", 2, *SHORT]
-    call("Trainer", "--DR", dataset, "--save_root", run, *flags)
-    gifs = sorted((run / "visualization").iterdir())
-    assert [p.name for p in gifs] == ["epoch=0.gif", "epoch=1.gif"]
-    assert [pictures.gif_time(p) for p in gifs] == [120, 120]
+# ---------------------------------------------------------------- trackers, contradictions
 
 
 @pytest.mark.parametrize(
@@ -365,19 +342,13 @@ def test_contradictory_model_settings_are_refused(call, dataset, tmp_path, line)
 
 
 def test_a_prefix_of_lr_does_not_choose_a_lab():
-    line = "--lab robot --DR d --save_root s --l 0.1".split()
-    settings, _ = parser.parse("Trainer", line)
-    assert (settings.lab, settings.lr) == ("robot", 0.1)
+    settings, _ = parser.parse("Trainer", "--DR d --save_root s --l 0.1".split())
+    assert (settings.lab, settings.lr) == ("pose", 0.1)
 
 
-def test_the_help_of_tester_names_the_flags_without_effect(call):
-    _, ours = call("Tester", "--help").out.split("accepted, without effect here")
-    for flag in ("--lr ", "--optim ", "--tfr ", "--kl_anneal_type ", "--ema "):
-        assert flag in ours
-    assert "without effect" not in call("Trainer", "--help").out
-
-
-def test_annealing_counts_from_the_end_of_pretraining():
-    line = "--num_epoch 4 --pretrain_epochs 2 --kl_anneal_type Monotonic"
-    table = schedules.table(parse("Trainer", line))
-    assert [row["beta"] for row in table] == [0, 0, 0, 0.5]
+def test_the_help_of_tester_begins_with_its_own_flags(call):
+    out = " ".join(call("Tester", "--help").out.split())
+    assert (
+        out.index("--n_samples") < out.index("--DR DIR dataset root") < out.index(parser.ACCEPTED)
+    )
+    assert parser.ACCEPTED not in call("Trainer", "--help").out

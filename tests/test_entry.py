@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHORT, assert_ended
+from helpers import ROOT
 
 from modules.cli import entry
 from modules.errors import UserError
@@ -77,12 +77,9 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("error", "text"), KNOWN, ids=lambda x: type(x).__name__)
-def test_a_known_error_is_one_line_and_with_debug_a_traceback(end, error, text):
+def test_a_known_error_is_one_line(end, error, text):
     message = end(error)
     assert message.startswith(text) and message.isprintable()
-    with pytest.raises(type(error)) as raised:
-        end(error, "--debug")
-    assert raised.value is error
 
 
 BUGS = [FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("of a library"), KeyError(1)]
@@ -101,13 +98,6 @@ def test_a_bug_keeps_its_traceback(end, error):
 def test_a_stopped_run_has_no_traceback(end, capsys, stop, code):
     assert end(stop) == code
     assert "stopped by SIG" in capsys.readouterr().err
-
-
-def test_debug_shows_the_traceback_of_a_run(children, tmp_path):
-    flags = "--DR", tmp_path / "none", "--save_root", tmp_path / "run", *SHORT
-    assert_ended(children.run("Trainer", *flags), 1)
-    done = children.run("Trainer", *flags, "--debug")
-    assert "Traceback" in done.err and f"UserError: --DR {tmp_path / 'none'}" in done.err
 
 
 def test_a_script_goes_on_when_the_reader_of_its_pipe_ends(tmp_path):

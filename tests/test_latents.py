@@ -210,7 +210,7 @@ CASES = [
     ("pose", {"posterior": "previous"}),
     ("pose", {"z_grid": "coarse", "learned_prior": True}),
     ("pose", {"z_grid": "vector"}),
-    ("pose", {"nets": "unet", "first_frame": True, "scene": True, "position_map": 2}),
+    ("pose", {"nets": "unet", "first_frame": True, "scene": True}),
     ("pose", {"latent": False}),
     ("robot", {}),
     ("robot", {"learned_prior": True}),

@@ -12,7 +12,7 @@ from modules.evaluation.futures import Futures
 
 POSE = [
     {"learned_prior": True, "posterior_share": 0.5},
-    {"posterior": "previous", "position_map": 2, "ema": 0.9},
+    {"posterior": "previous", "ema": 0.9},
     {"z_grid": "coarse", "z_source": "mean"},
     {"z_grid": "vector"},
     {"z_grid": "vector", "posterior": "previous"},

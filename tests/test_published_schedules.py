@@ -192,7 +192,7 @@ def test_the_best_public_recipe_has_the_cosine_of_its_program(shell, tmp_path):
 
 FORKS = {  # flags -> column, its table
     "": ("tfr", template_tfr(70)),
-    "--tfr_mode linear --tfr_sde 9 --num_epoch 70": (
+    "--tfr_d_step 0.016666666666666666": (
         "tfr", tfrs(70, lambda r, e: max(0, r - 1 / (70 - 10)) if e >= 10 else r)),
     "--kl_anneal_type None --kl_anneal_stop 0": ("beta", [0.0] * 70),
     "--lab robot --tfr_decay_step 0.01 --tfr_start_decay_epoch 151": (

@@ -79,7 +79,7 @@ def test_settings_are_checked_when_they_are_set(changes, message):
 
 
 def test_settings_that_contradict_each_other_are_refused(tmp_path):
-    with pytest.raises(UserError, match="--tfr_lower_bound 0.5 is above --tfr 0.2"):
-        train(PoseTraining(DR=tmp_path, save_root=tmp_path, tfr=0.2, tfr_lower_bound=0.5))
+    with pytest.raises(UserError, match="--lr_min 0.5 is above --lr 0.2"):
+        train(PoseTraining(DR=tmp_path, save_root=tmp_path, lr=0.2, lr_min=0.5))
     with pytest.raises(UserError, match="required: DR and save_root"):
         train(PoseTraining())

@@ -17,9 +17,12 @@ def settings_of(script, calls):
 
 
 @pytest.mark.parametrize("script", [*RECIPES, *DEMOS])
-def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(script, shell, tmp_path):
+def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(
+    script, shell, tmp_path, monkeypatch
+):
     place = tmp_path / "my work"
     (place / "my data").mkdir(parents=True)
+    monkeypatch.chdir(place)
     data = {"DATA" if script in DEMOS else "DR": "my data"}
     calls = shell(script, "my runs/one", "--cache_dir", "a b", cwd=place, **data)
     for name, settings in settings_of(script, calls):

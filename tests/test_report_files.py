@@ -186,15 +186,6 @@ def test_the_command_of_a_run_sets_all_that_the_run_was_told(tmp_path, flags):
     assert type(again) is type(told)
 
 
-def test_the_command_of_an_older_run_says_what_it_did(tmp_path):
-    """Settings that args.json lacks had other values before there were flags for them."""
-    (tmp_path / "args.json").write_text(json.dumps({"DR": "data", "lr": 0.5}))
-    words = shlex.split(pages.command(read_run(tmp_path)))
-    settings, _ = parse("Trainer", words[2:])
-    told = settings.lr, settings.loss_reduction, settings.kl_anneal_from
-    assert told == (0.5, "mean", "start")
-
-
 # ---------------------------------------------------------------- console.txt
 
 

@@ -128,25 +128,3 @@ def test_deterministic_gives_the_same_bits_twice_on_a_gpu(command, tmp_path, set
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert_same_files(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.parametrize("lab", ["pose", "robot"])
-def test_unreadable_frames_are_an_error_or_their_clips_are_left_out(
-    children, command, tmp_path, lab_data, lab
-):
-    setting = "plain" if lab == "pose" else "the robot lab"
-    copy_of = shutil.copytree(lab_data[lab], tmp_path / "data")
-    bad = sorted((copy_of / "train").rglob("*.png"))[5]
-    bad.write_bytes(bad.read_bytes()[:50])
-    flags = command(setting, tmp_path / "run", "--DR", copy_of)
-    for _ in range(2):
-        done = children.run(*flags)
-        assert_ended(done, 1)
-        assert str(bad) in done.err and "--skip_bad_frames" in done.err
-        done = children.run(*flags, "--skip_bad_frames", "--resume", "never")
-        assert_ended(done)
-        assert "1 unreadable images; 1 of" in done.out
-    bad.write_bytes(sorted((copy_of / "train").rglob("*.png"))[4].read_bytes())
-    done = children.run(*flags, "--resume", "never")
-    assert_ended(done)
-    assert "unreadable images" not in done.out

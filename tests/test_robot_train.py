@@ -164,7 +164,7 @@ def test_training_learns(train):
 
 SETTINGS = {
     "plain": "",
-    "EMA": "--ema 0.9 --kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_mode linear",
+    "EMA": "--ema 0.9 --kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_d_step 0.3",
     "all": "--tfr 0.5 --learned_prior --last_frame_skip --ema 0.9 --random_offset --z_source mean "
     "--standardise --condition previous",
 }
@@ -209,7 +209,7 @@ def test_the_changed_flag_of_another_experiment_is_named(train, call, trained, c
 
 
 def test_validation_does_not_change_the_training(train):
-    often = train("often", 3, "--val_every 1 --store_visualization --tfr 0.5")
+    often = train("often", 3, "--val_every 1 --tfr 0.5")
     once = train("once", 3, "--val_every 3 --tfr 0.5")
     for name in ("state_dict", "optimizer"):
         assert differences(load(often)[name], load(once)[name]) == []
@@ -231,7 +231,7 @@ def test_weights_trained_without_standardise_are_refused_with_it(call, trained, 
 
 def test_preview_and_training_share_one_table(train):
     """--preview and metrics.csv agree about every epoch."""
-    line = "--kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_mode linear --epoch_size 1"
+    line = "--kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_d_step 0.3 --epoch_size 1"
     rows = read_csv(train("run", 4, line) / "metrics.csv")
     settings = settings_of(f"--niter 4 {line}", lab="robot")
     for row, plan in zip(rows, schedules.table(settings), strict=True):

@@ -77,10 +77,7 @@ def weights_of(folder):
     return {name: bits(value) for name, value in load(folder)["state_dict"].items()}
 
 
-RANDOM = (
-    "--shuffle --random_offset --jump_start .5 --warp .5 --feedback_noise .1 --tfr .5 "
-    "--tfr_coin batch"
-)
+RANDOM = "--shuffle --jump_start .5 --warp .5 --feedback_noise .1 --tfr .5 --tfr_coin batch"
 
 
 @WITHOUT_PLOTS

@@ -37,7 +37,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 # ---------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("line", ["", "--position_map 2", "--first_frame", "--nets unet"])
+@pytest.mark.parametrize("line", ["", "--first_frame", "--nets unet"])
 @pytest.mark.parametrize("forced, prior", list(itertools.product((False, True), repeat=2)))
 def test_no_convolution_has_to_copy_its_input(tmp_path, forced, prior, line):
     model = make_trainer(tmp_path, *line.split()).model
@@ -243,7 +243,7 @@ WAYS = (
     "--posterior previous",
     "--scene --warp 0.5 --loss calibrated --free_bits 0.1",
     "--learned_prior --first_frame",
-    "--nets unet --position_map 2 --sigmoid",
+    "--nets unet --sigmoid",
     "--feedback_noise 0.1",
     "--recompute",
     "--lab robot --vgg_width 2 --g_dim 4 --z_dim 2 --rnn_size 4 --n_past 2 --n_future 3",

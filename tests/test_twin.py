@@ -110,8 +110,11 @@ def test_it_starts_as_the_model_and_sees_its_batches(runs, tmp_path, monkeypatch
         return one_step(self, frames, conditions, *more)
 
     monkeypatch.setattr(Trainer, "training_one_step", record)
-    line = "--random_offset --tfr 0.5 --tfr_coin batch --ema 0.5 --no-plots "
-    line += "--batch_size 1 --shuffle --warp 0.5" if lab == "pose" else "--standardise"
+    line = "--tfr 0.5 --ema 0.5 --no-plots "
+    if lab == "pose":
+        line += "--tfr_coin batch --batch_size 1 --shuffle --warp 0.5"
+    else:
+        line += "--random_offset --standardise"
     starts = []
     for name in ("--latent", "--no-latent"):
         places = ["--DR", runs[lab].data, "--save_root", tmp_path / name, "--num_epoch", 1]

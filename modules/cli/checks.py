@@ -1,58 +1,10 @@
 """What is wrong with a command line as a whole, and which of its flags have no effect."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from ..config import TEMPLATE, Compute
+from ..config import DECAY, FORCED, Compute
 from ..fields import kl_type
-
-Rule = tuple[str, Callable[[Any], bool]]  # what a flag needs, as it is typed, and whether it is so
-
-
-def needs(name: str, value: Any) -> Rule:
-    text = f"--{name}" if value is True else f"--{name} {value}"
-    return text, lambda settings: getattr(settings, name) == value
-
-
-CYCLES = needs("kl_anneal_type", "Cyclical")
-RAMP = "--kl_anneal_type Cyclical or Monotonic", lambda s: s.kl_anneal_type != "None"
-FORCED = "--tfr above 0", lambda s: s.tfr > 0 or "tfr" in s.scheduled
-DECAY = "--tfr_d_step above 0", lambda s: s.tfr_mode == "linear" or s.tfr_d_step > 0
-POSTERIOR = "--pretrain_epochs below --num_epoch", lambda s: s.pretrain_epochs < s.num_epoch
-SHARE = "--posterior_share above 0", lambda s: s.posterior_share > 0
-LATENT = needs("latent", True)
-FREE_RUNNING = (
-    "--tfr below 1, or a decay",
-    lambda s: s.tfr < 1 or s.tfr_sde < s.num_epoch or "tfr" in s.scheduled,
-)
-REFUSED = {  # a flag that has no effect without the other: refused, unless the template has it
-    "lr_milestones": needs("lr_schedule", "multistep"),
-    "lr_gamma": needs("lr_schedule", "multistep"),
-    "lr_min": needs("lr_schedule", "cosine"),
-    "tfr_d_step": needs("tfr_mode", "step"),
-    "fast_partial": needs("fast_train", True),
-    "fast_train_epoch": needs("fast_train", True),
-}
-NOTED = {  # a flag that has no effect without all of these: noted
-    "kl_anneal_cycle": (CYCLES, POSTERIOR, SHARE, LATENT),
-    "kl_anneal_ratio": (RAMP, POSTERIOR, SHARE, LATENT),
-    "kl_anneal_start": (RAMP, POSTERIOR, SHARE, LATENT),
-    "kl_anneal_shape": (RAMP, POSTERIOR, SHARE, LATENT),
-    "kl_anneal_stop": (POSTERIOR, SHARE, LATENT),
-    "kl_anneal_type": (POSTERIOR, SHARE, LATENT),
-    "free_bits": (POSTERIOR, SHARE, LATENT),
-    "posterior_share": (POSTERIOR, LATENT),
-    "pretrain_epochs": (LATENT,),
-    "posterior": (LATENT,),
-    "z_grid": (LATENT,),
-    "z_source": (LATENT,),
-    "tfr_sde": (FORCED, DECAY),
-    "tfr_d_step": (FORCED,),
-    "tfr_mode": (FORCED,),
-    "tfr_lower_bound": (FORCED, DECAY),
-    "tfr_coin": (FORCED,),
-    "feedback": (FREE_RUNNING,),
-}
 
 
 def check(parser: Any, settings: Any, typed: set[str]) -> None:
@@ -69,9 +21,6 @@ def check(parser: Any, settings: Any, typed: set[str]) -> None:
     if problem := settings.contradiction() if training else Compute.contradiction(settings):
         parser.error(problem)
     if training:
-        for flag, (what, holds) in REFUSED.items():
-            if flag in typed - TEMPLATE and not holds(settings):
-                parser.error(f"--{flag} has no effect without {what}")
         for note in (*taken_for(settings, parser.words), *without_effect(settings, typed)):
             print(note)
 
@@ -81,7 +30,6 @@ MEANINGS = {
     "Monotonic": "beta rises once",
     "None": "beta is --kl_anneal_stop throughout; for a run without KL, --kl_anneal_stop 0",
 }
-COLUMN_OF = {"kl": "beta", "tfr": "tfr", "lr": "lr", "warmup": "lr"}  # by a flag's first word
 SHIFTED = {"--tfr_start_decay_epoch", "--tfr_decay_step"}
 
 
@@ -91,7 +39,7 @@ def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
     if spelling and kl_type(spelling) == kind and spelling.lower() != kind.lower():
         yield f"note: --kl_anneal_type {spelling} is taken for {kind}: {MEANINGS[kind]}"
     old = sorted(SHIFTED & {word.partition("=")[0] for word in words})
-    if old and FORCED[1](settings) and DECAY[1](settings):
+    if old and FORCED.holds(settings) and DECAY.holds(settings):
         first = settings.tfr_sde
         yield (
             f"note: {old[-1]}: tfr falls from epoch {first} on; published code lowers it after "
@@ -110,12 +58,8 @@ def typed_value(flag: str, words: list[str]) -> str | None:
 
 def without_effect(settings: Any, typed: set[str]) -> Iterator[str]:
     """A note for every typed flag that has no effect beside the others."""
-    for flag in sorted(typed - {"tfr_coin"}):
-        if (column := COLUMN_OF.get(flag.split("_")[0])) in settings.scheduled:
-            yield f"note: --{flag} has no effect: the --schedule file has {column}"
-    rules = {flag: (rule,) for flag, rule in REFUSED.items() if flag in TEMPLATE}
-    for flag in sorted(typed & (rules.keys() | NOTED.keys())):
-        for what, holds in (*rules.get(flag, ()), *NOTED.get(flag, ())):
-            if not holds(settings):
-                yield f"note: --{flag} has no effect without {what}"
-                break
+    for flag in sorted(typed):
+        needs = settings.__dataclass_fields__[flag].metadata["needs"]
+        missing = next((need.missing for need in needs if not need.holds(settings)), None)
+        if missing:
+            yield f"note: --{flag} has no effect {missing}"

@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], T], remedy: str = REMEDY) -> T:
-    """Call main(). --debug shows the traceback of any error. `remedy`: where memory is short."""
+    """Call main(). A bug shows its traceback. `remedy`: where memory is short."""
     try:
         with listener:
             return main()
     except Exception as error:
         message = explain(error, remedy)
-        if message is None or debugged():
+        if message is None:
             raise
         sys.exit(f"error: {message}")
     except (Stopped, KeyboardInterrupt) as stop:
@@ -43,7 +43,3 @@ def explain(error: Exception, remedy: str) -> str | None:
         place = f"{error.filename}: " if error.filename else ""
         return one_line(f"{place}{error.strerror}")
     return None
-
-
-def debugged() -> bool:
-    return "--debug" in sys.argv

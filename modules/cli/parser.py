@@ -5,15 +5,16 @@ Both labs share most flags. A flag that only the other lab has is refused.
 
 import argparse
 import dataclasses
+import difflib
 import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..config import LABS, PREFIXED, TEMPLATE, TESTS, TRAINING, Loop
+from ..config import LABS, TESTS, TRAINING, Loop
 from ..errors import UserError, require_folder
-from ..fields import AnyCase, Choice, Numbers, Settings, settings_from, switch
+from ..fields import TEMPLATE, TRAIN_ONLY, AnyCase, Choice, Numbers, Settings, settings_from, switch
 from ..text import one_line
 from .checks import check
 
@@ -25,10 +26,14 @@ USAGE = {
     "Trainer": "[--lab robot] --DR DIR --save_root DIR",
     "Tester": "--DR DIR --save_root DIR --ckpt_path FILE",
 }
+STORED_TITLES = {"model": "model (default: as stored in the checkpoint)"}  # of Tester
+METAVARS = {int: "N", float: "X", None: "NAME"}
+SIMILAR = 0.85  # names that are as similar are taken for a misspelling
+ACCEPTED = "The training flags of published command lines are accepted, without effect here."
 TITLES = (  # the groups of --help, in order
+    "test",
     "run",
     "training loop",
-    "test",
     "data",
     "model",
     "loss, optimizer and learning rate",
@@ -38,7 +43,7 @@ TITLES = (  # the groups of --help, in order
 )
 OLD = {  # flags of published code that are not taken over, and what to type instead
     "--beta": "the weight of the KL is --kl_anneal_stop: with --kl_anneal_type None throughout (as "
-    "in SVG), else at the end of a ramp; the momentum of Adam is --beta1",
+    "in SVG), else at the end of a ramp; the momentum of Adam is --beta1 (--lab robot)",
     "--log_dir": "there it is the parent of run folders; here --save_root is the run folder itself",
     "--model_dir": "there it holds a pickled model.pth; here --ckpt_path FILE names the weights, "
     "saved as docs/robot.md says, and a run is resumed by its own command",
@@ -94,6 +99,8 @@ class Parser(argparse.ArgumentParser):
             prog=f"{script}.py",
             usage=f"python {script}.py {USAGE[script]} [flags]",
             description=ABOUT[script],
+            epilog=ACCEPTED if script == "Tester" else None,
+            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=30),
             allow_abbrev=False,
         )
         self.script, self.lab = script, lab
@@ -103,6 +110,9 @@ class Parser(argparse.ArgumentParser):
             group = self.add_argument_group(title)
             for item in fields:
                 add_flag(group, item)
+        for item in accepted(script, lab):
+            add_flag(self, item, hidden=True)
+        self.template = TRAINING[lab].names(TEMPLATE) | TESTS[lab].names(TEMPLATE)
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """-> {setting: value} of what was typed."""
@@ -121,15 +131,12 @@ class Parser(argparse.ArgumentParser):
         found = {  # two names of one setting are one match
             setting: flag
             for flag, setting in self.names.items()
-            if flag.startswith(name)
-            and setting in PREFIXED[self.lab]
-            and not flag.startswith("--no-")
+            if flag.startswith(name) and setting in self.template and not flag.startswith("--no-")
         }
         found |= {"help": "--help"} if "--help".startswith(name) else {}
-        template = [flag for setting, flag in found.items() if setting in TEMPLATE]
-        matches = template if len(template) == 1 else list(found.values())
+        matches = sorted(found.values())
         if len(matches) > 1:
-            self.error(f"ambiguous option: {name} could match {', '.join(sorted(matches))}")
+            self.error(f"ambiguous option: {name} could match {', '.join(matches)}")
         return f"{matches[0]}{equals}{value}" if matches else word
 
     def error(self, message: str) -> NoReturn:
@@ -143,9 +150,9 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"{name} of published code: {OLD[name]}")
             if owner := foreign_flags(self.script, self.lab).get(name):
                 self.error(f"{name} is a flag of --lab {owner}; this is --lab {self.lab}")
-            longer = [flag for flag in self.names if len(name) > 2 and flag.startswith(name)]
-            if longer:
-                self.error(f"{name} is no flag: did you mean {' or '.join(sorted(longer))}?")
+            longer = sorted(flag for flag in self.names if flag.startswith(name) and len(name) > 2)
+            if meant := longer or difflib.get_close_matches(name, self.names, 1, SIMILAR):
+                self.error(f"{name} is no flag: did you mean {' or '.join(meant)}?")
         self.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
@@ -168,33 +175,42 @@ def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]
             names = {item.name for item in dataclasses.fields(cls)} - seen
             found[cls.title] += [f for f in dataclasses.fields(own) if f.name in names]
             seen |= names
-    yield from ((title, fields) for title, fields in found.items() if fields)
+    hidden = own.names(TRAIN_ONLY) if script == "Tester" else set()
+    shown = {title: [f for f in fields if f.name not in hidden] for title, fields in found.items()}
     if script == "Tester":
-        rest = dataclasses.fields(TRAINING[lab])  # Tester never had the flags of the training loop
-        rest = [item for item in rest if item.name not in seen | Loop.names()]
-        yield "training (accepted, without effect here)", rest
+        shown = {STORED_TITLES.get(title, title): fields for title, fields in shown.items()}
+    yield from ((title, fields) for title, fields in shown.items() if fields)
+
+
+def accepted(script: str, lab: str) -> list[dataclasses.Field]:
+    """Tester's flags without effect. The template's Tester had none of the training loop."""
+    if script == "Trainer":
+        return []
+    hidden = [f for f in dataclasses.fields(TESTS[lab]) if TRAIN_ONLY in f.metadata["marks"]]
+    others = TESTS[lab].names() | Loop.names()
+    return hidden + [f for f in dataclasses.fields(TRAINING[lab]) if f.name not in others]
 
 
 def flag_names(script: str, lab: str) -> Iterator[tuple[str, str]]:
     """("--flag", the setting's name) for every name of every flag."""
-    for _, fields in groups(script, lab):
-        for item in fields:
-            for name in names_of(item):
-                yield f"--{name}", item.name
-            if item.metadata["check"] is switch and not item.name.startswith("no_"):
-                yield f"--no-{item.name}", item.name
-            for name in item.metadata["shortcuts"]:
-                yield f"--{name}", item.name
+    shown = [item for _, fields in groups(script, lab) for item in fields]
+    for item in shown + accepted(script, lab):
+        for name in names_of(item):
+            yield f"--{name}", item.name
+        if item.metadata["check"] is switch and not item.name.startswith("no_"):
+            yield f"--no-{item.name}", item.name
+        for name in item.metadata["shortcuts"]:
+            yield f"--{name}", item.name
 
 
 def names_of(item: dataclasses.Field) -> list[str]:
     return [item.name] + [item.metadata["alias"]] * bool(item.metadata["alias"])
 
 
-def add_flag(group: Any, item: dataclasses.Field) -> None:
+def add_flag(group: Any, item: dataclasses.Field, hidden: bool = False) -> None:
     """One field as a flag. Nothing is set that was not typed: the settings know the defaults."""
     check, flags = item.metadata["check"], [f"--{name}" for name in names_of(item)]
-    more = {"default": argparse.SUPPRESS, "help": help_text(item)}
+    more = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS if hidden else help_text(item)}
     if check is switch:
         negatable = not item.name.startswith("no_")
         more["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
@@ -203,10 +219,11 @@ def add_flag(group: Any, item: dataclasses.Field) -> None:
     elif isinstance(check, Numbers):
         more |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
     else:
-        more |= {"type": argparse_type(check), "metavar": item.metadata["metavar"]}
+        metavar = item.metadata["metavar"] or METAVARS[getattr(check, "kind", None)]
+        more |= {"type": argparse_type(check), "metavar": metavar}
     group.add_argument(*flags, **more)
     for name, value in item.metadata["shortcuts"].items():
-        text = f"the same as --{item.name} {value}"
+        text = argparse.SUPPRESS if hidden else f"the same as --{item.name} {value}"
         same = {"action": "store_const", "const": value, "dest": item.name}
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **same)
 

@@ -11,7 +11,7 @@ import time
 import warnings
 from typing import Any, TextIO
 
-from .entry import debugged, run
+from .entry import run
 from .parser import read
 
 GONE = errno.EPIPE, errno.EIO  # the reader of a pipe has ended, the terminal was closed
@@ -23,7 +23,7 @@ def start() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C within an import: no traceback
     os.environ["MPLBACKEND"] = "Agg"  # a notebook sets one that need not be installed here
-    if not (sys.warnoptions or debugged()):
+    if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of libraries
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
     sys.stdout, sys.stderr = Steady(sys.stdout), Steady(sys.stderr)

@@ -1,10 +1,11 @@
 """Images decoded once: files -> one memory-mapped array, stored beside the data set.
 
 A cache is named after its files: the name, size, mtime and ctime of each. Beside the array lies a
-json file with its checksum, which is verified when it is opened, and the rows of unreadable images.
+json file with its checksum, which is verified when it is opened.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -31,7 +32,6 @@ class Cached(NamedTuple):
 
     array: np.ndarray  # memory-mapped
     checksum: str
-    bad: list[int]  # the rows of unreadable images: each repeats the row before
 
 
 # ---------------------------------------------------------------- images
@@ -44,10 +44,7 @@ def decode(path: Path, size: tuple[int, int]) -> np.ndarray:
             return resize(image, size)
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path} cannot be read as an image ({reason}); replace it, or leave its clip out "
-            "with Trainer.py --skip_bad_frames"
-        ) from None
+        raise UserError(f"{path} cannot be read as an image ({reason})") from None
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -59,14 +56,11 @@ def resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def decode_all(
-    files: Sequence[Path], size: tuple[int, int], workers: int, name: str, skip: bool
-) -> Iterator[np.ndarray | None]:
-    """Yield every image, decoded by several threads (PIL decodes outside Python's lock).
-
-    With `skip` an unreadable one is None.
-    """
+    files: Sequence[Path], size: tuple[int, int], workers: int, name: str
+) -> Iterator[np.ndarray]:
+    """Yield every image, decoded by several threads (PIL decodes outside Python's lock)."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        images = pool.map(decode_or_none if skip else decode, files, [size] * len(files))
+        images = pool.map(decode, files, [size] * len(files))
         try:
             yield from tqdm(images, f"reading {name}", len(files), disable=None)
         except BaseException:
@@ -74,32 +68,13 @@ def decode_all(
             raise
 
 
-def decode_or_none(path: Path, size: tuple[int, int]) -> np.ndarray | None:
-    with contextlib.suppress(UserError):
-        return decode(path, size)
-
-
 def cached_images(
-    files: Sequence[Path],
-    size: tuple[int, int],
-    cache_dir: Path,
-    name: str,
-    workers: int,
-    skip: bool = False,
+    files: Sequence[Path], size: tuple[int, int], cache_dir: Path, name: str, workers: int
 ) -> Cached:
-    """uint8 (N, H, W, 3) of these files; an unreadable one is an error, unless `skip`."""
+    """uint8 (N, H, W, 3) of these files; an unreadable one is an error."""
     shape = (len(files), *size, 3)
-    images = cached(
-        files,
-        shape,
-        np.uint8,
-        cache_dir,
-        name,
-        lambda: decode_all(files, size, workers, name, skip),
-    )
-    if images.bad and not skip:
-        decode(files[images.bad[0]], size)  # raises the error
-    return images
+    images = functools.partial(decode_all, files, size, workers, name)
+    return cached(files, shape, np.uint8, cache_dir, name, images)
 
 
 # ---------------------------------------------------------------- one cache
@@ -111,7 +86,7 @@ def cached(
     dtype: type,
     cache_dir: Path,
     name: str,
-    rows: Callable[[], Iterator[np.ndarray | None]],
+    rows: Callable[[], Iterator[np.ndarray]],
     more: str = "",
 ) -> Cached:
     """The array of these rows; they are made only if there is no valid cache.
@@ -154,7 +129,7 @@ def load(target: Path, shape: tuple[int, ...], dtype: np.dtype) -> Cached | None
         array = np.lib.format.open_memmap(target, "c")  # "c": torch warns of read-only arrays
         same = array.shape == shape and array.dtype == dtype
         if same and hashlib.sha256(array).hexdigest() == facts["checksum"]:
-            return Cached(array, facts["checksum"], facts["bad"])
+            return Cached(array, facts["checksum"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -179,8 +154,8 @@ def build(
     temporary, facts = temporary_path(target.parent, stem), target.with_suffix(".json")
     try:
         with open(temporary, "wb") as file, contextlib.closing(rows):
-            checksum, bad = write_rows(file, rows, shape, dtype)
-        write_json(facts, {"checksum": checksum, "bad": bad})
+            checksum = write_rows(file, rows, shape, dtype)
+        write_json(facts, {"checksum": checksum})
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -188,22 +163,20 @@ def build(
         if old not in (target, facts):
             with contextlib.suppress(OSError):
                 old.unlink()
-    return Cached(np.lib.format.open_memmap(target, "c"), checksum, bad)
+    return Cached(np.lib.format.open_memmap(target, "c"), checksum)
 
 
 def write_rows(
-    file: BinaryIO, rows: Iterator[np.ndarray | None], shape: tuple[int, ...], dtype: np.dtype
-) -> tuple[str, list[int]]:
-    """Write an npy file -> the checksum of its rows, and which of them are None."""
+    file: BinaryIO, rows: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype
+) -> str:
+    """Write an npy file -> the checksum of its rows."""
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-    digest, bad, last = hashlib.sha256(), [], np.zeros(shape[1:], dtype)
-    for number, row in enumerate(rows):
-        bad += [number] if row is None else []
-        last = last if row is None else row
-        digest.update(last)
-        file.write(last)
-    return digest.hexdigest(), bad
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row)
+        file.write(row)
+    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- what identifies the data

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from ..config import Training
-from ..errors import UserError
 from ..process.ranks import ranks
 from .cache import to_float
 
@@ -97,19 +96,3 @@ def memory_limit(groups: str, root: Path = Path("/sys/fs/cgroup")) -> float:
     files = (folder / "memory.max" for folder in (group, *group.parents))
     limits = (file.read_text().strip() for file in files if file.exists())
     return min((float(limit) for limit in limits if limit != "max"), default=math.inf)
-
-
-def without_bad_frames(clips: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """The clips (N, T) of frame numbers without a bad frame."""
-    good = clips[~np.isin(clips, bad).any(axis=1)]
-    if len(good) == 0:
-        raise UserError("--skip_bad_frames leaves no clip: each one has an unreadable image")
-    return good
-
-
-def report_left_out(folder: Path, bad: np.ndarray, clips: np.ndarray, good: np.ndarray) -> None:
-    if len(bad):
-        print(
-            f"{folder}: {len(bad)} unreadable images; "
-            f"{len(clips) - len(good)} of {len(clips)} clips left out"
-        )

@@ -9,7 +9,7 @@ import torch
 from ..errors import UserError
 from ..process.ranks import ranks
 from .cache import cached_images, decode, fingerprint, to_float
-from .clips import TrainClips, report_left_out, without_bad_frames
+from .clips import TrainClips
 from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
 from .warp import Warp
 
@@ -31,13 +31,12 @@ class Dataset_Dance(torch.utils.data.Dataset):
         size: tuple[int, int] = (32, 64),
         cache_dir: str | None = None,
         workers: int = 4,
-        skip_bad=False,
     ):
         base = find_root(root, mode) / mode
         image_files, pose_files = list_pairs(base / f"{mode}_img", base / f"{mode}_label")
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         frames, poses = (
-            cached_images(files, size, cache, f"{mode}-{name}", workers, skip_bad)
+            cached_images(files, size, cache, f"{mode}-{name}", workers)
             for name, files in (("frames", image_files), ("poses", pose_files))
         )
         self.frames, self.conditions = frames.array, poses.array
@@ -50,10 +49,7 @@ class Dataset_Dance(torch.utils.data.Dataset):
                 f"{base / f'{mode}_img'} has {len(self.frames)} frames, {partial:.0%} are used: "
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise --partial"
             )
-        self.bad = np.union1d(frames.bad, poses.bad).astype(int)
-        clips = np.arange(count)[:, None] * video_len + np.arange(video_len)
-        self.starts = without_bad_frames(clips, self.bad)[:, 0]
-        report_left_out(base, self.bad, clips, self.starts)
+        self.starts = np.arange(count) * video_len
 
     def __len__(self):
         return len(self.starts)
@@ -87,11 +83,11 @@ class DanceClips(TrainClips):
                 f"--fast_partial {settings.fast_partial} leaves {usable} frames, "
                 f"a clip has {length}"
             )
-        offset = rng.integers(min(length, usable - length + 1)) if settings.random_offset else 0
+        offset = rng.integers(min(length, usable - length + 1)) if settings.shuffle else 0
         starts = np.arange(offset, usable - length + 1, length)
         if settings.shuffle:
             rng.shuffle(starts)
-        clips = without_bad_frames(starts[:, None] + np.arange(length), self.dataset.bad)
+        clips = starts[:, None] + np.arange(length)
         return self.jump(clips, usable, rng) if settings.jump_start else clips
 
     def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
@@ -103,7 +99,6 @@ class DanceClips(TrainClips):
         first, last = self.takes[clips[:, 1]].T  # the take is frames first..last
         anywhere = rng.integers(first, np.minimum(last, usable - 1) + 1)
         jumps = rng.random(len(clips)) < self.settings.jump_start
-        jumps &= ~np.isin(anywhere, self.dataset.bad)
         clips[:, 0] = np.where(jumps, anywhere, clips[:, 0])
         return clips
 

@@ -9,7 +9,7 @@ import torch
 from ..config import FRAME
 from ..errors import UserError
 from .cache import cached, cached_images, fingerprint, to_float
-from .clips import TrainClips, report_left_out, without_bad_frames
+from .clips import TrainClips
 from .folders import (
     clip_folders,
     find_data_set,
@@ -94,14 +94,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str,
-        video_len,
-        flag: str,
-        cache_dir=None,
-        workers=4,
-        skip_bad=False,
+        self, root: str | Path, split: str, video_len, flag: str, cache_dir=None, workers=4
     ):
         records = find_records(root, split)
         folders = [clip for record in records for clip in clip_folders(record)]
@@ -113,8 +106,7 @@ class Dataset_Robot(torch.utils.data.Dataset):
         base = records[0].parent
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         files = [path for clip in pictures for path in clip]
-        name = f"{split}-frames"
-        frames = cached_images(files, ROBOT_SIZE, cache, name, workers, skip_bad)
+        frames = cached_images(files, ROBOT_SIZE, cache, f"{split}-frames", workers)
 
         def rows():
             for clip in zip(folders, firsts, self.lengths):
@@ -125,14 +117,6 @@ class Dataset_Robot(torch.utils.data.Dataset):
         tables = cached(tables, shape, np.float32, cache, f"{split}-rows", rows, owners)
         self.frames, self.conditions = frames.array, tables.array
         self.fingerprint = fingerprint(frames, tables)
-        self.leave_out(np.array(frames.bad, dtype=int), base)
-
-    def leave_out(self, bad: np.ndarray, base: Path) -> None:
-        """Drop the clips with an unreadable image."""
-        clips = np.arange(len(self.starts))
-        kept = without_bad_frames(clips[:, None], np.repeat(clips, self.lengths)[bad])[:, 0]
-        report_left_out(base, bad, clips, kept)
-        self.starts, self.lengths = self.starts[kept], self.lengths[kept]
 
     def __len__(self):
         return len(self.starts)

@@ -72,7 +72,7 @@ class PoseLab:
 
     def open_split(self, mode: str, length: int, share: float = 1.0) -> Dataset_Dance:
         settings = self.settings
-        cache = settings.cache_dir, settings.num_workers, settings.skip_bad_frames
+        cache = settings.cache_dir, settings.num_workers
         return Dataset_Dance(settings.DR, mode, length, share, self.size, *cache)
 
     def val_events(self) -> dict[int, list[int]]:

@@ -48,8 +48,7 @@ class RobotLab:
 
     def open_split(self, split: str, length: int, flag: str) -> Dataset_Robot:
         settings = self.settings
-        skip = getattr(settings, "skip_bad_frames", False)  # Tester leaves nothing out
-        cache = settings.cache_dir, settings.num_workers, skip
+        cache = settings.cache_dir, settings.num_workers
         return Dataset_Robot(settings.DR, split, length, flag, *cache)
 
     def val_events(self) -> dict[int, list[int]]:

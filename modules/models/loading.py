@@ -9,10 +9,9 @@ import torch
 
 from ..checkpoints import checkpoint as ckpt
 from ..checkpoints import published
-from ..config import MODELS
+from ..config import MODELS, TESTS
 from ..errors import UserError
-from ..fields import settings_from
-from ..stored import SIZES, STORED
+from ..fields import FIXED, STORED, settings_from
 from ..training import schedules
 from ..training.device import choose_precision, default_device
 from .pose import VAE_Model
@@ -50,9 +49,10 @@ def load_model(
 
 def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
     """The model's settings: stored in our checkpoints, read off the shapes in others."""
-    if ckpt.is_ours(checkpoint):
-        return {k: value for k, value in checkpoint["args"].items() if k in STORED}
     lab = ckpt.lab_of(checkpoint)
+    if ckpt.is_ours(checkpoint):
+        stored = TESTS[lab].names(STORED, FIXED)
+        return {k: value for k, value in checkpoint["args"].items() if k in stored}
     if lab is None:
         raise UserError(f"{path} holds {ckpt.kind_of(checkpoint)}")
     try:
@@ -73,7 +73,7 @@ def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
     path, changes = settings.ckpt_path, {}
     same_lab(settings, checkpoint)
     for name, value in model_settings(checkpoint, path).items():
-        if name in typed and name in SIZES and getattr(settings, name) != value:
+        if name in typed & settings.names(FIXED) and getattr(settings, name) != value:
             raise UserError(
                 f"--{name} {getattr(settings, name)}, but {path} was trained with {value}"
             )

@@ -52,16 +52,13 @@ class VAE_Model(nn.Module):
         self.prior = None  # N(0, I)
         if settings.learned_prior:
             self.prior = nets.Gaussian_Predictor(known, settings.N_dim)
-        fused = known + settings.N_dim + settings.position_map
-        self.Decoder_Fusion = nets.Decoder_Fusion(fused, settings.D_out_dim)
+        self.Decoder_Fusion = nets.Decoder_Fusion(known + settings.N_dim, settings.D_out_dim)
         self.Generator = nets.Generator(settings.D_out_dim, 3 + settings.scene)
         self.feature_size = settings.frame_H // nets.SCALE, settings.frame_W // nets.SCALE
         cells = {"full": None, "coarse": (4, 4), "vector": self.feature_size}
         self.cell = cells[settings.z_grid]  # height and width of the features that share one z
         pairs = zip(self.feature_size, self.cell or (1, 1))
         self.z_shape = (settings.N_dim, *(math.ceil(size / side) for size, side in pairs))
-        if settings.position_map:  # convolutions do not know their position
-            self.position_map = nn.Parameter(torch.randn(settings.position_map, *self.feature_size))
         if settings.scene:
             self.scene = nn.Parameter(torch.full((3, settings.frame_H, settings.frame_W), 0.5))
         self.to(memory_format=torch.channels_last)  # same numbers, about twice as fast on a CPU
@@ -275,8 +272,6 @@ class VAE_Model(nn.Module):
             h, w = self.feature_size
             z = F.interpolate(z, scale_factor=self.cell)[..., :h, :w]
         inputs = [features, condition, z]
-        if self.settings.position_map:
-            inputs.append(self.position_map.expand(len(z), -1, -1, -1))
         # torch.cat would take over the dtype and the layout of a single different map
         inputs = [x.to(features.dtype, memory_format=torch.channels_last) for x in inputs]
         frame = self.Generator(self.Decoder_Fusion(*inputs)).float()

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BASELINES, OBJECTIVES, TRAINING
+from ..fields import MAY_CHANGE, ONCE
 from ..files import write_atomically
 from ..runs.folder import FUTURES, LATENTS, SCHEDULE, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
-from ..stored import MAY_CHANGE
 from . import charts, clips, tables
 from .reading import Run, is_number, read_json, read_run, score_of
 
 # These do not distinguish runs: where a run is and what it computes on.
-PLACE = (MAY_CHANGE | {"environment"}) - {"num_epoch", "precision", "ckpt_path"}
-# The command of a run has its own words for the first three, and leaves out the others.
-NOT_TYPED = {"lab", "DR", "save_root"} | {"resume", "test", "preview", "debug"}
+PLACE = {"environment"}.union(*(lab.names(MAY_CHANGE) for lab in TRAINING.values()))
+PLACE -= {"num_epoch", "precision", "ckpt_path"}
 CLIPS = 8  # test clips on a page
 SHOWN = ["val_strip.png", *(f"plots/{name}" for name in FUTURES + LATENTS)]
 SHOWN_OF_TEST = [*(f"strip{i}.png" for i in range(CLIPS)), *FUTURES, *LATENTS]
@@ -306,8 +305,9 @@ def command(run: Run) -> str:
     typed = {"lab": lab.default("lab")} if lab.default("lab") != "pose" else {}
     typed["DR"] = run.settings.get("DR") or "DATASET"
     typed["save_root"] = f"runs/{run.folder.resolve().name}-again"
+    names = lab.names() - typed.keys() - lab.names(ONCE) - {"lab"}
     for name, value in run.settings.items():
-        if name in lab.names() - NOT_TYPED and value not in (None, lab.default(name)):
+        if name in names and value not in (None, lab.default(name)):
             typed[name] = value if name != "schedule" else str(run.folder / SCHEDULE)
     return " ".join(["python Trainer.py", *(flag(*setting) for setting in typed.items())])
 

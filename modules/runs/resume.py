@@ -9,16 +9,12 @@ import torch
 from ..checkpoints import checkpoint as ckpt
 from ..config import Training
 from ..errors import UserError
-from ..fields import brief
+from ..fields import MAY_CHANGE, ONCE, brief
 from ..models.loading import load_weights, report_fit, same_lab
 from ..process.ranks import ranks
-from ..stored import MAY_CHANGE
 from ..training import schedules
 from ..training.device import rng_states, set_rng_states
 from ..training.optimizer import load_optimizer
-
-# Of the settings that may change, these are printed when they do.
-PRINTED = MAY_CHANGE - {"save_root", "ckpt_path", "test", "resume", "preview", "debug"}
 
 
 def state_of(trainer: Any) -> dict:
@@ -128,14 +124,16 @@ def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
     """Refuse to resume a run with settings that make it another one -> what else changed."""
     now = settings.as_dict()
     changed = {k: old for k, old in stored.items() if k in now and now[k] != old}
+    may_change = settings.names(MAY_CHANGE)
+    printed = may_change - settings.names(ONCE) - {"save_root", "ckpt_path"}
     for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
-        if name not in MAY_CHANGE:
+        if name not in may_change:
             raise UserError(
                 f"{path} was trained with --{name} {brief(old)}, but it is {brief(now[name])} now: "
                 "another experiment; use another --save_root, or start a new run with "
                 "--resume never"
             )
-    return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in PRINTED]
+    return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in printed]
 
 
 def same_standardise(settings: Training, checkpoint: dict, path: Path) -> None:

@@ -59,12 +59,9 @@ def beta_at(epoch: int, settings: Training) -> float:
     start, stop = settings.kl_anneal_start, settings.kl_anneal_stop
     if settings.kl_anneal_type == "None":
         return stop
-    geometric = settings.kl_anneal_shape == "geometric"
-    low, high = (0.0, 1.0) if geometric else (start, stop)  # of a ramp
     cycles = 1 if settings.kl_anneal_type == "Monotonic" else settings.kl_anneal_cycle
     age, ratio = min(epoch - first, epochs - 1), settings.kl_anneal_ratio
-    value = cycle_linear(age, epochs, low, high, min(cycles, epochs), ratio)
-    return start ** (1 - value) * stop**value if geometric else value
+    return cycle_linear(age, epochs, start, stop, min(cycles, epochs), ratio)
 
 
 def from_file(column: str, epoch: int, settings: Training) -> float | None:
@@ -111,12 +108,8 @@ def tfr_at(epoch: int, settings: Training) -> float:
     """Probability of teacher forcing: --tfr before --tfr_sde, then decaying to its lower bound."""
     if (value := from_file("tfr", epoch, settings)) is not None:
         return value
-    first, tfr, bound = settings.tfr_sde, settings.tfr, settings.tfr_lower_bound
-    if epoch < first:
-        return tfr
-    if settings.tfr_mode == "linear":
-        return line(epoch, first, settings.num_epoch - 1, tfr, bound)
-    return max(bound, tfr - settings.tfr_d_step * (epoch - first + 1))
+    decays = max(epoch - settings.tfr_sde + 1, 0)
+    return max(settings.tfr_lower_bound, settings.tfr - settings.tfr_d_step * decays)
 
 
 def lr_at(epoch: int, settings: Training) -> float:
