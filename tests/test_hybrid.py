@@ -39,12 +39,11 @@ def test_a_share_of_the_steps_after_pretraining_has_a_posterior(share, low, high
     assert low <= 1 - sum(map(sum, prior[3:])) / 1000 <= high
 
 
-@pytest.mark.parametrize("lab", ["pose", "robot"])
 @pytest.mark.parametrize("prior", ["--no-learned_prior", "--learned_prior"])
-def test_share_0_is_pre_training_that_does_not_end(run, capsys, prior, lab):
+def test_share_0_is_pre_training_that_does_not_end(run, capsys, prior):
     flags = [prior, "--num_epoch", 1]
-    trainer = run("a", *flags, "--posterior_share", 0, lab=lab)
-    other = run("b", *flags, "--pretrain_epochs", 2, lab=lab).model.state_dict()
+    trainer = run("a", *flags, "--posterior_share", 0)
+    other = run("b", *flags, "--pretrain_epochs", 2).model.state_dict()
     assert all(torch.equal(value, other[key]) for key, value in trainer.model.state_dict().items())
     assert "\nKL " not in capsys.readouterr().out  # there is no posterior to report
     assert trainer.history[-1]["val/kl"] is None
