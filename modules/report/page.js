@@ -28,10 +28,9 @@ function number(value, digits = 5) {
 
 // ---------------------------------------------------------------- light and dark
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
 const setTheme = (name) => { document.documentElement.dataset.theme = name; };
 const theme = document.getElementById("theme");
-setTheme(dark.matches ? "dark" : "light");
+setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 theme.addEventListener("click", () =>
   setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 theme.hidden = false;
@@ -184,13 +183,9 @@ class Panel {
       ((event.clientY - box.top) / box.height) * this.height];
   }
 
-  nearest(x) {
-    return this.places.reduce((best, place) =>
-      (best === null || Math.abs(place - x) < Math.abs(best - x) ? place : best), null);
-  }
-
   point(x, y) { // the cursor, and the values there; many lines: those next to the pointer
-    this.cursor = x === null ? null : this.nearest(x);
+    this.cursor = x === null ? null : this.places.reduce((best, place) =>
+      (best === null || Math.abs(place - x) < Math.abs(best - x) ? place : best), null);
     this.overlay();
     this.tip.hidden = this.cursor === null;
     if (this.tip.hidden) return;
@@ -281,9 +276,9 @@ function drawCharts() {
   if (!place) return [];
   const hidden = new Set(), charts = DATA.charts.map((spec) => new Chart(spec, hidden));
   const lines = DATA.charts.flatMap((spec) => spec.panels).flatMap((panel) => panel.series);
-  const names = new Map(lines.reverse().map((series) => [series.name, series])); // the first counts
-  place.append(
-    legend(new Map([...names].reverse()), hidden, () => charts.forEach((chart) => chart.draw())),
+  const names = new Map();
+  for (const series of lines) if (!names.has(series.name)) names.set(series.name, series);
+  place.append(legend(names, hidden, () => charts.forEach((chart) => chart.draw())),
     el("div", { class: "charts" }, ...charts.map((chart) => chart.node)));
   charts.forEach((chart) => chart.draw());
   return charts;
