@@ -14,11 +14,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, write_tested
 
 from modules.files import write_csv
 from modules.report import charts, groups, reading, tables
-from modules.runs.folder import trained
 
 SCRIPT = ROOT / "scripts" / "compare.py"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -37,16 +36,8 @@ def write_run(folder, psnr, frames=(), scores=None, baseline=groups.COPIED, **se
     rows = [f"{i + 1},{p},12.0" for i, p in enumerate(frames)]
     (folder / "val_frames.csv").write_text("\n".join([f"frame,rollout,{baseline}", *rows]) + "\n")
     if scores:
-        write_scores(folder, {"mean": scores})
+        write_tested(folder, {"scores.json": json.dumps({"mean": scores})})
     return folder
-
-
-def write_scores(folder, scores):
-    """What a complete test of the run's last weights leaves."""
-    place = folder / "place"
-    place.mkdir()
-    (place / "scores.json").write_text(json.dumps(scores))
-    reading.write_test(folder, place, {"trained": trained(folder)})
 
 
 @pytest.fixture
@@ -172,7 +163,7 @@ def test_the_best_group_is_first(runs):
     write_run(runs / "running", [40], seed=1, kl="x", num_epoch=3)
     assert ranking(runs) == ["running", "cyclical", "none"]  # by validation: not all are tested
     for scored in runs.glob("cyclical/*"):
-        write_scores(scored, {"mean": {"psnr": 20.0}})
+        write_tested(scored, {"scores.json": json.dumps({"mean": {"psnr": 20.0}})})
     assert ranking(runs) == ["none", "cyclical", "running"]
 
 

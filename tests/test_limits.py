@@ -5,13 +5,12 @@ import json
 import math
 
 import pytest
+from helpers import write_tested
 
 from modules.config import TESTS, TRAINING
 from modules.fields import Number, Numbers
 from modules.report.groups import find_runs
 from modules.report.pages import write_run_page
-from modules.report.reading import write_test
-from modules.runs.folder import trained
 
 NUMBERS = {
     item.name: getattr(check, "each", check)
@@ -44,9 +43,7 @@ def test_a_table_with_a_mark_of_its_encoding_or_empty_cells_is_read(tmp_path, te
 def test_a_score_that_is_not_finite_is_a_dash_on_the_page(tmp_path, value):
     (tmp_path / "metrics.csv").write_text("epoch,val/psnr\n0,20.5\n")
     scores = f'{{"mean": {{"psnr": {value}}}, "clips": [{{"psnr": {value}}}]}}'
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "scores.json").write_text(scores)
-    write_test(tmp_path, tmp_path / "test", {"trained": trained(tmp_path)})
+    write_tested(tmp_path, {"scores.json": scores})
     write_run_page(tmp_path)
     text = (tmp_path / "report.html").read_text().partition("<script")[0].lower()
     assert "test clip 0" in text and "nan" not in text

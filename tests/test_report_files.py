@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from helpers import SHORT, assert_ended, interrupt
+from helpers import SHORT, assert_ended, interrupt, write_tested
 
 import Trainer
 from modules.cli.parser import parse
@@ -19,7 +19,7 @@ from modules.models.rollout import noise_source, roll_out
 from modules.process.signals import listener
 from modules.report import clips, pages
 from modules.report.pictures import to_uint8
-from modules.report.reading import read_csv, read_run, write_test
+from modules.report.reading import read_csv, read_run
 from modules.runs.environment import write_settings
 from modules.runs.folder import TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 
@@ -93,12 +93,9 @@ def test_a_clip_too_large_for_a_page_is_cut_and_says_so(tmp_path, monkeypatch):
 
 def test_a_page_holds_no_more_clips_than_its_budget(tmp_path, monkeypatch):
     values = {"title": "a", "size": [1, 1, 1], "given": 1, "frame_ms": 20, "psnr": {}}
-    place = tmp_path / "place"
-    place.mkdir()
-    for i in range(3):
-        tracks = {"prediction": "ABCD"[i] * 400}
-        (place / clip_file(i)).write_text(json.dumps(values | {"tracks": tracks}))
-    write_test(tmp_path, place, {"trained": ""})
+    tracks = [{"prediction": letter * 400} for letter in "ABC"]
+    clips_of_test = (json.dumps(values | {"tracks": x}) for x in tracks)
+    write_tested(tmp_path, {clip_file(i): text for i, text in enumerate(clips_of_test)})
     monkeypatch.setattr(pages, "BUDGET", 900)
     pages.write_run_page(tmp_path)
     text = (tmp_path / "report.html").read_text()
