@@ -17,8 +17,6 @@ from Trainer import train
 
 # what runs the parts; the text of an epoch's line; trackers, see test_trackers.py
 WORK = {"boundary", "monitor", "progress", "trackers"}
-# metrics.csv is no part: a run without it is not complete; the page is a part itself
-RECORD = {"write_csv", "write_run_page"}
 DRAW = "charts", "figures", "latents", "pictures", "distribution"  # modules with figures
 
 
@@ -34,7 +32,7 @@ def functions():
             value = inspect.unwrap(getattr(value, "fget", value))
             if inspect.isfunction(value) and value.__code__.co_filename == module.__file__:
                 found[value.__code__] = value
-    return {code: x for code, x in found.items() if x.__name__ not in RECORD}
+    return {code: x for code, x in found.items() if x.__name__ != "write_run_page"}  # a part itself
 
 
 def broken(*_, **__):
