@@ -11,13 +11,13 @@ from helpers import SHORT, assert_ended, load, settings_of
 from matplotlib.figure import Figure
 
 import modules.report
-from modules.report import charts, pages, pictures, validation
+from modules.report import charts, pages, pictures
 from modules.report.boundary import part, warn
 from Trainer import train
 
 # what runs the parts; the text of an epoch's line; trackers, see test_trackers.py
 WORK = {"boundary", "monitor", "progress", "trackers"}
-DRAW = "charts", "figures", "latents", "pictures", "distribution"  # modules with figures
+DRAW = "charts", "figures", "pictures", "distribution"  # modules with figures
 
 
 def functions():
@@ -55,7 +55,7 @@ def flags(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # drawing takes longest
     monkeypatch.setattr(Figure, "draw_without_rendering", lambda _: None)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(validation, "SAMPLES", 2)
+    monkeypatch.setattr("modules.evaluation.distribution.SAMPLES", 2)
     place = "--DR", dataset, "--save_root", tmp_path / "run"
     return *place, "--num_epoch", 1, *SHORT, "--store_visualization"
 
