@@ -3,7 +3,6 @@
 python Tester.py --DR DATASET --save_root RUN_FOLDER --ckpt_path RUN_FOLDER/best_score.ckpt
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +267,7 @@ class Tester:
             about = {"checkpoint": self.settings.ckpt_path, "trained": before}
             with listener.patiently():
                 write_test(self.folder, self.place, about)
-            write_run_page(self.folder, place=self.place)
-            os.replace(self.place / "report.html", self.folder / "report.html")
+        write_run_page(self.folder)
         print(f"{len(self.given)} clips rolled out; written to {self.folder}:")
         print(f"  {', '.join([*written, 'report.html'])}")
 

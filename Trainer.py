@@ -30,6 +30,7 @@ from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
 from modules.process.ranks import StopRequest, ranks, share_model
 from modules.report import charts, validation
+from modules.report.boundary import part
 from modules.report.monitor import Monitor
 from modules.runs.folder import SCHEDULE, run_folder
 from modules.runs.resume import start_from
@@ -311,8 +312,9 @@ class Trainer:
         """What z contains, how likely validation frames are, and sampled futures of some clips."""
         model, clips = self.ema or self.model, self.measured_clips()
         more = self.settings, posterior, self.events, self.progress
-        predicted = Distribution(self.lab, model, clips, *more)
-        validation.report_distribution(self.folder, self.lab, predicted, self.settings.plots)
+        with part(self.folder / "distribution.json"):
+            predicted = Distribution(self.lab, model, clips, *more)
+            validation.report_distribution(self.folder, self.lab, predicted, self.settings.plots)
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""

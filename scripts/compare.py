@@ -12,7 +12,6 @@ each side. Writes OUT/report.html, which contains everything, and OUT/*.png and 
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,6 +22,7 @@ if __name__ == "__main__":  # before slow imports
 
 from modules.cli.entry import run
 from modules.report import charts, clips, pages
+from modules.report.boundary import part
 from modules.report.groups import (
     Groups,
     charts_of,
@@ -49,14 +49,16 @@ def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
             path = one.folder / file
             if not (path.is_file() if file == VAL_CLIP else file in one.tested):
                 continue
-            clip = clips.read(path)
-            if page.room_for(clip["tracks"].values()):
-                key = clip["tracks"].get(clips.TRUTH), *clip["size"], clip["given"]
-                same.setdefault(key, {})[name] = clip
-                for packed in clip["tracks"].values():
-                    page.track(packed)
-            else:
-                left += 1
+            with part(path):
+                clip = clips.read(path)
+                pages.add_clip(pages.Page(""), {name: clip})  # alone: the others do without it
+                if page.room_for(clip["tracks"].values()):
+                    key = clip["tracks"].get(clips.TRUTH), *clip["size"], clip["given"]
+                    same.setdefault(key, {})[name] = clip
+                    for packed in clip["tracks"].values():
+                        page.track(packed)
+                else:
+                    left += 1
         for clips_of_runs in same.values():
             pages.add_clip(page, clips_of_runs, styles)
     if page.clips:
@@ -65,11 +67,11 @@ def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
         page.add("Rollouts", pages.player(), pages.note(more * bool(left)))
 
 
-def strips(runs: list[Run]) -> Iterator[str]:
-    """The film strip of every run, as parts of the page."""
-    for name, one in zip(labels(runs), runs):
-        if (strip := one.folder / "val_strip.png").is_file():
-            yield pages.picture(strip, f"{name}: validation rollout of the best weights")
+def strips(runs: list[Run]) -> dict[Path, str]:
+    """{the film strip of a run: its label}."""
+    paths = {one.folder / "val_strip.png": name for name, one in zip(labels(runs), runs)}
+    label = "validation rollout of the best weights"
+    return {path: f"{name}: {label}" for path, name in paths.items() if path.is_file()}
 
 
 def unfinished(runs: list[Run]) -> str:
@@ -103,7 +105,8 @@ def main() -> None:
     grid = panels(runs, args.group_by, args.panel_by)
     out = page_folder(args.out, "--out")
     drawn = charts_of(grid)
-    files = [charts.draw(chart, out) for chart in drawn]
+    files = [charts.draw(out / f"{chart.name}.png", chart) for chart in drawn]
+    files = [path for path in files if path]
     scores = score_table(merged(grid))
     write_page(out / "report.html", runs, merged(grid), drawn, scores)
     print(markdown(*scores), *notes(runs), sep="\n")
@@ -123,7 +126,7 @@ def write_page(
     add_rollouts(page, runs)
     keys, values = differences(groups)
     page.add("Settings that differ", pages.table(values, ["run", *keys]) if keys else "")
-    pages.add_charts(page, drawn)
+    page.add("Curves", pages.add_charts(page, drawn))
     page.add("Film strips", pages.pictures(strips(runs)))
     page.write(path)
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from modules.errors import UserError
 from modules.report.figures import draw_arms
-from modules.report.pages import spread
 from modules.report.reading import read_json, score_of
+from modules.report.tables import mean_text
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def carry_out(study, args):
                 heading: [score_of(s, path) for s in scores]
                 for heading, path in study.columns.items()
             }
-            print_row(arm, *map(spread, complete[arm].values()))
+            print_row(arm, *map(mean_text, complete[arm].values()))
 
     queue = Queue([job for jobs in arms.values() for job in jobs], ended=ended)
     queue.carry_out()

@@ -42,9 +42,8 @@ from modules.cli.entry import run
 from modules.errors import UserError
 from modules.report.charts import QUANTITIES, draw
 from modules.report.groups import figure, group, readable
-from modules.report.pages import HEAD, finished, last_values, row_of
 from modules.report.reading import Run
-from modules.report.tables import markdown
+from modules.report.tables import HEAD, finished, last_values, markdown, row_of
 from modules.runs.folder import run_folder
 
 Table = tuple[list[str], list[list[str]]]  # head, rows
@@ -174,7 +173,8 @@ def report(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         write_table(folder / f"{name}.md", *mean_table(chosen(runs, patterns), by, columns))
     for name, column, patterns, *by in args.figure:
         chart = figure(name, column, chosen(runs, patterns), *by)
-        print(f"figure {name}: {draw(chart, folder) if chart.panels else 'no run has values'}")
+        path = draw(folder / f"{name}.png", chart) if chart.panels else "no run has values"
+        print(f"figure {name}: {path}")
     for name, source in args.copy:
         source, target = args.save_root / source, folder / f"{name}{Path(source).suffix}"
         if source.exists():

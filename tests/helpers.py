@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))  # before modules is imported
 
 from modules.cli.parser import Parser  # noqa: E402
 from modules.fields import settings_from  # noqa: E402
+from modules.report.reading import write_test  # noqa: E402
+from modules.runs.folder import trained  # noqa: E402
 
 ALL = bool(os.environ.get("ALL_TESTS"))
 long = pytest.mark.skipif(not ALL, reason="set ALL_TESTS=1: it takes long")
@@ -85,6 +87,16 @@ def train_once(base):
     flags = ["--DR", data, "--save_root", run, "--num_epoch", 1, "--no-plots", *SHORT]
     train(settings_of(flags))
     return SimpleNamespace(data=data, run=run, best=run / "best_score.ckpt")
+
+
+def write_tested(folder, files):
+    """What a complete test of the run's last weights leaves: {file: its text}."""
+    place = folder / "place"
+    place.mkdir()
+    for name, text in files.items():
+        (place / name).write_text(text)
+    write_test(folder, place, {"trained": trained(folder)})
+    place.rmdir()
 
 
 # ---------------------------------------------------------------- data of the robot lab

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 import pytest
-from helpers import ROOT, SHORT
+from helpers import ROOT, SHORT, write_tested
 from PIL import Image
 
 from modules.cli.parser import parse
@@ -150,7 +150,7 @@ def complete(tmp_path, dataset):
     folder.mkdir(parents=True)
     (folder / "args.json").write_text(json.dumps(jobs.settings_of(line).as_dict()))
     scores = {"psnr": 30.0, "psnr_pose_box": 20.0, "drift": 1.0}
-    (folder / "scores.json").write_text(json.dumps({"mean": scores}))
+    write_tested(folder, {"scores.json": json.dumps({"mean": scores})})
     return ["--DR", dataset, "--runs", tmp_path, "--seeds", 0, "--arms", "best"], folder
 
 

@@ -14,10 +14,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, write_tested
 
 from modules.files import write_csv
-from modules.report import charts, groups, pages, reading
+from modules.report import charts, groups, reading, tables
 
 SCRIPT = ROOT / "scripts" / "compare.py"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -36,7 +36,7 @@ def write_run(folder, psnr, frames=(), scores=None, baseline=groups.COPIED, **se
     rows = [f"{i + 1},{p},12.0" for i, p in enumerate(frames)]
     (folder / "val_frames.csv").write_text("\n".join([f"frame,rollout,{baseline}", *rows]) + "\n")
     if scores:
-        (folder / "scores.json").write_text(json.dumps({"mean": scores}))
+        write_tested(folder, {"scores.json": json.dumps({"mean": scores})})
     return folder
 
 
@@ -155,7 +155,7 @@ def test_an_unfinished_run_is_a_line_of_its_own_and_in_no_mean(tmp_path):
     lines = lines_of(tmp_path, groups.epochs_of, "epoch", "val/psnr")
     assert set(lines) == {"a (2 of 3 runs)", "a, s2 (unfinished: 1 of 3 epochs)"}
     assert lines["a (2 of 3 runs)"].y == [21, 31, 41]
-    row = pages.row_of(groups.find_runs([tmp_path]))
+    row = tables.row_of(groups.find_runs([tmp_path]))
     assert row[:4] == ["2 of 3", "3, 1 of 3", "41.00 ± 1.41", "41.00 ± 1.41"]
 
 
@@ -163,7 +163,7 @@ def test_the_best_group_is_first(runs):
     write_run(runs / "running", [40], seed=1, kl="x", num_epoch=3)
     assert ranking(runs) == ["running", "cyclical", "none"]  # by validation: not all are tested
     for scored in runs.glob("cyclical/*"):
-        (scored / "scores.json").write_text(json.dumps({"mean": {"psnr": 20.0}}))
+        write_tested(scored, {"scores.json": json.dumps({"mean": {"psnr": 20.0}})})
     assert ranking(runs) == ["none", "cyclical", "running"]
 
 
@@ -293,19 +293,6 @@ def test_a_hundred_runs_of_400_epochs_are_a_page_within_30_s_and_1_gb(tmp_path):
     assert status == 0 and seconds < 30 and memory < 1000 and size < 30
 
 
-def test_scores_older_than_the_last_weights_are_not_shown(runs):
-    folder = runs / "none"
-    for name in ("strip0.png", "last.ckpt"):
-        (folder / name).write_bytes(b"of the test")
-    for later, shown in ((-9, True), (9, False)):
-        then = (folder / "scores.json").stat().st_mtime + later
-        os.utime(folder / "last.ckpt", (then, then))
-        assert bool(reading.read_run(folder).scores) == shown
-        pages.write_run_page(folder)
-        text = (folder / "report.html").read_text()
-        assert ("21.50" in text) == ("png;base64" in text) == shown
-
-
 def test_rows_with_different_columns_are_read_back(tmp_path):
     rows = [{"epoch": 0, "a": 1.5}, {"epoch": 1, "a": 0.1, "b": None}, {"b": 1 / 3, "epoch": 2}]
     write_csv(tmp_path / "rows.csv", rows)
@@ -313,21 +300,26 @@ def test_rows_with_different_columns_are_read_back(tmp_path):
     assert found == [{"a": None, "b": None} | row for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("metrics.csv", b"epoch,val/psnr\n0,x\n"),
-        ("metrics.csv", b"epoch,val/psnr\n0,1,2\n"),
-        ("metrics.csv", b"\xff"),
-        ("args.json", b"[1, 2]"),
-        ("args.json", b"{"),
-    ],
-)
-def test_a_damaged_run_is_named_and_left_out(call, runs, tmp_path, file, content):
-    (runs / "none" / file).write_bytes(content)
+DAMAGED = {
+    "metrics.csv": "epoch,val/psnr\n0,x\n",
+    "val_frames.csv": "frame,rollout,x\n1,2\n,3,4\n5,6,7",
+    "args.json": '{"lab": []}',
+    "scores.json": '{"mean": {"psnr": "high"}}',
+    "val_clip.json": '{"title": "a", "size": [' + 9000 * "[",
+}
+
+
+def test_a_damaged_run_or_clip_is_named_and_left_out(call, runs, tmp_path):
+    for name, content in DAMAGED.items():
+        folder = write_run(runs / f"bad {name}", [20], [30], {"psnr": 20.0}, seed=0, kl=name)
+        (folder / name).write_text(content)
     done = call(runs, "--out", tmp_path / "page")
-    assert done.code == 0 and "left out: " in done.out and f"{file} is damaged" in done.out
-    assert (tmp_path / "page/report.html").exists()
+    assert done.code == 0
+    for name in DAMAGED:
+        assert done.out.count(f"bad {name} is left out: ") == (name != "val_clip.json")
+    assert "bad val_clip.json/val_clip.json is left out: " in done.out
+    text = (tmp_path / "page/report.html").read_text()
+    assert "cyclical" in text and "bad val_clip.json" in text and "bad args.json" not in text
 
 
 @pytest.mark.parametrize("flags", [["nowhere"], ["."]])
@@ -362,4 +354,4 @@ def test_an_output_folder_that_cannot_be_written_names_its_flag(call, runs, tmp_
     ],
 )
 def test_a_cell_shows_its_value(values, cell):
-    assert pages.spread(values) == cell
+    assert tables.mean_text(values) == cell

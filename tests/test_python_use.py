@@ -56,6 +56,11 @@ def test_the_notebook_runs_from_its_folder(tmp_path):
     assert float(scores[1]) > float(scores[2])  # it has learned something
 
 
+def test_an_import_leaves_matplotlibs_backend_alone(tmp_path):
+    code = "import sys, Trainer, Tester, modules.report.charts"
+    run(f"{code}\nassert 'matplotlib.pyplot' not in sys.modules", tmp_path)
+
+
 def test_training_from_settings_is_that_of_the_command_line(dataset, tmp_path, call, no_plots):
     flags = ["--num_epoch", "1", *SHORT]
     assert call("Trainer", "--DR", dataset, "--save_root", tmp_path / "a", *flags).code == 0

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 from helpers import ROOT
+from matplotlib.figure import Figure
 
-from modules.report.figures import plt
 from modules.text import on_plot, one_line
 
 
@@ -20,11 +20,10 @@ def test_a_name_is_one_printable_line(name):
 
 @pytest.mark.parametrize("name", ["$x$", "\\frac{a}", "_hidden", "a$b"])
 def test_a_plot_shows_a_name_as_it_is(name):
-    figure, axes = plt.subplots()
+    axes = Figure().subplots()
     axes.plot([0, 1], label=on_plot(name))
     (text,) = axes.legend().get_texts()
     plain, is_math = text._preprocess_math(text.get_text())
-    plt.close(figure)
     assert not is_math and plain.strip() == name
 
 

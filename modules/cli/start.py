@@ -22,7 +22,6 @@ def start() -> None:
     """Call it before torch is imported."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C within an import: no traceback
-    os.environ["MPLBACKEND"] = "Agg"  # a notebook sets one that need not be installed here
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of libraries
         logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..files import finite, write_atomically
 from ..text import on_plot
-from .figures import plt, save_figure
+from .boundary import drawing
+from .figures import save_figure
 
 BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
 CURVES = {  # file name -> title, unit, columns of metrics.csv
@@ -93,17 +96,9 @@ class Chart:
         self.log = flattens([s for panel in self.panels for s in panel.series if not s.baseline])
 
     def as_json(self) -> dict[str, Any]:
-        panels = [
-            {"title": p.title, "series": [series_json(s) for s in p.series]} for p in self.panels
-        ]
         names = {name: getattr(self, name) for name in ("name", "title", "x", "y", "log")}
+        panels = [{"title": p.title, "series": [vars(s) for s in p.series]} for p in self.panels]
         return names | {"panels": panels}
-
-
-def series_json(series: Series) -> dict[str, Any]:
-    values = {"name": series.name, "note": series.note, "style": series.style}
-    values |= {"baseline": series.baseline, "x": series.x, "y": finite(series.y)}
-    return values | ({"spread": finite(series.spread)} if series.spread is not None else {})
 
 
 def flattens(lines: Sequence[Series]) -> bool:
@@ -175,49 +170,50 @@ def level(chart: Chart) -> float | None:
 # ---------------------------------------------------------------- PNG and PDF
 
 
-def draw(chart: Chart, folder: Path) -> Path:
-    """NAME.png and NAME.pdf -> the path of the first."""
+@drawing
+def draw(path: Path, chart: Chart) -> Path | None:
+    """A PNG, and a PDF beside it -> the path of the PNG; None if it is left out."""
     count = len(chart.panels)
     size = (9, 4) if count == 1 else (4.5 * count, 4)
-    figure, grid = plt.subplots(
-        1, count, figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(1, count, sharey=True, squeeze=False)
     for axes, panel in zip(grid.flat, chart.panels):
         draw_panel(axes, chart, panel)
         axes.set(title=on_plot(panel.title or chart.title), xlabel=chart.x)
     grid[0, 0].set_ylabel(chart.y)
     if chart.panels[0].title:
         figure.suptitle(chart.title)
-    path = folder / f"{chart.name}.png"
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # one layout serves both files
-    with plt.rc_context({"pdf.fonttype": 42}):  # text stays text
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # text stays text
         pdf = {"format": "pdf", "metadata": {"CreationDate": None}}
         write_atomically(path.with_suffix(".pdf"), lambda file: figure.savefig(file, **pdf))
     save_figure(figure, path)
     return path
 
 
+@drawing
 def draw_curves(folder: Path, rows: list[dict], loss: str, baseline: str) -> None:
     """A run's quantities by epoch, and curves.png with all. `loss` and `baseline` are labels."""
     charts = run_charts(rows, [], {"loss": loss}, baseline)
     for chart in charts:
-        draw(chart, folder)
+        draw(folder / f"{chart.name}.png", chart)
     draw_grid(folder / "curves.png", *without_constants(charts))
 
 
+@drawing
 def draw_schedules(path: Path, rows: list[dict]) -> None:
     """beta, tfr and lr of every epoch."""
     columns = [{"epoch": row["epoch"]} | {f"train/{x}": row[x] for x in SCHEDULES} for row in rows]
     draw_grid(path, run_charts(columns, [], {}, ""), columns=3)
 
 
+@drawing
 def draw_grid(path: Path, charts: Sequence[Chart], title: str = "", columns: int = 4) -> None:
     """Charts of one panel each, in one picture."""
     lines = -(-len(charts) // columns)
-    figure, grid = plt.subplots(
-        lines, columns, figsize=(4.5 * columns, 3.5 * lines), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(4.5 * columns, 3.5 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, chart in zip(grid.flat, charts):

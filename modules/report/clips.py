@@ -8,9 +8,7 @@ pictures 1.5 MB. No decoder of pictures is involved, so no browser changes a pix
 """
 
 import base64
-import json
-import math
-import re
+import html
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError
 from ..files import write_json
+from .boundary import drawing
+from .reading import named, read_json
 
 FUTURE_FRAMES = 128  # of sampled futures
 MOST = 2**25  # bytes of a track before it is packed; what is longer is cut
@@ -43,6 +42,7 @@ def unpack(text: str, size: Iterable[int]) -> np.ndarray:
     return change.cumsum(0, dtype=np.uint8)
 
 
+@drawing
 def write_rollout(
     path: Path,
     title: str,
@@ -59,6 +59,7 @@ def write_rollout(
     write(path, title, lab, lab.tracks(condition, pred, true), psnr)
 
 
+@drawing
 def write_futures(path: Path, lab: Any, truth: torch.Tensor, futures: torch.Tensor) -> None:
     """The truth (T, 3, H, W) in 0..1, and futures (N, T, 3, H, W) of it as uint8."""
     length = min(FUTURE_FRAMES, futures.shape[1])
@@ -92,33 +93,14 @@ def write(
     write_json(path, values)
 
 
-def finite(values: Iterable[float | None]) -> list[float | None]:
-    """JSON has no NaN and no infinity: they become null."""
-    return [x if x is not None and math.isfinite(x) else None for x in values]
-
-
 def read(path: Path) -> dict[str, Any]:
     """What `write` wrote, tracks still packed."""
-    try:
-        clip = json.loads(path.read_text())
-        return checked(clip)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-def checked(clip: dict[str, Any]) -> dict[str, Any]:
-    """The clip with nothing in it but what a page may hold."""
-    if not all(re.fullmatch("[A-Za-z0-9+/]*={0,2}", text) for text in clip["tracks"].values()):
-        raise ValueError("a track is not base64")
-    time, height, width = map(int, clip["size"])
-    return {
-        "title": str(clip["title"]),
-        "size": [time, height, width],
-        "given": int(clip["given"]),
-        "frame_ms": int(clip["frame_ms"]),
-        "tracks": dict(clip["tracks"]),
-        "psnr": {name: finite(values) for name, values in clip["psnr"].items()},
-    }
+    clip = read_json(path)
+    with named(path):
+        return {name: clip[name] for name in ("title", "size", "given", "frame_ms")} | {
+            "tracks": {label: html.escape(text) for label, text in clip["tracks"].items()},
+            "psnr": clip["psnr"],
+        }
 
 
 def frames_of(path: Path) -> dict[str, np.ndarray]:

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ..evaluation.futures import Futures
 from ..evaluation.latents import ACTIVE_NATS, TRAVERSED_VALUES, Latents
 from ..runs.folder import MOVING
 from . import clips
-from .figures import draw_kl, plt, save_figure
+from .boundary import drawing
+from .figures import draw_kl, save_figure
 from .pictures import draw_strip, labelled, spread, to_uint8, write_gif
 
 STRIP_FUTURES = 5  # in a film strip and in a gif
@@ -42,6 +44,7 @@ FUTURE_COLUMNS = {  # heading -> a score of futures
 # ---------------------------------------------------------------- figures of z
 
 
+@drawing
 def draw_latents(
     folder: Path, scores: dict[str, Any], latents: Latents, events: Mapping[int, Sequence[int]]
 ) -> None:
@@ -53,9 +56,11 @@ def draw_latents(
         draw_kl_over_time(folder / "kl_over_time.png", kl, first, marked)
 
 
+@drawing
 def draw_kl_over_time(path: Path, kl: Sequence[float], first: int, events: Sequence[int]) -> None:
     """The KL of frames first, first + 1, ... of one clip; vertical lines at its events."""
-    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(range(first, first + len(kl)), kl, marker=".", lw=1.2, label="KL", clip_on=False)
     for i, event in enumerate(events):
         axes.axvline(event, color="0.2", ls=":", lw=1.5, label=None if i else "event")
@@ -67,6 +72,7 @@ def draw_kl_over_time(path: Path, kl: Sequence[float], first: int, events: Seque
     save_figure(figure, path)
 
 
+@drawing
 def draw_traversal(folder: Path, frames: Mapping[str, torch.Tensor]) -> None:
     """{dimension of z: (values, 3, H, W)} -> a row a dimension, a column a value."""
     if frames:
@@ -78,6 +84,7 @@ def draw_traversal(folder: Path, frames: Mapping[str, torch.Tensor]) -> None:
 # ---------------------------------------------------------------- figures of futures
 
 
+@drawing
 def draw_futures(
     folder: Path,
     lab: Any,
@@ -104,6 +111,7 @@ def draw_futures(
     draw_rank_histogram(folder / "rank_histogram.png", fit["rank_histogram"], ranks)
 
 
+@drawing
 def draw_sheet(
     path: Path, rows: Mapping[str, np.ndarray], times: Sequence[int], deviation: torch.Tensor
 ) -> None:
@@ -119,6 +127,7 @@ def pack_futures(path: Path, lab: Any, futures: Futures) -> None:
     clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.played))
 
 
+@drawing
 def draw_best_of(
     path: Path,
     curves: Mapping[str, Mapping[str, Sequence[float]]],
@@ -128,7 +137,8 @@ def draw_best_of(
 
     {label: {psnr, ssim: score}} of baselines are dashed.
     """
-    figure, panels = plt.subplots(1, len(curves), figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, len(curves))
     for axes, (score, curve) in zip(panels, curves.items()):
         label, least = SCORE_AXES[score]
         draw_curve(axes, curve, {name: x[score] for name, x in baselines.items()}, least)
@@ -159,6 +169,7 @@ def draw_curve(
     axes.legend(fontsize=8)
 
 
+@drawing
 def draw_rank_histogram(
     path: Path, counts: Sequence[int], baselines: Mapping[str, Sequence[int]]
 ) -> None:
@@ -167,7 +178,8 @@ def draw_rank_histogram(
     {label: counts} of baselines are lines.
     """
     edges = np.linspace(0, 1, len(counts) + 1)
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     style = {"color": "0.8", "ec": "0.3", "label": "model", "align": "edge"}
     axes.bar(edges[:-1], percent(counts), 1 / len(counts), **style)
     for i, (name, other) in enumerate(baselines.items(), start=1):

@@ -1,28 +1,29 @@
-"""Plots of single clips and of ablation studies; how figures are saved."""
+"""Plots of single clips and of ablation studies; how figures are saved.
+
+Every figure is a matplotlib Figure without pyplot: the backend stays the user's, as in a notebook.
+"""
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..files import write_atomically
 from ..text import on_plot
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from .boundary import drawing
 
 DPI = 110
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
-    plt.close(figure)
 
 
+@drawing
 def draw_psnr_per_frame(path: Path, curves: dict[str, list[float]], first: int = 1) -> None:
     """{label: PSNR of frames first, first + 1, ...} -> one plot; the baseline is dashed."""
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
     for label, psnr in curves.items():
         style = {"color": "0.6", "ls": "--"} if label.startswith("copy-") else {}
         label = f"{label}: mean {np.mean(psnr):.2f} dB"
@@ -33,14 +34,17 @@ def draw_psnr_per_frame(path: Path, curves: dict[str, list[float]], first: int =
     save_figure(figure, path)
 
 
+@drawing
 def draw_kl(path: Path, values: list[float]) -> None:
     """The KL of each dimension of z, in nats per frame."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     axes.bar(range(len(values)), values)
     axes.set(title="KL per dimension of z", xlabel="dimension of z", ylabel="KL (nats per frame)")
     save_figure(figure, path)
 
 
+@drawing
 def draw_arms(
     path: Path, arms: dict[str, dict[str, list[float | None]]], units: dict[str, str]
 ) -> None:
@@ -49,9 +53,8 @@ def draw_arms(
     Columns in dB have one axis: PSNR is compared with PSNR.
     """
     size = (2 + 2.2 * len(units), 1.2 + 0.22 * len(arms))
-    figure, grid = plt.subplots(
-        1, len(units), figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(1, len(units), sharey=True, squeeze=False)
     in_db = [axes for axes, unit in zip(grid.flat, units.values()) if unit == "dB"]
     for axes in in_db[1:]:
         axes.sharex(in_db[0])

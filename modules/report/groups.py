@@ -4,7 +4,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from ..config import BASELINES, OBJECTIVES
 from ..errors import UserError
 from ..fields import SCHEDULED
 from ..text import one_line
-from . import pages
+from . import tables
+from .boundary import part
 from .charts import BASELINE, CURVES, PER_FRAME, QUANTITIES, Chart, Panel, Series
 from .pages import PLACE
 from .reading import Run, read_run
@@ -34,19 +35,21 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         if not here:
             raise UserError(f"no run (metrics.csv) in or below {path}")
         found |= here
-    runs = [*readable(sorted(found))]
+    runs = readable(sorted(found))
     if not runs:
         raise UserError("none of the runs can be read")
     return runs
 
 
-def readable(folders: Iterable[Path]) -> Iterator[Run]:
-    """The runs in the folders; one that cannot be read is named and left out."""
+def readable(folders: Iterable[Path]) -> list[Run]:
+    """The runs in the folders, without those that cannot be read or shown even alone."""
+    runs = []
     for folder in folders:
-        try:
-            yield read_run(folder)
-        except UserError as error:
-            print(f"left out: {one_line(error)}")
+        with part(folder):
+            run = read_run(folder)
+            score_table({"": [run]}), charts_of({"": {"": [run]}})
+            runs.append(run)
+    return runs
 
 
 def group(runs: Sequence[Run], flags: Sequence[str] = ()) -> Groups:
@@ -170,7 +173,7 @@ def lines(
     """
     found = []
     for name, runs in groups.items():
-        done = pages.finished(runs)
+        done = tables.finished(runs)
         found += line(name, done, len(runs), rows_of, x, column)
         for run in runs:
             if run not in done:
@@ -200,7 +203,7 @@ def baseline(
     runs: Sequence[Run], rows_of: Callable[[Run], list[dict]], x: str, column: str
 ) -> list[Series]:
     """The baseline, if it is the same for all runs."""
-    _, places, mean, spread = mean_of_runs(map(rows_of, pages.finished(runs)), x, column)
+    _, places, mean, spread = mean_of_runs(map(rows_of, tables.finished(runs)), x, column)
     if not places or (spread is not None and max(spread) >= SAME):
         return []
     labs = {run.settings.get("lab", "pose") for run in runs}
@@ -266,7 +269,7 @@ def epochs_of(one: Run) -> list[dict]:
 
 
 def frames_of(one: Run) -> list[dict]:
-    """Rows of val_frames.csv; the baseline's column had another name in older runs."""
+    """Rows of val_frames.csv; the name of the baseline's column is the lab's."""
     return [dict(zip(("frame", "rollout", COPIED), row.values())) for row in one.frames]
 
 
@@ -285,7 +288,7 @@ def merged(grid: dict[str, Groups]) -> Groups:
 def score_table(groups: Groups) -> tuple[list[str], list[list[str]]]:
     """Head and rows, the best group first."""
     ranking = sorted(groups.items(), key=lambda item: rank(item[1], tested(groups)), reverse=True)
-    return ["run", *pages.HEAD], [[name, *pages.row_of(runs)] for name, runs in ranking]
+    return ["run", *tables.HEAD], [[name, *tables.row_of(runs)] for name, runs in ranking]
 
 
 def tested(groups: Groups) -> bool:
@@ -296,7 +299,7 @@ def tested(groups: Groups) -> bool:
 
 def rank(runs: list[Run], by_test: bool) -> float:
     """The mean PSNR of the finished runs; of unfinished ones only if none is."""
-    done = pages.finished(runs)
-    best = [run.scores.get("psnr") if by_test else pages.best_psnr(run) for run in done]
+    done = tables.finished(runs)
+    best = [run.scores.get("psnr") if by_test else tables.best_psnr(run) for run in done]
     known = [x for x in best if x is not None]
     return statistics.fmean(known) if known else -math.inf

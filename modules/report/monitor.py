@@ -13,8 +13,9 @@ from tqdm import tqdm
 from ..config import OBJECTIVES, Training
 from ..files import write_csv
 from ..process.ranks import ranks
-from ..runs.folder import run_folder
+from ..runs.folder import VAL_CLIP, run_folder
 from . import charts, pictures, validation
+from .boundary import part
 from .pages import write_run_page
 from .progress import Clock, epoch_line, progress_text, validations_left
 from .trackers import Trackers
@@ -115,10 +116,11 @@ class Monitor:
         """The rollouts of an epoch's validation."""
         self.rollout = pred[0].clone(), f"epoch {epoch}"
         if self.settings.store_visualization:
-            rows = self.lab.rows(self.val_conditions[0], pred[0], self.val_frames[0])
-            run_folder(self.folder / "visualization")
-            clip = pictures.side_by_side(*rows.values())
-            pictures.write_gif(self.gif_of(epoch), clip, self.lab.frame_ms)
+            with part(self.gif_of(epoch)):
+                rows = self.lab.rows(self.val_conditions[0], pred[0], self.val_frames[0])
+                run_folder(self.folder / "visualization")
+                clip = pictures.side_by_side(*rows.values())
+                pictures.write_gif(self.gif_of(epoch), clip, self.lab.frame_ms)
 
     def gif_of(self, epoch: int) -> Path:
         """--store_visualization: the rollout of an epoch's validation."""
@@ -133,7 +135,8 @@ class Monitor:
         row = {"epoch": self.epoch} | self.train_row(total, scheduled)
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
-        self.trackers.send(self.history, self.gif_of)
+        with part(f"{self.folder}: a tracker"):
+            self.trackers.send(self.history, self.gif_of)
         self.write_metrics()
         self.epoch, self.steps_done = self.epoch + 1, 0
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
@@ -166,8 +169,9 @@ class Monitor:
     def finished(self) -> None:
         """The last epoch is trained, and the best weights are drawn."""
         write_run_page(self.folder)
-        self.trackers.send(self.history, self.gif_of)
-        self.trackers.show_folder(self.folder, len(self.history) - 1)
+        with part(f"{self.folder}: a tracker"):
+            self.trackers.send(self.history, self.gif_of)
+            self.trackers.show_folder(self.folder, len(self.history) - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
     # ------------------------------------------------------------ files
@@ -177,15 +181,17 @@ class Monitor:
 
     def draw_curves(self) -> None:
         if self.settings.plots:
-            folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
-            charts.draw_curves(folder, self.history, loss, self.lab.baseline)
+            with part(self.folder / "plots"):
+                folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
+                charts.draw_curves(folder, self.history, loss, self.lab.baseline)
 
     def write_page(self, status: str) -> None:
         """report.html of a run that is not finished, with the rollout of the last validation."""
         if self.rollout:
             pred, weights = self.rollout
             clip = self.val_conditions[0], pred, self.val_frames[0]
-            validation.write_clip(self.folder, self.lab, *clip, weights)
+            with part(self.folder / VAL_CLIP):
+                validation.write_clip(self.folder, self.lab, *clip, weights)
         write_run_page(self.folder, status)
         self.page_at = time.perf_counter()
 
@@ -197,5 +203,6 @@ class Monitor:
     def draw_validation(self, pred: torch.Tensor, scores: dict[str, float]) -> None:
         """The rollouts of the best weights, and their scores."""
         plots, clips = self.settings.plots, (self.val_conditions, pred, self.val_frames)
-        validation.draw(self.folder, self.lab, *clips, plots)
-        print(validation.describe(self.folder, self.lab, scores, len(pred), plots))
+        with part(self.folder / "val.gif"):
+            validation.draw(self.folder, self.lab, *clips, plots)
+            print(validation.describe(self.folder, self.lab, scores, len(pred), plots))

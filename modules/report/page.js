@@ -3,7 +3,7 @@
 // text (textContent, attributes), never as HTML.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const COLOURS = 7, DASHES = ["", "6 3", "2 2", "6 3 1.5 3"]; // as in charts.py
+const COLOURS = 7, DASHES = ["none", "6 3", "2 2", "6 3 1.5 3"]; // as in charts.py
 
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -28,297 +28,177 @@ function number(value, digits = 5) {
 
 // ---------------------------------------------------------------- light and dark
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
 const setTheme = (name) => { document.documentElement.dataset.theme = name; };
 const theme = document.getElementById("theme");
-let chosen = false;
-const followSystem = () => { if (!chosen) setTheme(dark.matches ? "dark" : "light"); };
-dark.addEventListener("change", followSystem);
-followSystem();
-theme.addEventListener("click", () => {
-  chosen = true;
-  setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
-});
+setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+theme.addEventListener("click", () =>
+  setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 theme.hidden = false;
 
 // ---------------------------------------------------------------- lines
 
-const colour = (series) => `var(--c${series.style % COLOURS})`;
-const dash = (series) => DASHES[Math.floor(series.style / COLOURS) % DASHES.length];
+const SHAPES = [ // of markers: circle, square, diamond, two triangles, plus, cross
+  Array.from({ length: 12 }, (_, i) => [Math.cos((i * Math.PI) / 6), Math.sin((i * Math.PI) / 6)]),
+  [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
+  [[0, -1.3], [1, 0], [0, 1.3], [-1, 0]],
+  [[0, -1.2], [1.1, 0.9], [-1.1, 0.9]],
+  [[0, 1.2], [1.1, -0.9], [-1.1, -0.9]],
+  [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4],
+    [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]],
+  [[-1.2, -0.7], [-0.7, -1.2], [0, -0.5], [0.7, -1.2], [1.2, -0.7], [0.5, 0],
+    [1.2, 0.7], [0.7, 1.2], [0, 0.5], [-0.7, 1.2], [-1.2, 0.7], [-0.5, 0]],
+];
 
-function dot(shape, x, y, r = 3) { // the path of a marker
-  const poly = (points) =>
-    "M" + points.map(([a, b]) => `${(x + r * a).toFixed(1)} ${(y + r * b).toFixed(1)}`).join("L") +
-    "Z";
-  return [
-    () => `M${(x - r).toFixed(1)} ${y.toFixed(1)}a${r} ${r} 0 1 0 ${2 * r} 0` +
-      `a${r} ${r} 0 1 0 ${-2 * r} 0`,
-    () => poly([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]),
-    () => poly([[0, -1.3], [1, 0], [0, 1.3], [-1, 0]]),
-    () => poly([[0, -1.2], [1.1, 0.9], [-1.1, 0.9]]),
-    () => poly([[0, 1.2], [1.1, -0.9], [-1.1, -0.9]]),
-    () => poly([[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4],
-      [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]]),
-    () => poly([[-1.2, -0.7], [-0.7, -1.2], [0, -0.5], [0.7, -1.2], [1.2, -0.7], [0.5, 0],
-      [1.2, 0.7], [0.7, 1.2], [0, 0.5], [-0.7, 1.2], [-1.2, 0.7], [-0.5, 0]]),
-  ][shape % COLOURS]();
+function marker(series, x, y, r = 3) {
+  const points = SHAPES[series.style % COLOURS].map(([a, b]) =>
+    `${(x + r * a).toFixed(1)} ${(y + r * b).toFixed(1)}`);
+  return `M${points.join("L")}Z`;
 }
 
+const ink = (series) => `--hue: var(--c${series.style % COLOURS})`;
+const stroke = (series) => (series.baseline ? { class: "baseline" } : { class: "line",
+  style: ink(series),
+  "stroke-dasharray": DASHES[Math.floor(series.style / COLOURS) % DASHES.length] });
+const dots = (series, points, r) => svg("path", { class: "dots", style: ink(series),
+  d: points.map(([x, y]) => marker(series, x, y, r)).join("") });
+
 function swatch(series) {
-  const line = svg("path", { d: "M1 6H27", class: series.baseline ? "baseline" : "line" });
-  const parts = [line];
-  if (!series.baseline) {
-    line.style.stroke = colour(series);
-    line.setAttribute("stroke-dasharray", dash(series));
-    const mark = svg("path", { d: dot(series.style, 14, 6, 3.4) });
-    mark.style.fill = colour(series);
-    parts.push(mark);
-  }
-  line.style.fill = "none";
-  line.style.strokeWidth = 2;
-  if (series.baseline) {
-    line.style.stroke = "var(--soft)";
-    line.style.strokeDasharray = "5 4";
-  }
+  const parts = [svg("path", { d: "M1 6H27", ...stroke(series) })];
+  if (!series.baseline) parts.push(dots(series, [[14, 6]], 3.4));
   return svg("svg", { class: "swatch", width: 28, height: 12, "aria-hidden": "true" }, ...parts);
 }
 
 function legend(names, hidden, changed) { // names: Map of name -> series
-  const buttons = new Map();
-  const show = () => {
-    for (const [name, button] of buttons) button.setAttribute("aria-pressed", !hidden.has(name));
-    changed();
-  };
-  const only = (name) => {
+  const only = (name) => { // this one alone; once more: all
+    const alone = hidden.size === names.size - 1 && !hidden.has(name);
     hidden.clear();
-    for (const other of names.keys()) if (other !== name) hidden.add(other);
-    show();
+    for (const other of names.keys()) if (!alone && other !== name) hidden.add(other);
   };
-  for (const [name, series] of names) {
-    const click = (event) => {
-      if (event.shiftKey) return only(name);
-      if (!hidden.delete(name)) hidden.add(name);
-      return show();
-    };
-    const label = series.note ? `${name} (${series.note})` : name;
-    const title = "click: on and off; shift and click: this one alone";
-    buttons.set(name, el("button",
-      { type: "button", "aria-pressed": !hidden.has(name), title, on: { click } },
-      swatch(series), label));
-  }
-  const all = (on) => () => {
-    hidden.clear();
-    if (!on) for (const name of names.keys()) hidden.add(name);
-    show();
-  };
-  const more = names.size < 6 ? [] : [
-    el("button", { type: "button", class: "controls", on: { click: all(true) } }, "all"),
-    el("button", { type: "button", class: "controls", on: { click: all(false) } }, "none")];
-  return el("div", { class: "legend", role: "group", "aria-label": "lines on and off" },
-    ...more, ...buttons.values());
+  const buttons = [...names].map(([name, series]) => el("button", { type: "button",
+    title: "click: on and off; shift and click: this one alone", "aria-pressed": true,
+    on: { click: (event) => {
+      if (event.shiftKey) only(name);
+      else if (!hidden.delete(name)) hidden.add(name);
+      [...names.keys()].forEach((other, i) =>
+        buttons[i].setAttribute("aria-pressed", !hidden.has(other)));
+      changed();
+    } } }, swatch(series), series.note ? `${name} (${series.note})` : name));
+  return el("div", { class: "legend", role: "group" }, ...buttons);
 }
 
-// ---------------------------------------------------------------- one chart
+// ---------------------------------------------------------------- one panel of a chart
 
 const MARGIN = { left: 56, right: 12, top: 20, bottom: 36 };
-let charts = 0;
+const MOST = 12; // values that are shown at once
+const extent = (values) => values.reduce(([low, high], value) =>
+  [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
-class Chart {
-  // spec: x, y, log and one panel's title and series; box(): the limits that its row shares
-  constructor(spec, hidden, row, pick) {
-    Object.assign(this, { spec, hidden, row, pick, id: `clip${charts++}`, cursor: null });
+class Panel {
+  // hidden: names of lines that are switched off; pick(x): called with the x that is clicked
+  constructor(spec, { title, series }, hidden, pick) {
+    Object.assign(this, { spec, title, series, hidden, pick, cursor: null, mark: null });
     this.tip = el("div", { class: "tip", "aria-live": "polite", hidden: "" });
-    const label = [spec.title, spec.panel, `${spec.y} by ${spec.x}`,
-      `lines: ${spec.series.map((s) => s.name).join(", ")}`].filter(Boolean).join("; ");
-    this.svg = svg("svg", { role: "img", "aria-label": label });
-    this.node = el("figure", { class: "chart", tabindex: 0, "aria-label":
-      `${label}. Arrow keys: values; + and -: zoom; 0: all`, on: {
-      keydown: (event) => this.key(event) } }, this.svg, this.tip);
-    const s = this.svg;
-    s.addEventListener("pointerdown", (event) => this.down(event));
-    s.addEventListener("pointermove", (event) => this.move(event));
-    s.addEventListener("pointerup", (event) => this.up(event));
-    s.addEventListener("pointercancel", () => { this.from = null; this.overlay(); });
-    s.addEventListener("pointerleave", () => { if (!this.from) this.point(null); });
-    s.addEventListener("dblclick", () => this.row.zoom(null));
+    const label = [spec.title, title, `${spec.y} by ${spec.x}`,
+      `lines: ${series.map((s) => s.name).join(", ")}`].filter(Boolean).join("; ");
+    this.svg = svg("svg", { role: "img", "aria-label": label, on: {
+      pointermove: (event) => this.point(...this.at(event)),
+      pointerleave: () => this.point(null),
+      click: (event) => { if (pick) pick(Math.round(this.at(event)[0])); },
+    } });
+    this.node = el("figure", { class: "chart" }, this.svg, this.tip);
   }
 
-  get shown() { return this.spec.series.filter((s) => !this.hidden.has(s.name)); }
+  get shown() { return this.series.filter((s) => !this.hidden.has(s.name)); }
 
   draw(width, height, [x0, x1], [y0, y1], log) {
     const { left, right, top, bottom } = MARGIN;
-    Object.assign(this, { width, height, x0, x1 });
-    const scale = log ? (y) => Math.log(y) : (y) => y;
+    const scale = log ? Math.log : (y) => y;
     const [low, high] = [scale(y0), scale(y1)];
-    this.px = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - right);
-    this.py = (y) =>
-      height - bottom - ((scale(y) - low) / (high - low || 1)) * (height - top - bottom);
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const clip = svg("clipPath", { id: this.id }, svg("rect",
-      { x: left, y: top - 4, width: width - left - right, height: height - top - bottom + 8 }));
-    const lines = svg("g", { "clip-path": `url(#${this.id})` });
-    for (const series of this.shown) lines.append(...this.line(series, y0));
+    Object.assign(this, { width, height, x0, x1, log });
+    this.places = [...new Set(this.shown.flatMap((s) => s.x))].sort((a, b) => a - b);
+    this.px = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - right);
+    this.py = (y) => height - bottom - ((scale(y) - low) / (high - low)) * (height - top - bottom);
     this.over = svg("g");
-    this.svg.replaceChildren(svg("defs", {}, clip), this.axes(y0, y1, log), lines, this.over);
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.replaceChildren(...this.axes(y0, y1), ...this.shown.flatMap((s) => this.line(s, y0)),
+      this.over);
     this.overlay();
   }
 
-  axes(y0, y1, log) {
-    const { left, right, top, bottom } = MARGIN, { width, height } = this;
-    const group = svg("g");
-    const text = (x, y, words, anchor, more = {}) =>
-      group.append(svg("text", { x, y, "text-anchor": anchor, ...more }, words));
-    for (const tick of log ? logTicks(y0, y1) : ticks(y0, y1, height / 45)) {
+  axes(y0, y1) {
+    const { left, right, top, bottom } = MARGIN, { width, height, spec } = this;
+    const text = (x, y, words, anchor) => svg("text", { x, y, "text-anchor": anchor }, words);
+    const grid = (x1, x2, y1_, y2) => svg("line", { class: "grid", x1, x2, y1: y1_, y2 });
+    const parts = [];
+    for (const tick of this.log ? logTicks(y0, y1) : ticks(y0, y1, height / 45)) {
       const y = this.py(tick);
-      group.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y }));
-      text(left - 6, y + 4, number(tick, 9), "end");
+      parts.push(grid(left, width - right, y, y), text(left - 6, y + 4, number(tick, 9), "end"));
     }
-    for (const tick of ticks(this.x0, this.x1, width / 80)) {
-      if (!Number.isInteger(tick)) continue;
+    for (const tick of ticks(this.x0, this.x1, width / 80).filter(Number.isInteger)) {
       const x = this.px(tick);
-      group.append(svg("line", { class: "grid", x1: x, x2: x, y1: top, y2: height - bottom }));
-      text(x, height - bottom + 15, number(tick), "middle");
+      parts.push(grid(x, x, top, height - bottom),
+        text(x, height - bottom + 15, number(tick), "middle"));
     }
-    text((left + width - right) / 2, height - 5, this.spec.x, "middle");
-    text(left - 48, 12, this.spec.y + (log ? " (log)" : ""), "start");
-    if (this.spec.panel) text(width - right, 12, this.spec.panel, "end", { "font-weight": 600 });
-    return group;
+    parts.push(text((left + width - right) / 2, height - 5, spec.x, "middle"),
+      text(left - 48, 12, spec.y + (this.log ? " (log)" : ""), "start"));
+    if (this.title) parts.push(text(width - right, 12, this.title, "end"));
+    return parts;
   }
 
   line(series, y0) { // its band, its path, its markers
-    const points = series.x.map((x, i) => [x, series.y[i], i])
-      .filter(([, y]) => y !== null && (!this.row.log || y > 0));
-    const at = (x, y) => `${this.px(x).toFixed(2)} ${this.py(y).toFixed(2)}`;
+    const points = series.x.map((x, i) => [x, series.y[i], series.spread?.[i] ?? 0])
+      .filter(([, y]) => y !== null && (!this.log || y > 0));
+    const at = (x, y) =>
+      `${this.px(x).toFixed(2)} ${this.py(this.log ? Math.max(y, y0) : y).toFixed(2)}`;
+    const path = (ends) => (ends.length ? `M${ends.join("L")}` : "");
     const parts = [];
     if (series.spread && points.length > 1) {
-      const floor = (y) => (this.row.log ? Math.max(y, y0 / 10) : y);
-      const edge = (sign) => points.map(([x, y, i]) => at(x, floor(y + sign * series.spread[i])));
-      const band = svg("path", { class: "band",
-        d: `M${[...edge(1), ...edge(-1).reverse()].join("L")}Z` });
-      band.style.fill = colour(series);
-      parts.push(band);
+      const edge = (sign) => points.map(([x, y, spread]) => at(x, y + sign * spread));
+      const d = `${path([...edge(1), ...edge(-1).reverse()])}Z`;
+      parts.push(svg("path", { class: "band", style: ink(series), d }));
     }
-    const path = svg("path", { class: series.baseline ? "line baseline" : "line",
-      d: points.length ? `M${points.map(([x, y]) => at(x, y)).join("L")}` : "" });
-    if (!series.baseline) {
-      path.style.stroke = colour(series);
-      if (dash(series)) path.setAttribute("stroke-dasharray", dash(series));
-    }
-    path.append(svg("title", {}, series.name));
-    parts.push(path);
-    if (!series.baseline && (points.length === 1 || this.spec.series.length > 1)) {
-      const inside = points.filter(([x]) => x >= this.x0 && x <= this.x1);
-      const step = Math.ceil(inside.length / 8);
-      const some = inside.filter((_, i) => i % step === 0);
-      const marks = svg("path",
-        { d: some.map(([x, y]) => dot(series.style, this.px(x), this.py(y))).join("") });
-      marks.style.fill = colour(series);
-      parts.push(marks);
+    parts.push(svg("path", { ...stroke(series), d: path(points.map(([x, y]) => at(x, y))) }));
+    if (!series.baseline && (points.length === 1 || this.series.length > 1)) {
+      const step = Math.ceil(points.length / 8);
+      const marked = points.filter((_, i) => i % step === 0);
+      parts.push(dots(series, marked.map(([x, y]) => [this.px(x), this.py(y)])));
     }
     return parts;
   }
 
-  overlay() { // the player's frame, the cursor, the range being dragged
-    if (!this.over) return;
-    const { top, bottom } = MARGIN;
-    const upright = (name, x) => svg("line",
-      { class: name, x1: this.px(x), x2: this.px(x), y1: top, y2: this.height - bottom });
-    const parts = [];
-    const inside = (x) => x !== null && x !== undefined && x >= this.x0 && x <= this.x1;
-    if (inside(this.mark)) parts.push(upright("mark", this.mark));
-    if (inside(this.cursor)) parts.push(upright("cursor", this.cursor));
-    if (this.from && this.to !== undefined) {
-      const [a, b] = [this.from.x, this.to].sort((p, q) => p - q);
-      parts.push(svg("rect", { class: "chosen", x: this.px(a), y: top,
-        width: this.px(b) - this.px(a), height: this.height - top - bottom }));
-    }
-    this.over.replaceChildren(...parts);
+  overlay() { // the player's frame, and the cursor
+    const lines = [["mark", this.mark], ["cursor", this.cursor]].filter(([, x]) => x !== null);
+    this.over.replaceChildren(...lines.map(([name, value]) => {
+      const x = this.px(Math.min(Math.max(value, this.x0), this.x1));
+      return svg("line", { class: name, x1: x, x2: x, y1: MARGIN.top,
+        y2: this.height - MARGIN.bottom });
+    }));
   }
 
-  setMark(x) { this.mark = x; this.overlay(); }
-
-  // pointer and keys
-
-  xOf(event) {
+  at(event) { // -> x as a value, y in pixels
     const box = this.svg.getBoundingClientRect(), { left, right } = MARGIN;
-    const at = ((event.clientX - box.left) / box.width) * this.width;
-    const share = (at - left) / (this.width - left - right);
-    return this.x0 + Math.min(Math.max(share, 0), 1) * (this.x1 - this.x0);
-  }
-  yOf(event) {
-    const box = this.svg.getBoundingClientRect();
-    return ((event.clientY - box.top) / box.height) * this.height;
-  }
-  down(event) {
-    if (event.button) return;
-    this.from = { x: this.xOf(event), px: event.clientX };
-    this.to = undefined;
-    this.svg.setPointerCapture(event.pointerId);
-  }
-  move(event) {
-    const x = this.xOf(event);
-    if (this.from && Math.abs(event.clientX - this.from.px) > 5) this.to = x;
-    this.point(x, this.yOf(event));
-  }
-  up(event) {
-    const { from, to } = this;
-    this.from = null;
-    if (!from) return;
-    if (to === undefined) {
-      if (this.pick) this.pick(Math.round(this.xOf(event)));
-    } else if (to !== from.x) this.row.zoom([from.x, to].sort((p, q) => p - q));
-    this.overlay();
-  }
-  key(event) {
-    const middle = this.cursor ?? this.mark ?? (this.x0 + this.x1) / 2;
-    const about = (factor) => this.row.zoom(
-      [this.x0, this.x1].map((x) => middle + (x - middle) * factor));
-    const step = (sign) => {
-      const places = this.places().filter((x) => x >= this.x0 && x <= this.x1);
-      const at = places.indexOf(this.nearest(middle));
-      const next = this.cursor === null ? at : at + sign;
-      this.point(places[Math.min(Math.max(next, 0), places.length - 1)]);
-    };
-    const actions = {
-      ArrowLeft: () => step(-1), ArrowRight: () => step(1),
-      "+": () => about(0.5), "=": () => about(0.5), "-": () => about(2),
-      0: () => this.row.zoom(null), Escape: () => { this.row.zoom(null); this.point(null); },
-      Enter: () => { if (this.pick && this.cursor !== null) this.pick(this.cursor); },
-    };
-    if (!actions[event.key] || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    event.stopPropagation();
-    actions[event.key]();
+    const pixels = ((event.clientX - box.left) / box.width) * this.width;
+    const share = Math.min(Math.max((pixels - left) / (this.width - left - right), 0), 1);
+    return [this.x0 + share * (this.x1 - this.x0),
+      ((event.clientY - box.top) / box.height) * this.height];
   }
 
-  places() { return [...new Set(this.shown.flatMap((s) => s.x))].sort((a, b) => a - b); }
-  nearest(x) {
-    let best = null;
-    for (const series of this.shown) {
-      for (const place of series.x) {
-        if (best === null || Math.abs(place - x) < Math.abs(best - x)) best = place;
-      }
-    }
-    return best;
-  }
-
-  point(x, y = null) { // the cursor, and the values there; many lines: those next to the pointer
-    this.cursor = x === null ? null : this.nearest(x);
+  point(x, y) { // the cursor, and the values there; many lines: those next to the pointer
+    this.cursor = x === null ? null : this.places.reduce((best, place) =>
+      (best === null || Math.abs(place - x) < Math.abs(best - x) ? place : best), null);
     this.overlay();
     this.tip.hidden = this.cursor === null;
-    if (this.cursor === null) return;
-    let found = this.shown.map((series) => ({ series, i: series.x.indexOf(this.cursor) }))
-      .filter(({ series, i }) => i >= 0 && series.y[i] !== null);
-    if (y !== null && found.length > 10) {
-      const far = ({ series, i }) => Math.abs(this.py(series.y[i]) - y);
-      found = found.sort((a, b) => far(a) - far(b)).slice(0, 10);
-    }
-    found = found.sort((a, b) => b.series.y[b.i] - a.series.y[a.i]).slice(0, 16);
-    const rows = found.map(({ series, i }) => el("div", {},
-      el("span", {}, swatch(series), series.name),
-      el("b", {}, number(series.y[i]) +
-        (series.spread ? ` ± ${number(series.spread[i])}` : ""))));
-    this.tip.replaceChildren(el("div", {}, `${this.spec.x} ${number(this.cursor)}`), ...rows);
+    if (this.tip.hidden) return;
+    const values = this.shown.map((series) => {
+      const i = series.x.indexOf(this.cursor);
+      return { series, value: series.y[i] ?? null, spread: series.spread?.[i] };
+    }).filter(({ value }) => value !== null);
+    const far = ({ value }) => Math.abs(this.py(value) - y);
+    const near = values.sort((a, b) => far(a) - far(b)).slice(0, MOST);
+    this.tip.replaceChildren(el("div", {}, `${this.spec.x} ${number(this.cursor)}`),
+      ...near.sort((a, b) => b.value - a.value).map(({ series, value, spread }) => el("div", {},
+        el("span", {}, swatch(series), series.name),
+        el("b", {}, number(value) + (spread === undefined ? "" : ` ± ${number(spread)}`)))));
     const right = this.px(this.cursor) > this.width / 2;
     this.tip.style.left = right ? `${(100 * MARGIN.left) / this.width}%` : "auto";
     this.tip.style.right = right ? "auto" : `${(100 * MARGIN.right) / this.width}%`;
@@ -347,127 +227,61 @@ function logTicks(low, high) {
   return inside.length > 1 ? inside : ticks(low, high, 4).filter((v) => v > 0);
 }
 
-// ---------------------------------------------------------------- a row: panels with the same axes
+// ---------------------------------------------------------------- panels with the same axes
 
-class Row {
+class Chart {
   constructor(spec, hidden, { pick = null, height = 230 } = {}) {
-    Object.assign(this, { spec, hidden, height, log: spec.log, range: null });
-    this.charts = spec.panels.map((panel) => new Chart(
-      { title: spec.title, x: spec.x, y: spec.y, panel: panel.title, series: panel.series },
-      hidden, this, pick));
-    const button = (words, title, click) => el("button", { type: "button", title,
-      "aria-label": `${words}: ${title}, ${spec.title}`, on: { click } }, words);
-    this.whole = button("all", "show the whole range", () => this.zoom(null));
-    this.logButton = button("log", "logarithmic axis", () => { this.log = !this.log; this.draw(); });
-    const save = button("SVG", "save as a vector file", () => this.save());
-    this.logButton.hidden = spec.panels.some((p) => p.series.some((s) =>
-      s.y.some((y) => y !== null && y <= 0)));
+    Object.assign(this, { spec, height, log: spec.log });
+    this.panels = spec.panels.map((panel) => new Panel(spec, panel, hidden, pick));
+    this.logButton = el("button", { type: "button", title: "logarithmic axis",
+      "aria-label": `log: logarithmic axis, ${spec.title}`,
+      on: { click: () => { this.log = !this.log; this.draw(); } } }, "log");
+    const lines = spec.panels.flatMap((panel) => panel.series);
+    this.logButton.hidden = lines.some((s) => s.y.some((y) => y !== null && y <= 0));
+    const [low, high] = extent(lines.flatMap((s) => s.x));
+    this.limits = low < high ? [low, high] : [low - 0.5, low + 0.5];
     this.node = el("div", { class: spec.panels.length > 1 ? "row wide" : "row" },
       el("div", { class: "bar" }, el("h3", {}, spec.title),
-        el("span", { class: "tools controls" }, this.whole, this.logButton, save)),
-      el("div", { class: "panels" }, ...this.charts.map((chart) => chart.node)));
+        this.logButton),
+      el("div", { class: "panels" }, ...this.panels.map((panel) => panel.node)));
   }
 
-  zoom(range) {
-    const [low, high] = this.limits();
-    this.range = range && [Math.max(range[0], low), Math.min(range[1], high)];
-    if (range && this.range[1] - this.range[0] < (high - low) / 1e4) this.range = null;
-    if (this.range && this.range[0] <= low && this.range[1] >= high) this.range = null;
-    this.draw();
-  }
+  mark(x) { for (const panel of this.panels) { panel.mark = x; panel.overlay(); } }
 
-  limits() {
-    let low = Infinity, high = -Infinity;
-    for (const panel of this.spec.panels) {
-      for (const series of panel.series) {
-        for (const x of series.x) { low = Math.min(low, x); high = Math.max(high, x); }
-      }
-    }
-    if (low > high) return [0, 1];
-    return low === high ? [low - 0.5, high + 0.5] : [low, high];
-  }
-
-  heights([x0, x1]) {
-    let low = Infinity, high = -Infinity;
-    for (const chart of this.charts) {
-      for (const series of chart.shown) {
-        series.x.forEach((x, i) => {
-          const y = series.y[i];
-          if (y === null || x < x0 || x > x1) return;
-          const band = series.spread ? series.spread[i] ?? 0 : 0;
-          const bottom = this.log && y - band <= 0 ? y : y - band;
-          low = Math.min(low, bottom);
-          high = Math.max(high, y + band);
-        });
-      }
-    }
-    if (low > high) return this.log ? [1, 10] : [0, 1];
+  heights() {
+    const lines = this.panels.flatMap((panel) => panel.shown);
+    const values = lines.flatMap((s) => s.y.flatMap((y, i) => {
+      const spread = s.spread?.[i] ?? 0;
+      return y === null ? [] : [y - spread, y, y + spread];
+    })).filter((y) => !this.log || y > 0);
+    const [low, high] = values.length ? extent(values) : [1, 10];
     if (this.log) return [low / 1.1, high * 1.1];
     const gap = (high - low || Math.abs(high) || 1) * 0.05;
     return [low - gap, high + gap];
   }
 
   draw() {
-    const x = this.range ?? this.limits(), y = this.heights(x);
-    this.whole.hidden = !this.range;
     this.logButton.setAttribute("aria-pressed", this.log);
     const height = innerWidth < 760 ? Math.min(this.height, 210) : this.height;
-    for (const chart of this.charts) {
-      const width = chart.node.clientWidth;
-      if (width) chart.draw(Math.max(width, 200), height, x, y, this.log);
+    const heights = this.heights();
+    for (const panel of this.panels) {
+      const width = Math.max(panel.node.clientWidth, 200);
+      panel.draw(width, height, this.limits, heights, this.log);
     }
   }
-
-  save() { // one file per panel, in the colours of paper
-    const before = document.documentElement.dataset.theme;
-    setTheme("light");
-    for (const chart of this.charts) {
-      const copy = chart.svg.cloneNode(true);
-      const nodes = [chart.svg, ...chart.svg.querySelectorAll("*")];
-      [copy, ...copy.querySelectorAll("*")].forEach((node, i) => {
-        const style = getComputedStyle(nodes[i]);
-        for (const name of ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity",
-          "font-size", "font-family"]) node.setAttribute(name, style.getPropertyValue(name));
-      });
-      copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-      const name = [this.spec.name, chart.spec.panel].filter(Boolean).join("_");
-      download(`${name.replace(/[^\w.-]+/g, "_")}.svg`, "image/svg+xml", copy.outerHTML);
-    }
-    setTheme(before);
-  }
-}
-
-function download(name, type, text) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  el("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
-}
-
-function drawToWidth(rows) { // draw again when the width changes
-  const node = rows[0].node;
-  let width = node.clientWidth;
-  rows.forEach((row) => row.draw());
-  new ResizeObserver(() => {
-    if (node.clientWidth !== width) { width = node.clientWidth; rows.forEach((row) => row.draw()); }
-  }).observe(node);
 }
 
 function drawCharts() {
   const place = document.getElementById("charts");
-  if (!place || !DATA.charts.length) return;
-  const names = new Map(), hidden = new Set();
-  const rows = DATA.charts.map((spec) => new Row(spec, hidden));
-  for (const spec of DATA.charts) {
-    for (const panel of spec.panels) for (const s of panel.series) {
-      if (!names.has(s.name)) names.set(s.name, s);
-    }
-  }
-  place.append(
-    legend(names, hidden, () => rows.forEach((row) => row.draw())),
-    el("div", { class: "charts" }, ...rows.map((row) => row.node)),
-    el("p", { class: "hint controls" }, "Drag to zoom, double-click for the whole range. Keys on a chart: " +
-      "arrows, + and -, 0."));
-  drawToWidth(rows);
+  if (!place) return [];
+  const hidden = new Set(), charts = DATA.charts.map((spec) => new Chart(spec, hidden));
+  const lines = DATA.charts.flatMap((spec) => spec.panels).flatMap((panel) => panel.series);
+  const names = new Map();
+  for (const series of lines) if (!names.has(series.name)) names.set(series.name, series);
+  place.append(legend(names, hidden, () => charts.forEach((chart) => chart.draw())),
+    el("div", { class: "charts" }, ...charts.map((chart) => chart.node)));
+  charts.forEach((chart) => chart.draw());
+  return charts;
 }
 
 // ---------------------------------------------------------------- the player
@@ -501,10 +315,6 @@ class Player {
     this.build();
     const asked = /frame=(\d+)/.exec(location.hash);
     this.ready = this.open(0).then(() => { if (asked) this.seek(Number(asked[1])); });
-    addEventListener("hashchange", () => {
-      const at = /frame=(\d+)/.exec(location.hash);
-      if (at) this.seek(Number(at[1]));
-    });
   }
 
   build() {
@@ -517,42 +327,34 @@ class Player {
       return el("label", {}, label, node);
     };
     this.playButton = button("▶ play", "play or pause", () => this.toggle());
-    this.scrub = el("input", { type: "range", class: "scrub", min: 0, value: 0, "aria-label": "frame",
-      on: { input: () => { this.pause(); this.seek(Number(this.scrub.value)); } } });
+    this.scrub = el("input", { type: "range", class: "scrub", min: 0, value: 0,
+      "aria-label": "frame", on: { input: () => this.go(Number(this.scrub.value)) } });
     this.at = el("output", { class: "at" });
-    this.printed = el("p", { class: "printed" }); // what the hidden controls show
     this.screens = el("div", { class: "screens" });
     this.curve = el("div");
-    this.switches = el("span", { class: "bar" });
-    this.ramp = el("canvas", { class: "ramp", width: 256, height: 1, "aria-hidden": "true" });
+    this.switches = el("span", { class: "bar switches" });
     this.rampText = el("span", { class: "note" });
     const choice = DATA.clips.length > 1 ? select("clip", DATA.clips, 0, (c) => c.title,
       (i) => this.open(i)) : el("h3", {}, DATA.clips[0].title);
     this.place.append(
-      el("div", { class: "bar controls" }, choice, this.switches),
-      this.printed, this.screens,
-      el("div", { class: "bar transport controls" }, this.playButton,
+      el("div", { class: "bar" }, choice, this.switches), this.screens,
+      el("div", { class: "bar transport" }, this.playButton,
         button("◀", "one frame back", () => this.step(-1)),
         button("▶", "one frame on", () => this.step(1)),
         this.scrub, this.at,
         select("speed", SPEEDS, SPEEDS.indexOf(1), (s) => `${s}×`,
           (i) => { this.speed = SPEEDS[i]; this.restart(); }),
         select("error", GAINS, GAINS.indexOf(4), (g) => `${g}×`,
-          (i) => { this.gain = GAINS[i]; this.paint(); }), this.ramp, this.rampText),
+          (i) => { this.gain = GAINS[i]; this.paint(); }),
+        el("span", { class: "ramp", "aria-hidden": "true" }), this.rampText),
       this.curve,
-      el("p", { class: "hint controls" }, "A click on the curve goes to its frame. Keys: space plays and " +
+      el("p", { class: "hint" }, "A click on the curve goes to its frame. Keys: space plays and " +
         "pauses, ← and → step (with shift 10 frames), Home and End."));
     this.place.tabIndex = 0;
     this.place.setAttribute("aria-label", "player of rollouts");
     this.place.addEventListener("keydown", (event) => this.key(event));
-    this.paintRamp();
+    this.place.focus({ preventScroll: true }); // its keys work on a fresh page
     new ResizeObserver(() => this.resize()).observe(this.screens);
-  }
-
-  paintRamp() {
-    const image = new ImageData(256, 1);
-    HEAT.forEach((rgb, i) => image.data.set([...rgb, 255], 4 * i));
-    this.ramp.getContext("2d").putImageData(image, 0, 0);
   }
 
   async open(index) {
@@ -564,13 +366,11 @@ class Player {
     try {
       frames = await Promise.all(texts.map((text) => unpack(text, clip.size)));
     } catch (error) {
-      this.screens.replaceChildren(el("p", {}, typeof DecompressionStream === "undefined"
-        ? "This browser is too old for the player (Chrome 80, Firefox 113, Safari 16.4)."
-        : String(error.message)));
+      this.screens.replaceChildren(el("p", {}, `This clip cannot be played: ${error.message}`));
       return;
     }
     this.place.removeAttribute("aria-busy");
-    Object.assign(this, { clip, index });
+    this.clip = clip;
     [this.length, this.height, this.width] = clip.size;
     this.scrub.max = this.length - 1;
     this.hidden.clear();
@@ -578,7 +378,6 @@ class Player {
     this.drawCurve();
     this.drawSwitches();
     this.visible();
-    this.resize();
     this.seek(Math.min(this.frame, this.length - 1));
   }
 
@@ -612,15 +411,15 @@ class Player {
   }
 
   drawCurve() {
-    this.row = null;
+    this.chart = null;
     this.curve.replaceChildren();
     if (!this.clip.psnr) return;
-    this.row = new Row(this.clip.psnr, this.hidden,
-      { pick: (x) => { this.pause(); this.seek(x); }, height: 200 });
+    this.chart = new Chart(this.clip.psnr, this.hidden,
+      { pick: (x) => this.go(x), height: 200 });
     const names = new Map(this.clip.psnr.panels[0].series.map((s) => [s.name, s]));
-    this.curve.append(legend(names, this.hidden, () => { this.row.draw(); this.visible(); }),
-      this.row.node);
-    drawToWidth([this.row]);
+    this.curve.append(legend(names, this.hidden, () => { this.chart.draw(); this.visible(); }),
+      this.chart.node);
+    this.chart.draw();
   }
 
   drawSwitches() {
@@ -668,7 +467,8 @@ class Player {
     this.frame = Math.min(Math.max(frame, 0), this.length - 1);
     this.paint();
   }
-  step(by) { this.pause(); this.seek(this.frame + by); }
+  go(frame) { this.pause(); this.seek(frame); }
+  step(by) { this.go(this.frame + by); }
   toggle() { if (this.playing) this.pause(); else this.play(); }
   restart() { if (this.playing) { this.pause(); this.play(); } }
 
@@ -689,8 +489,9 @@ class Player {
   }
 
   key(event) {
-    if (["SELECT", "BUTTON"].includes(event.target.tagName) && event.key === " ") return;
-    if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey) return;
+    const focus = event.target.tagName;
+    if (focus === "SELECT" || (focus === "BUTTON" && event.key === " ")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const stride = event.shiftKey ? 10 : 1;
     const actions = { " ": () => this.toggle(), ArrowLeft: () => this.step(-stride),
       ArrowRight: () => this.step(stride), Home: () => this.step(-this.frame),
@@ -702,117 +503,62 @@ class Player {
 
   paint() {
     const { frame, clip } = this, count = this.height * this.width;
-    const given = frame < clip.given;
+    const given = frame < clip.given, off = (s, k) => Math.abs(s.values[k] - s.minus[k]);
+    const error = (s, k) => Math.min(255, Math.round(
+      ((off(s, k) + off(s, k + 1) + off(s, k + 2)) * this.gain) / 3));
     for (const s of this.shown) {
       const image = new ImageData(this.width, this.height), out = image.data;
       const start = 3 * count * frame;
       for (let i = 0, k = start; i < 4 * count; i += 4, k += 3) {
-        let rgb = s.values;
-        let at = k;
-        if (s.minus) {
-          const { values: a, minus: b } = s;
-          const off = Math.abs(a[k] - b[k]) + Math.abs(a[k + 1] - b[k + 1]) +
-            Math.abs(a[k + 2] - b[k + 2]);
-          rgb = HEAT[Math.min(255, Math.round((off * this.gain) / 3))];
-          at = 0;
-        }
-        out[i] = rgb[at];
-        out[i + 1] = rgb[at + 1];
-        out[i + 2] = rgb[at + 2];
+        const rgb = s.minus ? HEAT[error(s, k)] : s.values, at = s.minus ? 0 : k;
+        for (let c = 0; c < 3; c += 1) out[i + c] = rgb[at + c];
         out[i + 3] = 255;
       }
       s.context.putImageData(image, 0, 0);
       s.canvas.setAttribute("aria-label", `${s.label}, frame ${frame}`);
-      const psnr = s.kind === "prediction" && s.series ? s.series.y[s.series.x.indexOf(frame)] : null;
-      s.value.textContent = given && s.kind === "prediction" ? "given"
-        : typeof psnr === "number" ? `${psnr.toFixed(2)} dB` : "";
-      s.node.classList.toggle("given", given && s.kind === "prediction");
+      if (s.kind !== "prediction") continue;
+      const psnr = s.series?.y[s.series.x.indexOf(frame)];
+      s.value.textContent = given ? "given" : Number.isFinite(psnr) ? `${psnr.toFixed(2)} dB` : "";
+      s.node.classList.toggle("given", given);
     }
     this.scrub.value = frame;
     this.at.textContent = `frame ${frame} of 0..${this.length - 1}`;
-    this.printed.textContent = `${clip.title}, ${this.at.textContent}`;
     this.rampText.textContent = `0 to ${(255 / this.gain).toFixed(0)} of 255`;
-    if (this.row) this.row.charts[0].setMark(frame);
+    if (this.chart) this.chart.mark(frame);
   }
 }
 
 // ---------------------------------------------------------------- tables
 
-const cells = (row) => [...row.cells].map((cell) => cell.textContent);
-const ESCAPES = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-  "±": "$\\pm$", "<": "$<$", ">": "$>$" };
-const latex = (text) => text.replace(/[\\~^±<>]|[&%$#_{}]/g, (c) => ESCAPES[c] ?? `\\${c}`);
-const FORMATS = {
-  Markdown: (rows) => {
-    const lines = rows.map((row) => `| ${row.map((c) => c.replace(/\|/g, "\\|")).join(" | ")} |`);
-    return [lines[0], `|${rows[0].map((_, i) => (i ? "---:" : "---")).join("|")}|`,
-      ...lines.slice(1)].join("\n");
-  },
-  CSV: (rows) => rows.map((row) => row.map((c) =>
-    (/[",\n]/.test(c) ? `"${c.replace(/"/g, '""')}"` : c)).join(",")).join("\n"),
-  LaTeX: (rows) => {
-    const lines = rows.map((row) => `${row.map(latex).join(" & ")} \\\\`);
-    return [`\\begin{tabular}{l${"r".repeat(rows[0].length - 1)}}`, "\\hline", lines[0], "\\hline",
-      ...lines.slice(1), "\\hline", "\\end{tabular}"].join("\n");
-  },
-};
-
 function sortable(table) {
   const [head] = table.tHead.rows, body = table.tBodies[0];
   [...head.cells].forEach((cell, i) => {
+    const text = (row) => row.cells[i].textContent.trim();
+    const amount = (row) => (/^-?\d/.test(text(row)) ? parseFloat(text(row)) : -Infinity);
     const click = () => {
-      const rows = [...body.rows], key = (row) => row.cells[i].textContent.trim();
-      const amount = (text) => parseFloat(text.replace(/^[<>]\s*/, ""));
-      const numeric = rows.some((row) => !Number.isNaN(amount(key(row))));
-      const down = cell.getAttribute("aria-sort") !== "descending" && numeric
-        || (!numeric && cell.getAttribute("aria-sort") === "ascending");
-      const order = (a, b) => {
-        if (!numeric) return key(a).localeCompare(key(b), undefined, { numeric: true });
-        const [x, y] = [amount(key(a)), amount(key(b))];
-        return Number.isNaN(x) ? (down ? -1 : 1) : Number.isNaN(y) ? (down ? 1 : -1) : x - y;
-      };
-      rows.sort((a, b) => (down ? -order(a, b) : order(a, b)));
+      const down = cell.getAttribute("aria-sort") !== "descending";
+      const rows = [...body.rows].sort((a, b) => amount(a) - amount(b)
+        || text(a).localeCompare(text(b), undefined, { numeric: true }));
       for (const other of head.cells) other.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", down ? "descending" : "ascending");
-      body.append(...rows);
+      body.append(...(down ? rows.reverse() : rows));
     };
     cell.replaceChildren(el("button", { type: "button", title: "sort by this column",
       on: { click } }, cell.textContent));
   });
 }
 
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = el("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-}
-
-function copyButton(words, text) {
-  const button = el("button", { type: "button", on: { click: async () => {
-    await copy(text());
-    button.textContent = "copied";
-    setTimeout(() => { button.textContent = words; }, 1200);
-  } } }, words);
-  return button;
-}
-
 for (const table of document.querySelectorAll("table")) {
   if (table.tBodies[0].rows.length > 1) sortable(table);
-  const rows = () => [...table.rows].map(cells);
-  table.parentNode.after(el("div", { class: "bar controls" },
-    ...Object.entries(FORMATS).map(([name, write]) =>
-      copyButton(`copy ${name}`, () => write(rows())))));
 }
 for (const pre of document.querySelectorAll("pre.command")) {
-  pre.after(el("div", { class: "bar controls" }, copyButton("copy", () => pre.textContent)));
+  const button = el("button", { type: "button", on: { click: async () => {
+    await navigator.clipboard.writeText(pre.textContent);
+    button.textContent = "copied";
+  } } }, "copy");
+  pre.after(el("div", { class: "bar" }, button));
 }
 const place = document.getElementById("player");
 const player = place && DATA.clips.length ? new Player(place) : null;
-drawCharts();
+const charts = drawCharts();
+addEventListener("resize", () => [...charts, player?.chart].forEach((chart) => chart?.draw()));

@@ -9,18 +9,18 @@ import hashlib
 import html
 import json
 import shlex
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..config import BASELINES, OBJECTIVES, TRAINING
 from ..fields import MAY_CHANGE, ONCE
-from ..files import write_atomically
+from ..files import finite, write_atomically
 from ..runs.folder import FUTURES, LATENTS, SCHEDULE, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from . import charts, clips, tables
-from .reading import Run, is_number, read_json, read_run, score_of
+from .boundary import part
+from .reading import Run, read_json, read_run, score_of
 
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = {"environment"}.union(*(lab.names(MAY_CHANGE) for lab in TRAINING.values()))
@@ -32,8 +32,6 @@ PLAYED = [VAL_CLIP, VAL_FUTURES]
 PLAYED_OF_TEST = [*map(clip_file, range(CLIPS)), TEST_FUTURES]
 WIDE = 1000  # pixels: pictures that have a row of the page of their own
 BUDGET = 28_000_000  # characters of packed clips on a page
-HEAD = ("runs", "epochs", "best val PSNR", "last val PSNR", "val baseline", "test PSNR")
-HEAD += ("test baseline", "drift")
 ALT = {
     "val_strip": "film strip of the validation rollout",
     "futures": "film strip of sampled futures, their mean and their deviation",
@@ -64,65 +62,6 @@ DISTRIBUTION = {  # a row of the page -> where distribution.json and scores.json
     "true values in the 50 % interval": "futures/coverage_50",
     "true values in the 90 % interval": "futures/coverage_90",
 }
-
-
-# ---------------------------------------------------------------- a row of the table
-
-
-def spread(values: Iterable[float | None]) -> str:
-    """Mean, and standard deviation of several values; a dash for none.
-
-    Two decimals; one digit where that would show nothing, none from 1,000 on.
-    """
-    values = [value for value in values if value is not None]
-    if not values:
-        return "-"
-    mean = statistics.mean(values)
-    digits = ".0f" if abs(mean) >= 1000 else ".2f"
-
-    def cell(value):
-        return f"{value:{'.1g' if 0 < abs(value) < 0.005 else digits}}"
-
-    return " ± ".join(map(cell, [mean, *([statistics.stdev(values)] if len(values) > 1 else [])]))
-
-
-def val_psnr(run: Run) -> list[float]:
-    return [row["val/psnr"] for row in run.epochs if row.get("val/psnr") is not None]
-
-
-def best_psnr(run: Run) -> float | None:
-    return max(val_psnr(run), default=None)
-
-
-def finished(runs: list[Run]) -> list[Run]:
-    """The finished runs: no mean has others; all of them if none is."""
-    return [run for run in runs if run.finished] or runs
-
-
-def row_of(runs: list[Run]) -> list[str]:
-    """What is below HEAD for runs that differ only by their seed, as text."""
-    done = finished(runs)
-    count = str(len(runs)) if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
-    best = [best_psnr(run) for run in done]
-    last, copied = ([*last_values(done, name)] for name in ("val/psnr", charts.BASELINE))
-    keys = "psnr", "psnr_given_frame_repeated", "drift"
-    test = [[run.scores.get(key) for run in done] for key in keys]
-    return [count, epochs_of(runs), *map(spread, (best, last, copied, *test))]
-
-
-def last_values(runs: Iterable[Run], column: str) -> Iterator[float]:
-    """The last value of a column of metrics.csv in every run that has one."""
-    for run in runs:
-        values = [row[column] for row in run.epochs if row.get(column) is not None]
-        yield from values[-1:]
-
-
-def epochs_of(runs: list[Run]) -> str:
-    """Epochs done; of unfinished runs, of how many."""
-    if all(run.finished for run in runs):
-        counts = sorted({len(run.epochs) for run in runs if run.epochs})
-        return "-".join(map(str, counts)) or "-"
-    return ", ".join(dict.fromkeys(run.progress for run in runs))
 
 
 # ---------------------------------------------------------------- html
@@ -188,7 +127,7 @@ class Page:
     def data(self) -> str:
         """The curves and clips, in a form that cannot end its script element."""
         values = {"clips": self.clips, "charts": self.charts}
-        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(finite(values), allow_nan=False, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -206,17 +145,22 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
     return f'<div class="scroll" tabindex="0">{whole}</div>' if rows else ""
 
 
-def picture(path: Path, label: str = "") -> str:
+def picture(path: Path, label: str) -> str:
     """A PNG embedded in the page."""
     content = path.read_bytes()
-    data, text = base64.b64encode(content).decode(), html.escape(label or alt(path))
+    data, text = base64.b64encode(content).decode(), html.escape(label)
     wide = " wide" * (int.from_bytes(content[16:20], "big") > WIDE)  # of a PNG, the width is there
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
     return f'<figure class="picture{wide}">{image}<figcaption>{text}</figcaption></figure>'
 
 
-def pictures(parts: Iterable[str]) -> str:
-    text = "\n".join(parts)
+def pictures(labels: Mapping[Path, str]) -> str:
+    """{path of a PNG: its label} -> all in one block, without those that cannot be read."""
+    figures = []
+    for path, label in labels.items():
+        with part(path):
+            figures.append(picture(path, label))
+    text = "\n".join(figures)
     return f'<div class="pictures">\n{text}\n</div>' if text else ""
 
 
@@ -312,56 +256,59 @@ def command(run: Run) -> str:
     return " ".join(["python Trainer.py", *(flag(*setting) for setting in typed.items())])
 
 
-def write_run_page(folder: Path, status: str = "", place: Path | None = None) -> None:
+def write_run_page(folder: Path, status: str = "") -> None:
     """report.html: what Trainer and Tester wrote into the folder.
 
-    `status` is what a run that is not finished is doing. The page is written into `place`, by
-    default the same folder.
+    `status` is what a run that is not finished is doing.
     """
-    run = read_run(folder)
-    if not status:
-        status = "" if run.finished else f"unfinished: {run.progress} epochs"
-    page = Page(f"Run {folder.name}", status)
-    add_rollouts(page, run)
-    row = table([row_of([run])[1:]], HEAD[1:])
-    page.add("Scores", row, test_scores(run), note(run.note))
-    again = command(run)
-    page.add("Command", f"<pre class=command><code>{html.escape(again)}</code></pre>" * bool(again))
-    add_curves(page, run)
-    page.add("Predicted distribution", distribution_table(run))
-    shown = [folder / name for name in SHOWN if (folder / name).is_file()]
-    shown += [folder / name for name in SHOWN_OF_TEST if name in run.tested]
-    page.add("Figures", pictures(map(picture, shown)))
-    page.write((place or folder) / "report.html")
+    path = folder / "report.html"
+    with part(path):
+        run = read_run(folder)
+        if not (status or run.finished):
+            status = f"unfinished: {run.progress} epochs"
+        page = Page(f"Run {folder.name}", status)
+        for title, section in SECTIONS.items():
+            with part(f"{path}: {title}"):
+                page.add(title, section(page, run))
+        page.write(path)
 
 
-def add_rollouts(page: Page, run: Run) -> None:
+def rollouts(page: Page, run: Run) -> str:
     names = [name for name in PLAYED if (run.folder / name).is_file()]
     names += [name for name in PLAYED_OF_TEST if name in run.tested]
     left = 0
     for name in names:
-        clip = clips.read(run.folder / name)
-        if page.room_for(clip["tracks"].values()):
-            add_clip(page, {clip["title"]: clip})
-        else:
-            left += 1
-    if page.clips:
-        more = f"{left} more clips are left out: the page would exceed 30 MB." if left else ""
-        page.add("Rollouts", player(), note(more))
+        with part(run.folder / name):
+            clip = clips.read(run.folder / name)
+            if page.room_for(clip["tracks"].values()):
+                add_clip(page, {clip["title"]: clip})
+            else:
+                left += 1
+    more = f"{left} more clips are left out: the page would exceed 30 MB." if left else ""
+    return player() + note(more) if page.clips else ""
 
 
-def add_curves(page: Page, run: Run) -> None:
+def scores(page: Page, run: Run) -> str:
+    return table([tables.row_of([run])[1:]], tables.HEAD[1:]) + test_scores(run) + note(run.note)
+
+
+def command_box(page: Page, run: Run) -> str:
+    again = command(run)
+    return f"<pre class=command><code>{html.escape(again)}</code></pre>" * bool(again)
+
+
+def curves(page: Page, run: Run) -> str:
     lab, loss = run.settings.get("lab", "pose"), run.settings.get("loss", "mse")
     units = {"loss": OBJECTIVES.get(loss, "loss")}
     baseline = BASELINES.get(lab, "baseline")
-    add_charts(page, charts.run_charts(run.epochs, run.frames, units, baseline))
+    return add_charts(page, charts.run_charts(run.epochs, run.frames, units, baseline))
 
 
-def add_charts(page: Page, drawn: Sequence[charts.Chart]) -> None:
+def add_charts(page: Page, drawn: Sequence[charts.Chart]) -> str:
+    """-> where page.js draws them, and a note of what is constant."""
     changing, constants = charts.without_constants(drawn)
-    if changing:
-        page.charts = [chart.as_json() for chart in changing]
-        page.add("Curves", '<div id="charts"></div>', note(constants))
+    page.charts = [chart.as_json() for chart in changing]
+    return '<div id="charts"></div>' + note(constants) if changing else ""
 
 
 def test_scores(run: Run) -> str:
@@ -376,7 +323,7 @@ def test_scores(run: Run) -> str:
     return table(rows, ["PSNR (dB)", *keys]) if keys else ""
 
 
-def distribution_table(run: Run) -> str:
+def distribution_table(page: Page, run: Run) -> str:
     """The scores of z and of sampled futures: a column for each set of clips that has any."""
     tested = run.predicted
     columns = {
@@ -386,11 +333,27 @@ def distribution_table(run: Run) -> str:
         "test, ideal forecast": {"futures": score_of(tested, "futures/ideal")},
     }
     cells = {}
-    for heading, scores in columns.items():
-        values = [score_of(scores, path) for path in DISTRIBUTION.values()]
-        values = [f"{value:.5g}" if is_number(value) else "-" for value in values]
+    for heading, known in columns.items():
+        values = [score_of(known, path) for path in DISTRIBUTION.values()]
+        values = ["-" if value is None else f"{value:.5g}" for value in values]
         if set(values) != {"-"}:
             cells[heading] = values
     rows = [[name, *row] for name, row in zip(DISTRIBUTION, zip(*cells.values()))]
     rows = [row for row in rows if set(row[1:]) != {"-"}]
     return table(rows, ("measure", *cells))
+
+
+def figures(page: Page, run: Run) -> str:
+    shown = [name for name in SHOWN if (run.folder / name).is_file()]
+    shown += [name for name in SHOWN_OF_TEST if name in run.tested]
+    return pictures({run.folder / name: alt(run.folder / name) for name in shown})
+
+
+SECTIONS = {
+    "Rollouts": rollouts,
+    "Scores": scores,
+    "Command": command_box,
+    "Curves": curves,
+    "Predicted distribution": distribution_table,
+    "Figures": figures,
+}

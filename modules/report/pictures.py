@@ -6,11 +6,13 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageSequence
 
 from ..errors import UserError
 from ..files import write_atomically
-from .figures import DPI, plt, save_figure
+from .boundary import drawing
+from .figures import DPI, save_figure
 
 GREEN, RED, GREY = (40, 170, 70), (215, 50, 45), (150, 150, 150)
 LINE, GAP = 12, 2  # a film strip: images per line, pixels between them
@@ -113,6 +115,7 @@ def tiled(clips: Sequence[np.ndarray], times: Sequence[int], columns: int) -> np
     return image
 
 
+@drawing
 def draw_strip(
     path: Path,
     rows: dict[str, np.ndarray],
@@ -130,7 +133,7 @@ def draw_strip(
     scale = round(scale) if scale > 1 else scale  # whole numbers: all pixels have the same size
     left = 20 + CHARACTER * max(len(part) for label in rows for part in label.split("\n"))
     whole = left + scale * width, len(lines) * (HEADING + scale * height)  # pixels of the figure
-    figure = plt.figure(figsize=(whole[0] / DPI, whole[1] / DPI))
+    figure = Figure(figsize=(whole[0] / DPI, whole[1] / DPI))
     size = scale * width / whole[0], scale * height / whole[1]
     for number, line in enumerate(lines, start=1):
         cell = figure.add_axes((left / whole[0], 1 - number / len(lines), *size))

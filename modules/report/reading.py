@@ -4,16 +4,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import write_json
-from ..runs.folder import TEST, TESTED, files_of_run, is_one_of, trained
+from ..runs.folder import TEST, TESTED, is_one_of, trained
 
-LARGEST = 1e15  # of a score
 PREDICTED = "z", "futures", "twin"  # what scores.json holds of the predicted distribution
 
 
@@ -33,7 +33,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all planned epochs are done; older runs do not record it."""
+        """Whether all planned epochs are done."""
         planned = self.settings.get("num_epoch")
         return not isinstance(planned, int) or len(self.epochs) >= planned
 
@@ -50,34 +50,7 @@ def read_run(folder: Path) -> Run:
     scores = read_json(folder / "scores.json") if "scores.json" in tested else {}
     settings, of_clips = read_json(folder / "args.json"), scores.get("clips", [])
     means, predicted = scores.get("mean", {}), {key: scores.get(key) for key in PREDICTED}
-    run = Run(folder, settings, epochs, frames, means, of_clips, tested, note, predicted)
-    check(run)
-    return run
-
-
-def check(run: Run) -> None:
-    """Refuse a run whose files are not what Trainer and Tester write."""
-    for name, rows in (("epoch", run.epochs), ("frame", run.frames)):
-        if rows and not all(row.get(name) is not None for row in rows):
-            raise UserError(f"{run.folder} is damaged: a table has a row without its {name}")
-    if not all(isinstance(run.settings.get(name, ""), str) for name in ("lab", "loss")):
-        raise UserError(f"{run.folder / 'args.json'} is damaged: its lab or loss is no word")
-    if not (isinstance(run.clips, list) and all(map(are_scores, [run.scores, *run.clips]))):
-        raise UserError(f"{run.folder / 'scores.json'} is damaged: it has no scores")
-
-
-def are_scores(values: Any) -> bool:
-    """Whether these are the scores of a clip, or their means: numbers, and tables."""
-    return isinstance(values, dict) and all(map(is_score, values.values()))
-
-
-def is_score(value: Any) -> bool:
-    return value is None or isinstance(value, (dict, list)) or is_number(value)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it can be printed as a score."""
-    return isinstance(value, (int, float)) and abs(value) < LARGEST
+    return Run(folder, settings, epochs, frames, means, of_clips, tested, note, predicted)
 
 
 def score_of(scores: Any, path: str) -> Any:
@@ -127,9 +100,8 @@ def listed(test: Mapping[str, Any]) -> set[str]:
 
 def files_of_test(folder: Path) -> tuple[set[str], str]:
     """-> the files of one test of the last weights; why there are none of a test that was done."""
-    if not (folder / TEST).exists():  # none, or one of version 0.2.0
-        found = [p for p in files_of_run(folder, TESTED) if p.is_file() and is_newer(p)]
-        return {p.relative_to(folder).as_posix() for p in found}, ""
+    if not (folder / TEST).is_file():
+        return set(), ""
     test = read_test(folder)
     if test.get("complete") is not True:
         return set(), "A test was stopped while it moved its files; run Tester.py again."
@@ -138,41 +110,35 @@ def files_of_test(folder: Path) -> tuple[set[str], str]:
     return {name for name in listed(test) if (folder / name).is_file()}, ""
 
 
-def is_newer(path: Path) -> bool:
-    """Whether the file was written after the run's last weights."""
-    last = path.parent / "last.ckpt"
-    return not last.exists() or path.stat().st_mtime >= last.stat().st_mtime
-
-
 # ---------------------------------------------------------------- files
 
 
-def read_json(path: Path) -> dict:
-    """-> the contents of the file; nothing, if there is none."""
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors within name the file that is read."""
     try:
-        values = loads(path.read_text("utf-8-sig")) if path.is_file() else {}
-    except (OSError, RecursionError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is damaged: it holds no names with values")
-    return values
+        yield
+    except Exception as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
-def loads(text: str) -> Any:
-    """JSON -> its values; None for what Python writes for numbers that are not finite."""
-    return json.loads(text, parse_constant=lambda _: None)
+def read_json(path: Path) -> dict:
+    """-> the contents of the file, None for numbers that are not finite; {} for no file."""
+    if not path.is_file():
+        return {}
+    with named(path):
+        values = json.loads(path.read_text("utf-8-sig"), parse_constant=lambda _: None)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no names with values")
+        return values
 
 
 def read_csv(path: Path) -> list[dict]:
     """-> a dict of numbers a row, None where there is none or it is not finite; [] for no file."""
     if not path.is_file():
         return []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        return [{k: number(v) for k, v in row.items()} for row in rows]
-    except (OSError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    with named(path), open(path, newline="", encoding="utf-8-sig") as file:
+        return [{k: number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def number(cell: str | None) -> float | None:

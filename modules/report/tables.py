@@ -1,8 +1,11 @@
-"""Numbers as text: Markdown, and Tester's printed table."""
+"""Numbers as text: Markdown, Tester's printed table, the scores of runs."""
 
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..evaluation.metrics import AVERAGES, UNCLAMPED
+from .charts import BASELINE
+from .reading import Run
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -10,6 +13,8 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+HEAD = ("runs", "epochs", "best val PSNR", "last val PSNR", "val baseline", "test PSNR")
+HEAD += ("test baseline", "drift")
 MANY = 8  # with more clips than this, plot and table show only the mean
 COLUMNS = {  # printed heading -> key of a score
     "mean": "psnr",
@@ -68,3 +73,62 @@ def print_drift(clips: dict[str, dict]) -> None:
         row = [values[key] for key in ("drift", "drift_one_step", "drift_since_frame_30")]
         row = "".join(f"{value:>+13.3f}" for value in row)
         print(f"{name:<10}{row}{values['psnr_one_step']:>15.3f}")
+
+
+# ---------------------------------------------------------------- runs in a table
+
+
+def mean_text(values: Iterable[float | None]) -> str:
+    """Mean, and standard deviation of several values; a dash for none.
+
+    Two decimals; one digit where that would show nothing, none from 1,000 on.
+    """
+    values = [value for value in values if value is not None]
+    if not values:
+        return "-"
+    mean = statistics.mean(values)
+    digits = ".0f" if abs(mean) >= 1000 else ".2f"
+
+    def cell(value):
+        return f"{value:{'.1g' if 0 < abs(value) < 0.005 else digits}}"
+
+    return " ± ".join(map(cell, [mean, *([statistics.stdev(values)] if len(values) > 1 else [])]))
+
+
+def val_psnr(run: Run) -> list[float]:
+    return [row["val/psnr"] for row in run.epochs if row.get("val/psnr") is not None]
+
+
+def best_psnr(run: Run) -> float | None:
+    return max(val_psnr(run), default=None)
+
+
+def finished(runs: list[Run]) -> list[Run]:
+    """The finished runs: no mean has others; all of them if none is."""
+    return [run for run in runs if run.finished] or runs
+
+
+def row_of(runs: list[Run]) -> list[str]:
+    """What is below HEAD for runs that differ only by their seed, as text."""
+    done = finished(runs)
+    count = str(len(runs)) if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
+    best = [best_psnr(run) for run in done]
+    last, copied = ([*last_values(done, name)] for name in ("val/psnr", BASELINE))
+    keys = "psnr", "psnr_given_frame_repeated", "drift"
+    test = [[run.scores.get(key) for run in done] for key in keys]
+    return [count, epochs_of(runs), *map(mean_text, (best, last, copied, *test))]
+
+
+def last_values(runs: Iterable[Run], column: str) -> Iterator[float]:
+    """The last value of a column of metrics.csv in every run that has one."""
+    for run in runs:
+        values = [row[column] for row in run.epochs if row.get(column) is not None]
+        yield from values[-1:]
+
+
+def epochs_of(runs: list[Run]) -> str:
+    """Epochs done; of unfinished runs, of how many."""
+    if all(run.finished for run in runs):
+        counts = sorted({len(run.epochs) for run in runs if run.epochs})
+        return "-".join(map(str, counts)) or "-"
+    return ", ".join(dict.fromkeys(run.progress for run in runs))

@@ -1,6 +1,7 @@
 """console.txt: what a script prints is kept in its run folder too."""
 
 import datetime
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -15,8 +16,10 @@ class Console:
     """Within, standard output also goes to console.txt, from the first line on.
 
     The file is written once keep() has named its folder: a command that is refused before that
-    changes nothing.
+    changes nothing. Debug messages, such as the traceback of a lost figure, go to the file only.
     """
+
+    logger = logging.getLogger("modules")
 
     def __enter__(self) -> "Console":
         self.screen, self.file = sys.stdout, None
@@ -27,6 +30,7 @@ class Console:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         sys.stdout = self.screen
         if self.file:
+            self.logger.removeHandler(self.handler)
             if error:
                 self.file.write(reason(error))
             self.file.close()
@@ -39,6 +43,9 @@ class Console:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
         self.file.write("".join(self.early))
+        self.handler = logging.StreamHandler(self.file)
+        self.logger.addHandler(self.handler)
+        self.logger.setLevel(logging.DEBUG)
 
     def write(self, text: str) -> int:
         if self.file:

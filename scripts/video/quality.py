@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from modules.report import charts, pages, pictures
+from modules.report.boundary import drawing
 
 from .skeleton import draw_skeleton
 
@@ -109,6 +110,7 @@ def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+@drawing
 def write_quality_page(
     path: Path,
     facts: Mapping[str, Any],
@@ -131,7 +133,7 @@ def write_quality_page(
         charts.Chart(name, name, "frame", unit, [charts.Panel("", [thinned(name, values)])])
         for (name, unit), values in curves.items()
     ]
-    pages.add_charts(page, lines)
+    page.add("Curves", pages.add_charts(page, lines))
     page.write(path)
 
 
@@ -142,14 +144,13 @@ def pose_strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float
         "frame": np.array([samples[n][0] for n in chosen]),
         "pose": np.array([overlaid(*samples[n]) for n in chosen]),
     }
-    headings, parts = [f"{n / fps:.1f} s" for n in chosen], []
+    headings, labels = [f"{n / fps:.1f} s" for n in chosen], {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "poses.png"
         for i in range(0, len(chosen), STRIP_LENGTH):
+            path = Path(folder) / f"poses{i}.png"
             pictures.draw_strip(path, rows, range(len(chosen))[i : i + STRIP_LENGTH], headings)
-            label = f"frames from {headings[i]} on, and the poses over them"
-            parts.append(pages.picture(path, label))
-    return pages.pictures(parts)
+            labels[path] = f"frames from {headings[i]} on, and the poses over them"
+        return pages.pictures(labels)
 
 
 def thinned(name: str, values: Sequence[float]) -> charts.Series:
