@@ -211,10 +211,12 @@ class Trainer:
 
     def end_epoch(self, val: dict[str, float | None]) -> None:
         """Log the epoch, step the schedules, save: a checkpoint knows every row."""
-        self.monitor.epoch_ended(*self.values(), val)
+        if ranks.first:
+            self.monitor.epoch_ended(*self.values(), val)
         self.step_schedules()
         if ranks.first:
             save_epoch(self, val)
+            self.monitor.epoch_saved()
 
     def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0

@@ -248,7 +248,7 @@ def test_the_time_left_is_that_of_the_whole_run():
 
 
 def test_the_time_of_the_run_is_printed_once_after_its_first_steps(train, monkeypatch):
-    monkeypatch.setattr("Trainer.SHOW_SECONDS", 0)
+    monkeypatch.setattr("modules.report.monitor.SHOW_SECONDS", 0)
     _, text = train("--num_epoch", 2, "--no-plots")
     before, after = re.split("training takes about .*, validations not counted\n", text)
     assert "epoch " not in before and after.count("frames/s") == 2
@@ -263,7 +263,7 @@ def test_bar_and_log_show_the_time_left(train, monkeypatch):
         return "1:02:03"
 
     monkeypatch.setattr(Clock, "left", left)
-    monkeypatch.setattr("Trainer.SHOW_SECONDS", 1000)
+    monkeypatch.setattr("modules.report.monitor.SHOW_SECONDS", 1000)
     _, text = train("--num_epoch", 4, "--val_every", 3, "--no-plots")
     assert text.count("frames/s, 1:02:03 left") == 3  # none is left after the last epoch
     # two steps an epoch; validations after epochs 2 and 3, and what follows the last

@@ -129,20 +129,21 @@ class Monitor:
     def epoch_ended(
         self, total: torch.Tensor, scheduled: dict[str, float], val: dict[str, float | None]
     ) -> None:
-        """A complete epoch: its row of metrics.csv."""
-        if not ranks.first:
-            return
+        """A complete epoch: its row, which its checkpoint has, is sent to the trackers."""
         row = {"epoch": self.epoch} | self.train_row(total, scheduled)
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
         with part(f"{self.folder}: a tracker"):
             self.trackers.send(self.history, self.gif_of)
+
+    def epoch_saved(self) -> None:
+        """Write metrics.csv and the page, and print the epoch: not before it is saved."""
         self.write_metrics()
         self.epoch, self.steps_done = self.epoch + 1, 0
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
             self.write_page(f"training: {self.progress_text()}")
         left = self.time_left() if self.epoch < self.settings.num_epoch else ""
-        tqdm.write(epoch_line(row, self.settings.num_epoch, self.speed, left))
+        tqdm.write(epoch_line(self.history[-1], self.settings.num_epoch, self.speed, left))
 
     def train_row(self, total: torch.Tensor, scheduled: dict[str, float]) -> dict[str, float]:
         """The epoch's training: means over its steps, its schedules and its speed."""
