@@ -147,11 +147,6 @@ def test_wandb_that_does_not_start_is_an_error_before_training(
     assert "WANDB_MODE=offline" in done.err
 
 
-def test_a_run_without_trackers_has_the_checkpoint_of_before(train):
-    run, _ = train("--num_epoch", 1, "--no-plots")
-    assert "trackers" not in load(run)
-
-
 def test_a_prefix_of_wandb_is_refused_and_its_flags_are_named(call):
     done = call("Trainer", "--DR", "d", "--save_root", "s", "--wan")
     assert done.code == 2
