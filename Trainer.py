@@ -368,7 +368,9 @@ def main(settings: Settings, typed: set[str]) -> None:
 
 
 def carry_out(settings: Settings, typed: set[str]) -> None:
-    if settings.preview and ranks.first:
+    if settings.preview and not ranks.first:
+        return
+    if settings.preview:
         schedules.preview(settings)
         folder, rows = run_folder(settings.save_root), schedules.table(settings)
         write_csv(folder / SCHEDULE, rows)
@@ -377,7 +379,7 @@ def carry_out(settings: Settings, typed: set[str]) -> None:
         print(*schedules.warnings(settings), written, sep="\n")
     elif settings.test:
         validate_checkpoint(settings, typed)
-    elif not settings.preview:
+    else:
         train(settings, typed)
 
 

@@ -138,7 +138,7 @@ def schedule(value: Any) -> tuple[tuple, ...]:
     rows = value
     if isinstance(value, (str, os.PathLike)):
         try:
-            rows = [*scheduled_rows(Path(value).read_text().splitlines())]
+            rows = [*scheduled_rows(Path(value).read_text(encoding="utf-8-sig").splitlines())]
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise ValueError(f"{value}: {getattr(error, 'strerror', None) or error}") from None
     return tuple(map(tuple, rows))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Report E: teacher forcing decays linearly from epoch 10 on, three KL types. Usage: docs/sweeps.md.
-# Its line ends at epoch N = 70, one after the last, where it has 1 / (70 - 10) left. Not stated, so
+# Its line reaches 0 at epoch N = 70, one after the last, which still has 1 / (70 - 10). Not stated, so
 # the course's: lr 1e-3, milestones 2 and 5, 70 epochs. Its program was not found; the steps are the
 # template's: BatchNorm sees one time step at a time, which costs a few percent of the speed.
 source "$(dirname "$0")/queue.sh"

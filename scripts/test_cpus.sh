@@ -10,8 +10,9 @@ for cpu in ${*:-avx2 default}; do
         avx2) threads=2 imitated=(ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2) ;;
         default) imitated=(ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41) ;;
         native) imitated=() ;;
+        *) echo "error: unknown CPU $cpu" >&2 && exit 2 ;;
     esac
     echo "numerical tests: CPU $cpu, $threads threads"
-    env "${imitated[@]}" OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=PASSIVE \
+    env ${imitated[@]+"${imitated[@]}"} OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=PASSIVE \
         python -m pytest @tests/numerical.txt -q --numprocesses 2 --dist loadfile
 done

@@ -5,4 +5,4 @@ source "$(dirname "$0")/setup.sh"
 DR=${DR:-$ROOT/../dataset}
 RUN=${1:-$ROOT/runs/template}
 
-python "$ROOT/Trainer.py" --DR "$DR" --save_root "$RUN" "${@:2}"
+exec python "$ROOT/Trainer.py" --DR "$DR" --save_root "$RUN" "${@:2}"

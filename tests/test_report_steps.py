@@ -148,7 +148,8 @@ def distance(trainer, plain, start):
 @pytest.mark.usefixtures("float64")
 def test_a_scripts_steps_are_those_of_its_program(settings_of_run, tmp_path, run, forced):
     program, net, epoch = PROGRAMS[run]
-    forced = forced or program is pretraining_of_d
+    if program is pretraining_of_d and not forced:
+        pytest.skip("decoder pre-training is teacher-forced")
     settings = settings_of_run(*run)
     trainer, plain, optim = make_pair(tmp_path / "run", settings, net)
     for _ in range(epoch):
@@ -165,7 +166,7 @@ def test_a_scripts_steps_are_those_of_its_program(settings_of_run, tmp_path, run
             trainer.training_one_step(*batch, forced)
         program(plain, optim, clips, torch.cat(noise), forced, beta)
         shares.append(distance(trainer, plain, start))
-    assert shares[0] < EXACT and shares[-1] < EXACT, shares
+    assert max(shares) < EXACT, shares
 
 
 @pytest.mark.parametrize("other", [{"norm_over": "clip"}, {"feedback_clamp": True}], ids=str)

@@ -169,3 +169,9 @@ def test_published_names_are_where_they_were():
     assert all(inspect.isfunction(getattr(Trainer.Trainer, name)) for name in methods)
     for name in ("update", "get_beta", "frange_cycle_linear"):
         assert hasattr(Trainer.kl_annealing, name)
+
+
+def test_the_list_of_numerical_tests_names_tests_that_exist():
+    for line in (ROOT / "tests/numerical.txt").read_text().splitlines():
+        file, _, name = line.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text() if name else (ROOT / file).is_file(), line

@@ -36,10 +36,13 @@ SHIFTED = {"--tfr_start_decay_epoch", "--tfr_decay_step"}
 def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
     """A note for what published code spells or counts in another way."""
     kind, spelling = settings.kl_anneal_type, typed_value("--kl_anneal_type", words)
+    if "beta" in settings.scheduled:
+        spelling = None
     if spelling and kl_type(spelling) == kind and spelling.lower() != kind.lower():
         yield f"note: --kl_anneal_type {spelling} is taken for {kind}: {MEANINGS[kind]}"
     old = sorted(SHIFTED & {word.partition("=")[0] for word in words})
-    if old and FORCED.holds(settings) and DECAY.holds(settings):
+    decays = "tfr" not in settings.scheduled and DECAY.holds(settings)
+    if old and decays and FORCED.holds(settings):
         first = settings.tfr_sde
         yield (
             f"note: {old[-1]}: tfr falls from epoch {first} on; published code lowers it after "

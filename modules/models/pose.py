@@ -258,9 +258,11 @@ class VAE_Model(nn.Module):
 
     def encode_previous(self, frame: torch.Tensor) -> torch.Tensor:
         """Features of the previous frame."""
-        if self.settings.feedback_clamp:  # gated blocks are quadratic: they diverge
-            frame = frame.clamp(0, 1)
-        return self.cut(self.frame_transformation(frame))
+        return self.cut(self.frame_transformation(self.clamped(frame)))
+
+    def clamped(self, frame: torch.Tensor) -> torch.Tensor:
+        """Gated blocks are quadratic: without this they diverge."""
+        return frame.clamp(0, 1) if self.settings.feedback_clamp else frame
 
     def cut(self, features: torch.Tensor) -> torch.Tensor:
         return features.detach() if self.settings.feedback == "features" else features
@@ -298,7 +300,7 @@ class VAE_Model(nn.Module):
 
     def seen_of(self, frame: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """What the net of z sees of the previous frame."""
-        return frame if self.sees_image else features
+        return self.clamped(frame) if self.sees_image else features
 
     def predict_frame(
         self, state: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor

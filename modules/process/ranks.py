@@ -4,8 +4,8 @@
 
 Every rank holds the whole model, trains on its own rows of every batch, and adds its gradient to
 those of the others: one all-reduce a step. Not DDP: which nets take part changes from step to step
-(posterior or prior), for which DDP searches the graph in every step, and its weights by rank are
-equal, while the last batch of an epoch need not divide. Without torchrun there is one rank and
+(posterior or prior), for which DDP searches the graph in every step, and it weights all ranks
+equally, while a batch need not divide by their number. Without torchrun there is one rank and
 nothing here communicates.
 """
 

@@ -91,7 +91,9 @@ class Monitor:
         now = time.perf_counter()
         if ranks.first and not self.estimated and self.clock.seconds["steps"] > SHOW_SECONDS:
             self.estimated = True
-            tqdm.write(f"training takes about {self.time_left()}, validations not counted")
+            steps = (self.settings.num_epoch - self.epoch) * self.steps_an_epoch
+            left = self.clock.left(steps=steps - self.steps_done)
+            tqdm.write(f"the training steps take about {left}")
         if not bar.disable and now - self.shown_at > SHOW_SECONDS:
             self.shown_at = now
             epoch = f"epoch {self.epoch}/{self.settings.num_epoch - 1}"
@@ -133,8 +135,7 @@ class Monitor:
         row = {"epoch": self.epoch} | self.train_row(total, scheduled)
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
-        with part(f"{self.folder}: a tracker"):
-            self.trackers.send(self.history, self.gif_of)
+        self.trackers.send(self.history, self.gif_of)
 
     def epoch_saved(self) -> None:
         """Write metrics.csv and the page, and print the epoch: not before it is saved."""
@@ -170,9 +171,8 @@ class Monitor:
     def finished(self) -> None:
         """The last epoch is trained, and the best weights are drawn."""
         write_run_page(self.folder)
-        with part(f"{self.folder}: a tracker"):
-            self.trackers.send(self.history, self.gif_of)
-            self.trackers.show_folder(self.folder, len(self.history) - 1)
+        self.trackers.send(self.history, self.gif_of)
+        self.trackers.show_folder(self.folder, len(self.history) - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
     # ------------------------------------------------------------ files
@@ -206,4 +206,4 @@ class Monitor:
         plots, clips = self.settings.plots, (self.val_conditions, pred, self.val_frames)
         with part(self.folder / "val.gif"):
             validation.draw(self.folder, self.lab, *clips, plots)
-            print(validation.describe(self.folder, self.lab, scores, len(pred), plots))
+        print(validation.describe(self.folder, self.lab, scores, len(pred), plots))

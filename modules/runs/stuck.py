@@ -25,7 +25,10 @@ def stop_if_stuck(trainer: Any) -> None:
 def remedy(settings: Training) -> str:
     """What to type instead; only what is not typed already."""
     lr = f"--lr {min(settings.lr / 10, settings.default('lr')):g}"
+    if "lr" in settings.scheduled:
+        lr = "a smaller lr in the --schedule file"
     more = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
-    if settings.latent and settings.kl_anneal_type and not settings.kl_anneal_start:
+    ramp = settings.kl_anneal_type != "None" and "beta" not in settings.scheduled
+    if settings.latent and ramp and not settings.kl_anneal_start:
         more.append("a --kl_anneal_start above 0")
     return f"{lr} (if that does not suffice, {' or '.join(more)})" if more else lr
