@@ -135,7 +135,8 @@ class Monitor:
         row = {"epoch": self.epoch} | self.train_row(total, scheduled)
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
-        self.trackers.send(self.history, self.gif_of)
+        with part("the trackers"):
+            self.trackers.send(self.history, self.gif_of)
 
     def epoch_saved(self) -> None:
         """Write metrics.csv and the page, and print the epoch: not before it is saved."""
@@ -171,8 +172,9 @@ class Monitor:
     def finished(self) -> None:
         """The last epoch is trained, and the best weights are drawn."""
         write_run_page(self.folder)
-        self.trackers.send(self.history, self.gif_of)
-        self.trackers.show_folder(self.folder, len(self.history) - 1)
+        with part("the trackers"):
+            self.trackers.send(self.history, self.gif_of)
+            self.trackers.show_folder(self.folder, len(self.history) - 1)
         print(f"run folder: {self.folder} (report.html, metrics.csv, plots/, *.ckpt)")
 
     # ------------------------------------------------------------ files
@@ -206,4 +208,5 @@ class Monitor:
         plots, clips = self.settings.plots, (self.val_conditions, pred, self.val_frames)
         with part(self.folder / "val.gif"):
             validation.draw(self.folder, self.lab, *clips, plots)
-        print(validation.describe(self.folder, self.lab, scores, len(pred), plots))
+        with part("the scores"):
+            print(validation.describe(self.folder, self.lab, scores, len(pred), plots))
