@@ -11,7 +11,7 @@ source "$(dirname "$0")/queue.sh"
 DR=${DR:-$ROOT/../processed_data}
 ALL=(--lab robot --niter 100 --epoch_size 500 --batch_size 24 --lr 0.002
     --condition previous --skip_from second_last --loss_reduction sum --norm_over step
-    --tfr_sde 27 --tfr_d_step 0.013333333333333334)
+    --tfr_sde 27 --tfr_d_step 0.013333333333333334 --precision float32)
 
 add monotonic --kl_anneal_ratio 0.25
 add cyclical --kl_anneal_cyclical --kl_anneal_cycle 2

@@ -10,7 +10,8 @@ source "$(dirname "$0")/queue.sh"
 TFR=(0 1) # 1 decays from epoch 10
 schedule "$FOLDER/lr.csv" 400 'lr = 3e-4 / 2 * (1 + cos(pi * e / 400))'
 ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --schedule "$FOLDER/lr.csv"
-    --loss_reduction batch --feedback features --norm_over step --pose_norm image)
+    --loss_reduction batch --feedback features --norm_over step --pose_norm image
+    --precision float32)
 CYCLES=(--kl_anneal_type Cyclical --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 --kl_anneal_start 0.1)
 
 for tfr in "${TFR[@]}"; do

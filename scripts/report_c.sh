@@ -8,7 +8,8 @@
 # validation and test it sees one image.
 source "$(dirname "$0")/queue.sh"
 KL=(None Cyclical Monotonic)
-ALL=(--lr 1e-4 --batch_size 1 --partial 0.9993 --no-feedback_clamp --norm_over step --pose_norm image)
+ALL=(--lr 1e-4 --batch_size 1 --partial 0.9993 --no-feedback_clamp --norm_over step
+    --pose_norm image --precision float32)
 
 for kl in "${KL[@]}"; do
     for epochs in 100 200; do

@@ -172,6 +172,7 @@ STEPS = {  # of each program
 def test_a_reports_script_has_the_steps_of_its_program(jobs, report):
     for name, settings in jobs(report).items():
         assert STEPS[report].items() <= settings.as_dict().items(), name
+        assert settings.precision == "float32"
         reduction = "batch" if report == "report_b" else "sum"
         assert (settings.norm_over, settings.loss_reduction) == ("step", reduction), name
         if settings.lab == "pose":  # a sigmoid's output needs no clamp
