@@ -3,7 +3,7 @@
 # for 200 epochs under each KL type. Usage: docs/sweeps.md.
 # The flags are those of its command lines; tfr decays from the default epoch 10 on. Its program
 # steps after each clip of a batch of 2, and divides the KL of one clip by 2: batches of 1, half of
-# its beta, which is at least 1e-6. Of the course's 1,463 clips the last is in no batch of 2: hence
+# its beta, which is at least 1e-6 (figures show the half). Of the course's 1,463 clips the last is in no batch of 2: hence
 # --partial. BatchNorm sees one time step at a time, which costs a few percent of the speed; at
 # validation and test it sees one image.
 source "$(dirname "$0")/queue.sh"
