@@ -3,9 +3,9 @@
 # for 200 epochs under each KL type. Usage: docs/sweeps.md.
 # The flags are those of its command lines; tfr decays from the default epoch 10 on. Its program
 # steps after each clip of a batch of 2, and divides the KL of one clip by 2: batches of 1, half of
-# its beta, which is at least 1e-6 (figures show the half). Of the course's 1,463 clips the last is in no batch of 2: hence
-# --partial. BatchNorm sees one time step at a time, which costs a few percent of the speed; at
-# validation and test it sees one image.
+# its beta, which is at least 1e-6 (figures show the half). Of the course's 1,463 clips the last is
+# in no batch of 2: hence --partial. BatchNorm sees one time step at a time, which costs a few
+# percent of the speed; at validation and test it sees one image.
 source "$(dirname "$0")/queue.sh"
 KL=(None Cyclical Monotonic)
 ALL=(--lr 1e-4 --batch_size 1 --partial 0.9993 --no-feedback_clamp --norm_over step
