@@ -205,7 +205,7 @@ class Trainer:
 
     def has_posterior(self, epoch: int) -> bool:
         """Whether the posterior is trained in this epoch."""
-        return schedules.has_posterior(epoch, **self.settings.as_dict())
+        return schedules.has_posterior(epoch, self.settings)
 
     # ------------------------------------------------------------ schedules, saving, stopping
 

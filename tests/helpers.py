@@ -271,6 +271,14 @@ def random_clips(batch=BATCH, length=LENGTH, seed=0):
     return torch.rand(2, batch, length, 3, *SIZE, generator=generator).unbind(0)
 
 
+def uniform(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def make_trainer(folder, *flags, device="cpu", sizes=TINY, lab="pose", val_set=None, **changes):
     """A Trainer without training data; its validation set is one black clip unless given."""
     from Trainer import Trainer

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, make_model, random_clips
+from helpers import assert_close, make_model, normal, random_clips, uniform
 from robot_helpers import make_robot, random_robot_clips
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
@@ -29,14 +29,6 @@ from modules.evaluation.metrics import score_clip
 from modules.models.rollout import noise_source, roll_out
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def uniform(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, make_model, random_clips, settings_of
+from helpers import assert_close, make_model, normal, random_clips, settings_of, uniform
 from robot_helpers import make_robot, random_robot_clips
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
@@ -36,14 +36,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 def log_likelihood(pred, true, sigma2):
     values = math.prod(true.shape[-3:])
     return gaussian_log_likelihood(frame_mse(pred, true), values, sigma2)
-
-
-def uniform(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(autouse=True)

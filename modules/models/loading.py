@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoints import checkpoint as ckpt
 from ..checkpoints import published
-from ..config import MODELS, TESTS
+from ..config import MODELS, TESTS, TRAINING
 from ..errors import UserError
 from ..fields import FIXED, STORED, settings_from
 from ..training import schedules
@@ -65,7 +65,8 @@ def has_posterior(checkpoint: dict) -> bool:
     """Whether the weights' posterior was trained: not by prior samples alone."""
     if not ckpt.is_ours(checkpoint):
         return True
-    return schedules.has_posterior(checkpoint["last_epoch"] - 1, **checkpoint["args"])
+    settings = settings_from(TRAINING[ckpt.lab_of(checkpoint)], checkpoint["args"])
+    return schedules.has_posterior(checkpoint["last_epoch"] - 1, settings)
 
 
 def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:

@@ -91,8 +91,7 @@ class Monitor:
         now = time.perf_counter()
         if ranks.first and not self.estimated and self.clock.seconds["steps"] > SHOW_SECONDS:
             self.estimated = True
-            steps = (self.settings.num_epoch - self.epoch) * self.steps_an_epoch
-            left = self.clock.left(steps=steps - self.steps_done)
+            left = self.clock.left(steps=self.steps_left())
             tqdm.write(f"the training steps take about {left}")
         if not bar.disable and now - self.shown_at > SHOW_SECONDS:
             self.shown_at = now
@@ -104,9 +103,12 @@ class Monitor:
 
     def time_left(self) -> str:
         """The time that the rest of the run takes."""
-        steps = (self.settings.num_epoch - self.epoch) * self.steps_an_epoch - self.steps_done
         due = AFTER + validations_left(self.epoch, self.settings)
-        return self.clock.left(steps=steps, validations=due)
+        return self.clock.left(steps=self.steps_left(), validations=due)
+
+    def steps_left(self) -> int:
+        """The steps of the rest of the run."""
+        return (self.settings.num_epoch - self.epoch) * self.steps_an_epoch - self.steps_done
 
     # ------------------------------------------------------------ events
 

@@ -7,7 +7,6 @@ import bisect
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -78,20 +77,15 @@ def rows_of_file(settings: Training) -> list[dict]:
     return [{name: value for name, value in row if value is not None} for row in rows]
 
 
-def has_posterior(
-    epoch: int,
-    latent: bool = True,
-    posterior_share: float = 1.0,
-    pretrain_epochs: int = 0,
-    **_: Any,
-) -> bool:
-    """Whether the posterior is trained in this epoch, under these of a run's settings."""
-    return latent and posterior_share > 0 and epoch >= pretrain_epochs
+def has_posterior(epoch: int, settings: Training) -> bool:
+    """Whether the posterior is trained in this epoch."""
+    trained = settings.latent and settings.posterior_share > 0
+    return trained and epoch >= settings.pretrain_epochs
 
 
 def draws_from_prior(epoch: int, step: int, settings: Training) -> bool:
     """Whether z of this step is a prior sample: pre-training, or the hybrid objective."""
-    if not has_posterior(epoch, **settings.as_dict()):
+    if not has_posterior(epoch, settings):
         return True
     draw = np.random.default_rng([settings.seed, epoch, 2, step]).random()
     return draw >= settings.posterior_share
