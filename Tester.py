@@ -19,12 +19,12 @@ from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
 from modules.config import TESTS
+from modules.config.fields import TRAIN_ONLY
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
 from modules.evaluation.futures import Futures
 from modules.evaluation.latents import Latents, traverse
 from modules.evaluation.metrics import score_clips
-from modules.fields import TRAIN_ONLY
 from modules.files import write_atomically, write_json
 from modules.labs import LABS
 from modules.models.loading import (

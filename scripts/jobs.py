@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from modules.cli.parser import Parser
 from modules.config import Compute, Training
+from modules.config.fields import settings_from
 from modules.data.pose import truth_folder
 from modules.errors import UserError
-from modules.fields import settings_from
 from modules.labs import LABS
 from modules.process.signals import listener
 from modules.report.groups import cell

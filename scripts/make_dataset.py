@@ -29,8 +29,8 @@ from video.source import Part, open_video
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
+from modules.config.fields import Number
 from modules.errors import UserError
-from modules.fields import Number
 from modules.files import is_new, new_folder, write_json
 
 SECONDS = Number(float, 0)

@@ -53,8 +53,8 @@ from video.skeleton import skeleton_picture
 
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
+from modules.config.fields import Number
 from modules.errors import UserError
-from modules.fields import Number
 from modules.files import is_new, new_folder
 from modules.process.signals import STOPPING, listener
 

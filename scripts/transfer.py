@@ -30,10 +30,10 @@ from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.config import Compute
+from modules.config.fields import Number, device_name
 from modules.data.cache import decode, resize, to_float
 from modules.data.folders import find_root, list_images
 from modules.errors import UserError
-from modules.fields import Number, device_name
 from modules.models.loading import load_model
 from modules.models.pose import VAE_Model
 from modules.models.rollout import roll_out

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # before modules is imported
 
 from modules.cli.parser import Parser  # noqa: E402
-from modules.fields import settings_from  # noqa: E402
+from modules.config.fields import settings_from  # noqa: E402
 from modules.report.reading import write_test  # noqa: E402
 from modules.runs.folder import trained  # noqa: E402
 

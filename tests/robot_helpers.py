@@ -12,7 +12,7 @@ import Tester
 from dataloader import Dataset_Robot
 from modules.cli.parser import parse
 from modules.config import RobotModel
-from modules.fields import settings_from
+from modules.config.fields import settings_from
 from modules.models.robot import RecurrentVAE
 from modules.models.rollout import noise_source
 from Trainer import train

@@ -11,8 +11,8 @@ from PIL import Image
 
 from modules.cli.parser import parse
 from modules.config import PoseModel
+from modules.config.fields import FIXED
 from modules.errors import UserError
-from modules.fields import FIXED
 from modules.report import figures
 
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -8,7 +8,7 @@ import pytest
 from helpers import write_tested
 
 from modules.config import TESTS, TRAINING
-from modules.fields import Number, Numbers
+from modules.config.fields import Number, Numbers
 from modules.report.groups import find_runs
 from modules.report.pages import write_run_page
 

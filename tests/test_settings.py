@@ -11,7 +11,7 @@ from helpers import settings_of
 
 from modules.cli.parser import Parser, parse
 from modules.config import LABS, TESTS, TRAINING, Loop, PoseTraining
-from modules.fields import (
+from modules.config.fields import (
     Choice,
     Number,
     Numbers,

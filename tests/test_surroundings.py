@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 from matplotlib.figure import Figure
 
-from modules.text import on_plot, one_line
+from modules.errors import on_plot, one_line
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mred", "\u202eabc", "\udcff", "x" * 10**5])

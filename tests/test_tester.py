@@ -14,8 +14,8 @@ from PIL import Image, ImageSequence
 import dataloader
 import Tester
 from modules.config import PoseModel
+from modules.config.fields import settings_from
 from modules.data.cache import decode
-from modules.fields import settings_from
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source
 from modules.report import pictures

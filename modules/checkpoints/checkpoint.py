@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError, is_short_of_memory
+from ..errors import UserError, is_short_of_memory, visible
 from ..files import write_atomically
-from ..text import visible
 from . import published
 
 VERSION = 3

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from ..config import CONDITION
-from ..errors import UserError
-from ..text import visible
+from ..errors import UserError, visible
 
 NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
 MARKS = {"pose": "frame_transformation", "robot": "frame_predictor"}  # a net that only this lab has

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import DECAY, FORCED, Compute
-from ..fields import kl_type
+from ..config.fields import kl_type
 
 
 def check(parser: Any, settings: Any, typed: set[str]) -> None:

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import REMEDY, UserError, is_short_of_memory
+from ..errors import REMEDY, UserError, is_short_of_memory, one_line
 from ..process.signals import Stopped, listener
-from ..text import one_line
 
 # Errors of a disk or of permissions; any other OSError is a bug: a traceback.
 KNOWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}

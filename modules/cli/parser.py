@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import LABS, TESTS, TRAINING, Loop
-from ..errors import UserError, require_folder
-from ..fields import TEMPLATE, TRAIN_ONLY, AnyCase, Choice, Numbers, Settings, settings_from, switch
-from ..text import one_line
+from ..config.fields import (
+    TEMPLATE,
+    TRAIN_ONLY,
+    AnyCase,
+    Choice,
+    Numbers,
+    Settings,
+    settings_from,
+    switch,
+)
+from ..errors import UserError, one_line, require_folder
 from .checks import check
 
 ABOUT = {

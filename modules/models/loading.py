@@ -10,8 +10,8 @@ import torch
 from ..checkpoints import checkpoint as ckpt
 from ..checkpoints import published
 from ..config import MODELS, TESTS, TRAINING
+from ..config.fields import FIXED, STORED, settings_from
 from ..errors import UserError
-from ..fields import FIXED, STORED, settings_from
 from ..training import schedules
 from ..training.device import choose_precision, default_device
 from .pose import VAE_Model

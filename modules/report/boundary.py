@@ -9,8 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..text import one_line
+from ..errors import UserError, one_line
 
 log = logging.getLogger(__name__)  # tracebacks, for console.txt: see runs/console.py
 

@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..errors import on_plot
 from ..files import finite, write_atomically
-from ..text import on_plot
 from .boundary import drawing
 from .figures import save_figure
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..errors import on_plot
 from ..files import write_atomically
-from ..text import on_plot
 from .boundary import drawing
 
 DPI = 110

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BASELINES, OBJECTIVES
-from ..errors import UserError
-from ..fields import SCHEDULED
-from ..text import one_line
+from ..config.fields import SCHEDULED
+from ..errors import UserError, one_line
 from . import tables
 from .boundary import part
 from .charts import BASELINE, CURVES, PER_FRAME, QUANTITIES, Chart, Panel, Series

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BASELINES, OBJECTIVES, TRAINING
-from ..fields import MAY_CHANGE, ONCE
+from ..config.fields import MAY_CHANGE, ONCE
 from ..files import finite, write_atomically
 from ..runs.folder import FUTURES, LATENTS, SCHEDULE, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from . import charts, clips, tables

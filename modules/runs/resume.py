@@ -8,8 +8,8 @@ import torch
 
 from ..checkpoints import checkpoint as ckpt
 from ..config import Training
+from ..config.fields import MAY_CHANGE, ONCE, brief
 from ..errors import UserError
-from ..fields import MAY_CHANGE, ONCE, brief
 from ..models.loading import load_weights, report_fit, same_lab
 from ..process.ranks import ranks
 from ..training import schedules

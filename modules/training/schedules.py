@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..config import Training
-from ..fields import SCHEDULED
+from ..config.fields import SCHEDULED
 
 
 class kl_annealing:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .errors import UserError
-from .text import shorten
+from ..errors import UserError, shorten
 
 LARGEST = 1_000_000_000  # of any number, unless its own limit is lower
 SHOWN = 40  # characters of a refused value
