@@ -16,29 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.config import PoseTraining, RobotTraining
-from modules.data.cache import fingerprints
-from modules.evaluation.distribution import Distribution
+from modules.evaluation.distribution import of_validation
 from modules.evaluation.latents import best_variance, gaussian_log_likelihood
 from modules.evaluation.metrics import Generate_PSNR, score_clips, score_rollout
-from modules.files import write_csv
 from modules.labs import LABS
-from modules.models.loading import adopt_settings, load_weights
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, roll_out
 from modules.process.ranks import StopRequest, ranks, share_model
-from modules.report import charts, validation
+from modules.report import validation
 from modules.report.boundary import part
 from modules.report.monitor import Monitor
-from modules.runs.folder import SCHEDULE, run_folder
+from modules.report.preview import preview
+from modules.runs.folder import run_folder
 from modules.runs.resume import start_from
-from modules.runs.saving import load_best, save_epoch, save_last
-from modules.runs.session import begin, same_everywhere, session
+from modules.runs.saving import save_epoch, save_last, use_best_weights
+from modules.runs.session import begin, open_checkpoint, open_splits, session
 from modules.runs.stuck import stop_if_stuck
 from modules.training import schedules
-from modules.training.device import begin_step, choose_device, compile_nets, with_precision
+from modules.training.device import begin_step, compile_nets
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion, loss_scale
 from modules.training.optimizer import (
     apply_if,
@@ -68,11 +65,9 @@ class Trainer:
 
         # data
         self.events = lab.val_events() if settings.DR else {}  # now: an error must not come last
-        self.data = fingerprints(train=train_set, val=val_set)
+        self.splits = {"train": train_set, "val": val_set}
         self.val_frames, self.val_conditions = (torch.stack(clips) for clips in zip(*val_set))
         self.clips = lab.TrainClips(train_set, settings, device) if train_set else None
-        if self.clips:
-            ranks.check_batches(settings, sum(map(len, self.clips.batches(0))))
 
         # nets
         self.model = share_model(lab.make_model(train_set).to(device))
@@ -203,20 +198,14 @@ class Trainer:
         stop_if_stuck(self)
         return finite
 
-    def has_posterior(self, epoch: int) -> bool:
-        """Whether the posterior is trained in this epoch."""
-        return schedules.has_posterior(epoch, self.settings)
-
     # ------------------------------------------------------------ schedules, saving, stopping
 
     def end_epoch(self, val: dict[str, float | None]) -> None:
         """Log the epoch, step the schedules, save: a checkpoint knows every row."""
-        if ranks.first:
-            self.monitor.epoch_ended(*self.values(), val)
+        self.monitor.epoch_ended(*self.values(), val)
         self.step_schedules()
-        if ranks.first:
-            save_epoch(self, val)
-            self.monitor.epoch_saved()
+        save_epoch(self, val)
+        self.monitor.epoch_saved()
 
     def step_schedules(self) -> None:
         self.current_epoch, self.steps_done = self.current_epoch + 1, 0
@@ -233,10 +222,7 @@ class Trainer:
 
     def save_and_stop(self, together: bool = True) -> None:
         """A signal arrived: no process ends before the first one has saved."""
-        if together:
-            ranks.from_first(lambda: save_last(self))
-        else:
-            save_last(self)
+        save_last(self, together)
         self.monitor.stopped(self.current_epoch, self.steps_done)
         self.stop.now()
 
@@ -250,7 +236,7 @@ class Trainer:
         """Roll every validation clip out from its given frames -> scores over all of them."""
         with self.monitor.clock.measure("validations"):
             pred = self.roll_out_validation()
-            if not ranks.first:
+            if pred is None:
                 return {}
             self.monitor.validated(pred, self.current_epoch)
             return self.score(pred) | self.validation_losses()
@@ -258,10 +244,12 @@ class Trainer:
     def roll_out_validation(self) -> torch.Tensor | None:
         """Rollouts of all validation clips, in the first process; each computes its own."""
         given = self.val_frames[:, : self.lab.given]
-        parts = ranks.parts(len(given), VAL_BATCH)
-        rollouts = [self.val_one_step(given[x], self.val_conditions[x], x) for x in parts]
-        clips = ranks.in_order([clip for part in rollouts for clip in part])
-        return torch.stack(clips) if ranks.first else None
+
+        def roll_out_batch(numbers):
+            return self.val_one_step(given[numbers], self.val_conditions[numbers], numbers)
+
+        clips = ranks.divide(len(given), VAL_BATCH, roll_out_batch)
+        return clips and torch.stack(clips)
 
     def val_one_step(
         self, given: torch.Tensor, conditions: torch.Tensor, numbers: Sequence[int] | None = None
@@ -289,10 +277,10 @@ class Trainer:
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float | None]:
         """The training loss and the KL of teacher-forced validation frames."""
-        prior, model = not self.has_posterior(self.current_epoch), (self.ema or self.model).eval()
+        prior = not schedules.has_posterior(self.current_epoch, self.settings)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
-            clips = self.measured_clips()
+            model, clips = (self.ema or self.model).eval(), self.measured_clips()
             loss, mse, kl = (x.double().cpu() for x in self.losses(model, *clips, True, prior))
         elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse))
         if not self.model.samples_posterior:  # else the posterior is what a rollout draws z from
@@ -307,29 +295,25 @@ class Trainer:
     def report_validation(self) -> None:
         """Roll out the current weights, draw the rollout and print its scores."""
         pred = self.roll_out_validation()
-        if ranks.first:
+        if pred is not None:
             self.monitor.draw_validation(pred, self.score(pred))
 
     def report_distribution(self, posterior: bool) -> None:
         """What z contains, how likely validation frames are, and sampled futures of some clips."""
         model, clips = self.ema or self.model, self.measured_clips()
-        more = self.settings, posterior, self.events, self.progress
         with part(self.folder / "distribution.json"):
-            predicted = Distribution(self.lab, model, clips, *more)
-            validation.report_distribution(self.folder, self.lab, predicted, self.settings.plots)
+            about = {"posterior": posterior, "events": self.events}
+            predicted = of_validation(self.lab, model, clips, self.progress, **about)
+            validation.report_distribution(self.folder, predicted, self.settings.plots)
 
     def finish(self) -> None:
         """Draw the curves and the best weights' rollout, and print where everything is."""
-        epochs = self.current_epoch
-        if best := ranks.from_first(lambda: load_best(self)):
-            epochs, path = best["last_epoch"], self.folder / "best_score.ckpt"
-            load_weights(self.ema or self.model, best["state_dict"], path)
+        epochs = use_best_weights(self)
         if ranks.first:
             self.monitor.draw_curves()
-            self.report_distribution(posterior=self.has_posterior(epochs - 1))
+            self.report_distribution(schedules.has_posterior(epochs - 1, self.settings))
         self.report_validation()
-        if ranks.first:
-            self.monitor.finished()
+        self.monitor.finished()
 
 
 # ---------------------------------------------------------------- entry points
@@ -341,9 +325,8 @@ def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
     `typed` names the settings that were chosen on purpose; by default those not at their defaults.
     """
     with session(settings, typed) as run:
-        lab = LABS[run.settings.lab](run.settings)
-        sets = ranks.together(lambda: (lab.open_train(), lab.open_val()))
-        same_everywhere(run.settings, *sets)
+        lab = LABS[settings.lab](run.settings)
+        sets = open_splits(run.settings, lab.open_train, lab.open_val)
         trainer = ranks.together(lambda: Trainer(run.settings, run.device, *sets))
         begin(trainer, run)
         trainer.training_stage()
@@ -352,11 +335,7 @@ def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
 
 def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
     """--test: validate a checkpoint."""
-    device = choose_device(settings)
-    run_folder(settings.save_root)
-    settings = with_precision(settings, device)
-    checkpoint = ckpt.load(settings.ckpt_path)
-    settings = adopt_settings(settings, typed, checkpoint)
+    settings, device, checkpoint = open_checkpoint(settings, typed)
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
     start_from(trainer, settings.ckpt_path, checkpoint)
     trainer.report_validation()
@@ -364,23 +343,14 @@ def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
 
 def main(settings: Settings, typed: set[str]) -> None:
     with ranks.joined():
-        carry_out(settings, typed)
-
-
-def carry_out(settings: Settings, typed: set[str]) -> None:
-    if settings.preview and not ranks.first:
-        return
-    if settings.preview:
-        schedules.preview(settings)
-        folder, rows = run_folder(settings.save_root), schedules.table(settings)
-        write_csv(folder / SCHEDULE, rows)
-        charts.draw_schedules(folder / "schedules.png", rows)
-        written = f"written to {folder}: schedules.png, and {SCHEDULE}, a file for --schedule"
-        print(*schedules.warnings(settings), written, sep="\n")
-    elif settings.test:
-        validate_checkpoint(settings, typed)
-    else:
-        train(settings, typed)
+        if settings.preview:
+            folder = run_folder(settings.save_root)
+            table, notes = schedules.table(settings), schedules.warnings(settings)
+            ranks.from_first(lambda: preview(folder, table, notes))
+        elif settings.test:
+            validate_checkpoint(settings, typed)
+        else:
+            train(settings, typed)
 
 
 if __name__ == "__main__":

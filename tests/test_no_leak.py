@@ -9,6 +9,7 @@ import Tester
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.parser import parse
 from modules.evaluation.futures import Futures
+from modules.training import schedules
 
 POSE = [
     {"learned_prior": True, "posterior_share": 0.5},
@@ -73,7 +74,7 @@ def test_validation_and_futures_do_not_depend_on_the_true_future(tmp_path, added
             blind(trainer.val_frames, trainer.lab.given)
         added.clear()
         validated = trainer.roll_out_validation()
-        trainer.report_distribution(posterior=trainer.has_posterior(0))
+        trainer.report_distribution(schedules.has_posterior(0, trainer.settings))
         results.append([validated, *(clip for future in added for clip in future)])
         assert len(added) == (20 if trainer.settings.latent else 1)
     assert_same_and_finite(*results)
@@ -91,7 +92,7 @@ def pose_tester(base, folder, *flags):
 
 @pytest.mark.parametrize("lab", ["pose", "robot"])
 @pytest.mark.parametrize("z_source", ["sample", "mean"])
-def test_the_testers_futures_do_not_depend_on_the_truth(tmp_path, added, lab, z_source):
+def test_the_testers_futures_do_not_depend_on_the_truth(tmp_path, lab, z_source):
     train, make = {
         "pose": (train_once, pose_tester),
         "robot": (train_robot_once, make_tester),
@@ -103,10 +104,9 @@ def test_the_testers_futures_do_not_depend_on_the_truth(tmp_path, added, lab, z_
             tester.truth = [clip.clone() for clip in tester.truth]
             for clip in tester.truth:
                 clip[tester.lab.given :] = float("nan")
-        added.clear()
         predictions = tester.rollout()
-        tester.sample_futures(predictions, {})
-        results.append([*predictions, *(clip for future in added for clip in future)])
+        futures = [*tester.futures(predictions)]
+        results.append([*predictions, *(clip for future in futures for clip in future)])
     assert_same_and_finite(*results)
-    futures = added[0][0], added[1][0], added[2][0]
-    assert not torch.equal(futures[0], futures[1]) and not torch.equal(futures[1], futures[2])
+    first, second, third = (future[0] for future in futures)
+    assert not torch.equal(first, second) and not torch.equal(second, third)

@@ -162,7 +162,7 @@ def test_a_batch_of_fewer_clips_than_processes_is_refused():
     ranks = Ranks()
     ranks.count = 4
     with pytest.raises(UserError, match="a batch has 3 clips, too few for 4 processes"):
-        ranks.check_batches(settings_of("--batch_size 3"), 100)
+        ranks.check_batches(3, 100)
 
 
 def test_ranks_with_other_code_or_data_are_refused(monkeypatch):

@@ -12,13 +12,13 @@ from helpers import SHORT, make_dataset, read_csv, read_submission, to_rows, tra
 from PIL import Image, ImageSequence
 
 import dataloader
-import Tester
 from modules.config import PoseModel
 from modules.config.fields import settings_from
 from modules.data.cache import decode
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source
 from modules.report import pictures
+from modules.report import rollouts as report_rollouts
 
 SIZE = (12, 16)
 VALUES = 3 * 12 * 16
@@ -413,14 +413,13 @@ def test_flags_of_training_are_named_in_a_note(run_test):
 def test_a_file_damaged_after_writing_is_noticed_without_no_sanity(
     call, trained, tmp_path, monkeypatch
 ):
-    write = Tester.Tester.write_submission
+    write = report_rollouts.write_rows
 
-    def damage(self, clips):
-        write(self, clips)
-        path = self.place / "submission.csv"
+    def damage(path, rows):
+        write(path, rows)
         path.write_bytes(path.read_bytes()[:-3] + b"9\n")
 
-    monkeypatch.setattr(Tester.Tester, "write_submission", damage)
+    monkeypatch.setattr(report_rollouts, "write_rows", damage)
     places = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
     done = call("Tester", *places)
     assert done.code == 1

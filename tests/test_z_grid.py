@@ -111,4 +111,4 @@ def test_the_file_of_a_run_gives_the_same_model(call, command, tmp_path, z_grid)
     assert torch.equal(*(roll_out(x, frames[:, :1], poses) for x in (model, again)))
     typed = settings_of(["--z_grid", "full", "--ckpt_path", path], "Tester")
     with pytest.raises(UserError, match=f"was trained with {z_grid}"):
-        adopt_settings(typed, {"z_grid"}, state)
+        adopt_settings(typed, {"z_grid"}, state, "cpu")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import DECAY, FORCED, Compute
-from ..config.fields import kl_type
+from ..config.fields import TRAIN_ONLY, kl_type
 
 
 def check(parser: Any, settings: Any, typed: set[str]) -> None:
@@ -20,6 +20,10 @@ def check(parser: Any, settings: Any, typed: set[str]) -> None:
     # at test the checkpoint's own settings count, so the model's are checked when it is read
     if problem := settings.contradiction() if training else Compute.contradiction(settings):
         parser.error(problem)
+    if parser.script == "Tester":
+        own = type(settings)
+        if names := sorted(typed - own.names() | typed & own.names(TRAIN_ONLY)):
+            print("note: these training flags have no effect at test:", *(f"--{n}" for n in names))
     if training:
         for note in (*taken_for(settings, parser.words), *without_effect(settings, typed)):
             print(note)

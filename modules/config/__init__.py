@@ -555,6 +555,12 @@ class Test(Run):
     mp4: bool = setting(False, switch, "also write pred_seq{i}.mp4 (pip install imageio-ffmpeg)")
     no_sanity: bool = setting(False, switch, "do not read the written files back", TEMPLATE)
 
+    def contradiction(self):
+        if self.n_samples > 1 and not self.latent:
+            twin = "the model is a deterministic twin (--no-latent), its futures are all equal"
+            return f"--n_samples {self.n_samples}: {twin}"
+        return super().contradiction()
+
 
 @dataclass(frozen=True)
 class PoseTest(PoseData, PoseModel, Test):

@@ -121,7 +121,7 @@ def switch(value: bool) -> bool:
     return value
 
 
-# The table of upper limits; a setting whose own is lower names it in config.py.
+# The table of upper limits; a setting whose own is lower names it in __init__.py.
 count, natural = Number(int, 1), Number(int, 0)
 epochs = Number(int, 1, 1_000_000)  # of what a list has an entry for: epochs, batches, cycles
 clips = Number(int, 1, 65_536)  # in a batch

@@ -27,6 +27,10 @@ class TrainClips:
         # frames (N, H, W, 3) uint8: in the memory of the device, or read from their file
         self.frames, self.conditions = (self.place(x) for x in arrays)
 
+    def check(self) -> None:
+        """Refuse what leaves a process without clips."""
+        ranks.check_batches(self.settings.batch_size, sum(map(len, self.batches(0))))
+
     def place(self, array: np.ndarray) -> torch.Tensor:
         if not self.resident and isinstance(array, np.memmap):
             return torch.from_numpy(array)

@@ -131,9 +131,11 @@ def load_test_clips(
     return clips
 
 
-def truth_folder(root: str | Path) -> Path | None:
-    """The folder of the test clips' true frames, if there is one."""
+def truth_folder(root: str | Path, needed: bool = False) -> Path | None:
+    """The folder of the test clips' true frames, if available."""
     path = find_root(root, "test") / "test" / "test_truth"
+    if needed and not path.is_dir():
+        raise UserError("--n_samples scores futures: it needs --truth")
     return path if path.is_dir() else None
 
 

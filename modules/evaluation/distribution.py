@@ -1,37 +1,68 @@
-"""The predicted distribution of validation clips: z and sampled futures, for the run's report."""
+"""The predicted distribution of clips: what z contains, and sampled futures."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Optional
 
 import torch
 
-from ..config import Training
 from .futures import Futures, sample_futures
+from .lab import Lab
 from .latents import Latents, traverse
 
-SAMPLES = 20  # futures
+SAMPLES = 20  # futures of a validation clip
 
 
 class Distribution:
-    """What z contains, how likely frames are, and sampled futures of clips: frames, conditions."""
+    """What z of clips (frames, conditions) contains, how likely they are, and sampled futures.
+
+    `rollouts` are the futures, one of every clip at a time; their true futures are `truth`, and
+    {clip: true futures} in `outcomes`. `twin` is that of the deterministic twin.
+    """
 
     def __init__(
         self,
-        lab: Any,
+        lab: Lab,
         model: torch.nn.Module,
         clips: Sequence[torch.Tensor],
-        settings: Training,
-        posterior: bool,
-        events: Mapping[int, Sequence[int]],
-        progress: Callable,
+        truth: Sequence[torch.Tensor],
+        rollouts: Iterable[Sequence[torch.Tensor]],
+        *,
+        outcomes: Mapping[int, torch.Tensor] | None = None,
+        events: Mapping[int, Sequence[int]] | None = None,
+        posterior: bool = True,
+        traversed: bool = False,
     ):
-        self.events, (frames, conditions) = events, clips
-        self.latents = Latents(model, frames, conditions, lab.given, posterior=posterior)
-        self.futures = Futures(lab, frames.cpu(), {})
-        samples = range(SAMPLES if settings.latent else 1)
-        shown, given = progress("sampling futures", frames.shape[1]), frames[:, : lab.given]
-        for future in sample_futures(model, given, conditions, settings.seed, samples, shown):
-            self.futures.add(future)
-        z = self.latents.scores(events)
-        self.scores = {"z": z, "futures": self.futures.scores(self.latents.sigma)}
-        self.traversal = traverse(model, clips, z, events) if settings.plots else {}
+        self.lab, self.events, self.twin = lab, events or {}, None
+        self.latents = Latents(model, *clips, lab.given, posterior=posterior)
+        self.scores = {"z": self.latents.scores(self.events)}
+        self.futures = Futures(lab, truth, outcomes or {})
+        for rollout in rollouts:
+            self.futures.add(rollout)
+        if self.futures.scored:
+            self.scores["futures"] = self.futures.scores(self.latents.sigma)
+        self.traversal = {}
+        if traversed:
+            self.traversal = traverse(model, clips, self.scores["z"], self.events)
+
+    def compare(self, twin: Optional["Distribution"]) -> None:
+        """Add the fit of an ideal forecast, and the scores of the deterministic twin, if any."""
+        if "futures" in self.scores and (ideal := self.futures.ideal(self.latents.sigma)):
+            self.scores["futures"]["ideal"] = ideal
+        if twin:
+            self.twin, self.scores["twin"] = twin, twin.scores
+
+
+def of_validation(
+    lab: Lab,
+    model: torch.nn.Module,
+    clips: Sequence[torch.Tensor],
+    progress: Callable,
+    **about: bool | Mapping,
+) -> Distribution:
+    """The distribution of validation clips, whose futures are sampled in one rollout."""
+    settings, (frames, conditions) = lab.settings, clips
+    samples = range(SAMPLES if settings.latent else 1)
+    shown, given = progress("sampling futures", frames.shape[1]), frames[:, : lab.given]
+    rollouts = sample_futures(model, given, conditions, settings.seed, samples, shown)
+    about["traversed"] = settings.plots
+    return Distribution(lab, model, clips, frames.cpu(), rollouts, **about)

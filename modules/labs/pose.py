@@ -11,6 +11,7 @@ from ..data.folders import find_root, list_images
 from ..data.open_world import cut_events, read_events
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
+from ..evaluation.lab import Lab, Tracks
 from ..evaluation.metrics import (
     AVERAGES,
     UNCLAMPED,
@@ -27,13 +28,13 @@ from ..models.rollout import noise_source, one_step
 from ..report import pictures
 
 
-class PoseLab:
+class PoseLab(Lab):
     """All that is particular to the pose lab."""
 
     TrainClips = DanceClips
     given, frame_ms = 1, 20
     baseline = BASELINES["pose"]
-    submits = True  # Tester writes submission.csv
+    submits = True
     frame_psnr = staticmethod(frame_psnr)
 
     def __init__(self, settings: PoseTraining | PoseTest):
@@ -67,8 +68,8 @@ class PoseLab:
         length = self.settings.val_vi_len
         if length != PoseTraining.default("val_vi_len"):
             return length
-        found = len(list_images(find_root(self.settings.DR, "val") / "val" / "val_img"))
-        return min(length, max(found, 2))
+        images = list_images(find_root(self.settings.DR, "val") / "val" / "val_img")
+        return min(length, max(len(images), 2))
 
     def open_split(self, mode: str, length: int, share: float = 1.0) -> Dataset_Dance:
         settings = self.settings
@@ -76,24 +77,21 @@ class PoseLab:
         return Dataset_Dance(settings.DR, mode, length, share, self.size, *cache)
 
     def val_events(self) -> dict[int, list[int]]:
-        """The event frames of each validation clip, where the data set lists them."""
         events = read_events(self.settings.DR, "val")
         return cut_events(events, self.val_length()) if events else {}
 
     def open_test(self, typed: set[str]) -> tuple[list, list, list | None]:
-        """-> given frames, conditions and true frames (None where unknown) of every clip."""
         settings = self.settings
         length = settings.val_vi_len if "val_vi_len" in typed else None
         clips = load_test_clips(settings.DR, self.size, settings.cache_dir, settings.num_workers)
         given, poses = [frame[None] for frame, _ in clips], [p[:length] for _, p in clips]
-        path = settings.truth or truth_folder(settings.DR)
+        path = settings.truth or truth_folder(settings.DR, needed=settings.n_samples > 1)
         lengths = [len(p) for p in poses]
         return given, poses, path and load_truth(path, self.size, lengths, cut=length)
 
     # ------------------------------------------------------------ scores
 
     def score(self, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
-        """One clip's rollout (T, 3, H, W) against the truth."""
         return score_clip(pred, true)
 
     def score_test(
@@ -111,7 +109,6 @@ class PoseLab:
         )
 
     def summarise(self, clips: list[dict], mean: dict[str, Any]) -> dict[str, Any]:
-        """Scores of all test clips -> what else scores.json has."""
         for suffix in ("", UNCLAMPED):
             mean[f"psnr_competition{suffix}_groups"] = competition_groups(clips, suffix)
         return {"averages": AVERAGES}
@@ -120,19 +117,16 @@ class PoseLab:
 
     def tracks(
         self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor | None = None
-    ) -> dict[str, np.ndarray]:
-        """{label: uint8 clip} of what is shown side by side, from floats (T, 3, H, W)."""
+    ) -> Tracks:
         clips = {"pose": condition, "prediction": pred, "truth": true}
         return {name: pictures.to_uint8(clip) for name, clip in clips.items() if clip is not None}
 
-    rows = tracks  # nothing is drawn around the frames
-
-    def gif(self, rows: dict[str, np.ndarray]) -> np.ndarray:
-        """Tester's gif of a clip: the prediction alone, as in the course."""
+    def gif(self, rows: Tracks) -> np.ndarray:
+        """The prediction alone, as in the course."""
         return rows["prediction"]
 
-    def more_gifs(self, i: int, rows: dict[str, np.ndarray]) -> dict[Path, np.ndarray]:
-        """--make_gif: {file: clip} of what else Tester writes of clip i."""
+    def more_gifs(self, i: int, rows: Tracks) -> dict[Path, np.ndarray]:
+        """--make_gif: seq{i}/."""
         names = ("pose", "pred_seq", "ground_truth") if self.settings.make_gif else ()
         return {Path(f"seq{i}") / f"{name}.gif": clip for name, clip in zip(names, rows.values())}
 

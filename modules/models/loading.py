@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..checkpoints import checkpoint as ckpt
 from ..checkpoints import published
 from ..config import MODELS, TESTS, TRAINING
-from ..config.fields import FIXED, STORED, settings_from
+from ..config.fields import FIXED, STORED, Settings, settings_from
 from ..errors import UserError
 from ..training import schedules
 from ..training.device import choose_precision, default_device
@@ -18,6 +18,7 @@ from .pose import VAE_Model
 from .robot import RecurrentVAE
 from .rollout import noise_source, roll_out
 
+T = TypeVar("T", bound=Settings)
 FEW = 8  # clips that decide which settings fit
 CLEARLY, PLAUSIBLE = 1.0, 13.0  # dB: a gain; below the second, weights predict nothing
 NORMS = {True: "image", False: "learned"}  # per_image: its --pose_norm
@@ -69,9 +70,26 @@ def has_posterior(checkpoint: dict) -> bool:
     return schedules.has_posterior(checkpoint["last_epoch"] - 1, settings)
 
 
-def adopt_settings(settings: Any, typed: set[str], checkpoint: dict) -> Any:
-    """-> settings with the checkpoint's values of all that was not typed; sizes cannot differ."""
+def load_twin(path: str, model: torch.nn.Module) -> torch.nn.Module:
+    """The deterministic twin that is scored beside a model."""
+    settings, device = model.settings, next(model.parameters()).device
+    twin = load_model(path, device, settings.precision)
+    if twin.settings.latent or type(twin) is not type(model):
+        raise UserError(f"--twin {path} is not a deterministic twin (--no-latent) of this lab")
+    for name in sorted({"frame_H", "frame_W", "n_past"} & settings.names()):
+        of_twin, of_model = (getattr(x, name) for x in (twin.settings, settings))
+        if of_twin != of_model:
+            raise UserError(f"--twin {path} has --{name} {of_twin}, the model {of_model}")
+    return twin
+
+
+def adopt_settings(settings: T, typed: set[str], checkpoint: dict, device: torch.device | str) -> T:
+    """-> settings with the checkpoint's values of all that was not typed; sizes cannot differ.
+
+    --precision auto is that of the device.
+    """
     path, changes = settings.ckpt_path, {}
+    changes["precision"] = choose_precision(settings.precision, torch.device(device))
     same_lab(settings, checkpoint)
     for name, value in model_settings(checkpoint, path).items():
         if name in typed & settings.names(FIXED) and getattr(settings, name) != value:

@@ -149,13 +149,13 @@ class Ranks:
 
     # ------------------------------------------------------------ a training step
 
-    def check_batches(self, settings: Any, clips: int) -> None:
-        """Refuse what leaves a rank without clips; `clips` are those of an epoch."""
-        if clips < settings.batch_size and self.first:
+    def check_batches(self, size: int, clips: int) -> None:
+        """Refuse batches of `size` clips that leave a rank without any; an epoch has `clips`."""
+        if clips < size and self.first:
             print(f"note: an epoch has {clips} clips, fewer than a batch: it is one step")
-        if min(clips, settings.batch_size) < self.count:
+        if min(clips, size) < self.count:
             raise UserError(
-                f"a batch has {min(clips, settings.batch_size)} clips, too few for {self.count} "
+                f"a batch has {min(clips, size)} clips, too few for {self.count} "
                 "processes: start fewer processes, or raise --batch_size, that of all together"
             )
 
@@ -183,10 +183,17 @@ class Ranks:
         finally:
             self.training = False
 
-    def parts(self, count: int, most: int) -> list[list[int]]:
-        """The numbers of this rank's items of `count`, in lists of at most `most`."""
+    def divide(
+        self, count: int, most: int, function: Callable[[list[int]], Iterable[torch.Tensor]]
+    ) -> list[torch.Tensor] | None:
+        """function(numbers) -> a tensor for each of these numbers, at most `most` at a time.
+
+        -> those of 0..count-1, in the first rank. Each rank computes its own part.
+        """
         numbers = [*range(self.number, count, self.count)]
-        return [numbers[i : i + most] for i in range(0, len(numbers), most)]
+        batches = (numbers[i : i + most] for i in range(0, len(numbers), most))
+        tensors = self.in_order([x for batch in batches for x in function(batch)])
+        return tensors if self.first else None
 
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace tensors by their sums over all ranks, in one message."""

@@ -134,6 +134,8 @@ class Monitor:
         self, total: torch.Tensor, scheduled: dict[str, float], val: dict[str, float | None]
     ) -> None:
         """A complete epoch: its row, which its checkpoint has, is sent to the trackers."""
+        if not ranks.first:
+            return
         row = {"epoch": self.epoch} | self.train_row(total, scheduled)
         row |= {f"val/{name}": val.get(name) for name in VAL_SCORES}
         self.history.append(row)
@@ -142,6 +144,8 @@ class Monitor:
 
     def epoch_saved(self) -> None:
         """Write metrics.csv and the page, and print the epoch: not before it is saved."""
+        if not ranks.first:
+            return
         self.write_metrics()
         self.epoch, self.steps_done = self.epoch + 1, 0
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
@@ -173,6 +177,8 @@ class Monitor:
 
     def finished(self) -> None:
         """The last epoch is trained, and the best weights are drawn."""
+        if not ranks.first:
+            return
         write_run_page(self.folder)
         with part("the trackers"):
             self.trackers.send(self.history, self.gif_of)

@@ -12,6 +12,7 @@ from ..runs.folder import VAL_CLIP, VAL_FUTURES, run_folder
 from . import clips, distribution
 from .figures import draw_psnr_per_frame
 from .pictures import draw_strip, side_by_side, write_gif
+from .rollouts import draw_distribution
 
 
 def draw(
@@ -64,16 +65,11 @@ def write_clip(
     clips.write_rollout(folder / VAL_CLIP, f"validation, {weights}", lab, condition, pred, true)
 
 
-def report_distribution(folder: Path, lab: Any, predicted: Distribution, plots: bool) -> None:
+def report_distribution(folder: Path, predicted: Distribution, plots: bool) -> None:
     """Write, print and draw what z contains, how likely frames are, and sampled futures."""
-    scores, latents, futures = predicted.scores, predicted.latents, predicted.futures
-    write_json(folder / "distribution.json", scores)
-    print(distribution.scores_text(scores))
+    write_json(folder / "distribution.json", predicted.scores)
+    print(distribution.scores_text(predicted.scores))
     if plots:
-        place = run_folder(folder / "plots")
-        distribution.draw_latents(place, scores, latents, predicted.events)
-        distribution.draw_traversal(place, predicted.traversal)
-        if len(futures.scored) > 1:
-            distribution.draw_futures(place, lab, scores, futures)
-    if len(futures.scored) > 1:
-        distribution.pack_futures(folder / VAL_FUTURES, lab, futures)
+        draw_distribution(run_folder(folder / "plots"), predicted)
+    if len(predicted.futures.scored) > 1:
+        distribution.pack_futures(folder / VAL_FUTURES, predicted.lab, predicted.futures)

@@ -9,6 +9,7 @@ import torch
 from ..checkpoints import checkpoint as ckpt
 from ..config import Training
 from ..config.fields import MAY_CHANGE, ONCE, brief
+from ..data.cache import fingerprints
 from ..errors import UserError
 from ..models.loading import load_weights, report_fit, same_lab
 from ..process.ranks import ranks
@@ -35,7 +36,7 @@ def state_of(trainer: Any) -> dict:
         "best_score": trainer.best_score,
         "history": trainer.monitor.history,
         "trackers": trainer.monitor.trackers.states,
-        "data": trainer.data,
+        "data": fingerprints(**trainer.splits),
         "ranks": ranks.count,
     }
     return state | ({"trained_weights": trainer.model.state_dict()} if trainer.ema else {})
@@ -69,7 +70,7 @@ def resume(trainer: Any, path: Path, state: dict) -> None:
     place = f"epoch {trainer.current_epoch}"
     place += f", after {trainer.steps_done} of its steps" if trainer.steps_done else ""
     print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
-    warn_of_data(trainer.data, state["data"])
+    warn_of_data(fingerprints(**trainer.splits), state["data"])
     best = trainer.folder / "best_score.ckpt"
     if trainer.best_score is not None and not has_score(best, trainer.best_score):
         print(f"{best} is missing or damaged; the next validation sets a new best")

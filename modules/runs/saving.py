@@ -8,12 +8,15 @@ from typing import Any
 
 from ..checkpoints import checkpoint as ckpt
 from ..errors import UserError
+from ..models.loading import load_weights
 from ..process.ranks import ranks
 from .resume import state_of
 
 
 def save_epoch(trainer: Any, val: dict) -> None:
     """last.ckpt always, best_score.ckpt when PSNR rises, epoch=N.ckpt every --per_save."""
+    if not ranks.first:
+        return
     folder, settings, done = trainer.folder, trainer.settings, trainer.current_epoch - 1
     psnr = val.get("psnr", math.nan)
     best = math.isfinite(psnr) and (trainer.best_score is None or psnr > trainer.best_score)
@@ -28,13 +31,23 @@ def save_epoch(trainer: Any, val: dict) -> None:
     prune(folder, settings.keep, settings.per_save, done)
 
 
-def save_last(trainer: Any) -> None:
-    if ranks.first:
-        ckpt.save(trainer.folder / "last.ckpt", state_of(trainer))
+def save_last(trainer: Any, together: bool = False) -> None:
+    """last.ckpt; `together`: no process returns before the first one has saved."""
+    path = trainer.folder / "last.ckpt"
+    if together:
+        ranks.from_first(lambda: ckpt.save(path, state_of(trainer)))
+    elif ranks.first:
+        ckpt.save(path, state_of(trainer))
 
 
-def load_best(trainer: Any) -> dict | None:
-    return None if trainer.best_score is None else ckpt.load(trainer.folder / "best_score.ckpt")
+def use_best_weights(trainer: Any) -> int:
+    """Load those of best_score.ckpt, if a validation has scored -> the epochs they were trained."""
+    path = trainer.folder / "best_score.ckpt"
+    best = ranks.from_first(lambda: None if trainer.best_score is None else ckpt.load(path))
+    if not best:
+        return trainer.current_epoch
+    load_weights(trainer.ema or trainer.model, best["state_dict"], path)
+    return best["last_epoch"]
 
 
 def prune(folder: Path, keep: int, every: int, newest: int) -> None:

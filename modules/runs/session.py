@@ -1,16 +1,19 @@
 """A run from its command to its first step: its folder, its device, what it resumes from."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import Dataset
 
+from ..checkpoints import checkpoint as ckpt
 from ..config import Training
 from ..data.cache import fingerprints
 from ..errors import UserError
 from ..files import write_csv
+from ..models.loading import adopt_settings
 from ..process.ranks import ranks
 from ..training import schedules
 from ..training.device import choose_device, with_precision
@@ -48,17 +51,29 @@ def session(settings: Training, typed: set[str] | None) -> Iterator[Session]:
         yield Session(settings, device, folder, before, console)
 
 
-def same_everywhere(settings: Training, train_set: Any, val_set: Any) -> None:
+def open_splits(
+    settings: Training, open_train: Callable[[], Dataset], open_val: Callable[[], Dataset]
+) -> tuple[Dataset, Dataset]:
     """Refuse processes with other code, pictures, torch or precision than the first one."""
+    train_set, val_set = ranks.together(lambda: (open_train(), open_val()))
     if ranks.count > 1:
         pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
         here = {"torch": torch.__version__, "precision": settings.precision}
         ranks.must_agree(code=code(), **here, **pictures)
+    return train_set, val_set
+
+
+def open_checkpoint(settings: Training, typed: set[str]) -> tuple[Training, torch.device, dict]:
+    """--test: -> the settings of --ckpt_path, the device, the checkpoint."""
+    device, checkpoint = choose_device(settings), ckpt.load(settings.ckpt_path)
+    run_folder(settings.save_root)
+    return adopt_settings(settings, typed, checkpoint, device), device, checkpoint
 
 
 def begin(trainer: Any, run: Session) -> None:
     """Resume the run, or make the folder that of a new one."""
     settings = run.settings
+    trainer.clips.check()
     if run.before:
         resume(trainer, *run.before)
         if settings.ckpt_path:

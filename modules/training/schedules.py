@@ -4,7 +4,6 @@ Epochs count from 0 to num_epoch - 1.
 """
 
 import bisect
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -139,21 +138,6 @@ def table(settings: Training) -> list[dict]:
         }
         for e in range(settings.num_epoch)
     ]
-
-
-def preview(settings: Training) -> None:
-    """Print beta, tfr and lr of every epoch: equal epochs in one line."""
-    print(f"{'epochs':>9} {'beta':>10} {'tfr':>10} {'lr':>12}")
-    for first, last, row in spans(table(settings)):
-        epochs = str(first) if first == last else f"{first}-{last}"
-        print(f"{epochs:>9} {row['beta']:>10.6g} {row['tfr']:>10.6g} {row['lr']:>12.6g}")
-
-
-def spans(rows: list[dict]) -> Iterator[tuple[int, int, dict]]:
-    """Consecutive rows with equal values -> (first epoch, last epoch, row)."""
-    for _, same in itertools.groupby(rows, key=lambda row: (row["beta"], row["tfr"], row["lr"])):
-        first, *_, last = [*same] * 2
-        yield first["epoch"], last["epoch"], first
 
 
 def collapse(settings: Training) -> Iterator[str]:

@@ -1,0 +1,103 @@
+"""What a lab offers: all that differs between the pose lab and the robot lab (modules/labs)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..config import PoseTest, PoseTraining, RobotTest, RobotTraining
+from ..data.open_world import read_events, read_futures
+
+Tracks = dict[str, np.ndarray]  # {label: uint8 clip (T, H, W, 3)}: what is shown side by side
+
+
+class Lab(Protocol):
+    """The base class of every lab. Clips are floats (T, 3, H, W) in 0..1."""
+
+    TrainClips: ClassVar[type]  # serves the training split in batches: modules/data/clips.py
+    given: int  # the first frames of a clip, which are not predicted
+    frame_ms: ClassVar[int]  # that a gif shows a frame
+    baseline: ClassVar[str]  # the name of the prediction that repeats the last given frame
+    submits: ClassVar[bool] = False  # whether Tester writes submission.csv
+    settings: PoseTraining | PoseTest | RobotTraining | RobotTest
+
+    # ------------------------------------------------------------ model
+
+    def make_model(self, train_set: Dataset | None = None) -> torch.nn.Module:
+        """A new model; the training set is what it is fitted to before training."""
+
+    def prepare_test(self, model: torch.nn.Module, checkpoint: dict) -> str:
+        """Set what a checkpoint's author tested with -> what to print about it."""
+        return ""
+
+    # ------------------------------------------------------------ data
+
+    def open_train(self) -> Dataset:
+        """The training split."""
+
+    def open_val(self) -> Dataset:
+        """The validation split."""
+
+    def val_events(self) -> dict[int, list[int]]:
+        """The event frames of each validation clip, if the data set lists them."""
+
+    def open_test(self, typed: set[str]) -> tuple[Sequence, Sequence, Sequence | None]:
+        """-> given frames, conditions and true frames (None if unknown) of every test clip."""
+
+    def test_events(self) -> dict[int, list[int]]:
+        """The event frames of each test clip, if the data set lists them."""
+        return read_events(self.settings.DR, "test") or {}
+
+    def true_futures(self, truth: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """{clip: true futures, uint8 (M, T, 3, H, W)} of the test clips whose futures are known."""
+        size = truth[0].shape[-2:]
+        futures = ((i, read_futures(self.settings.DR, i, size)) for i in range(len(truth)))
+        return {i: x[:, : len(truth[i])] for i, x in futures if x is not None}
+
+    # ------------------------------------------------------------ scores
+
+    def frame_psnr(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        """-> (T,): the PSNR of every frame."""
+
+    def score(self, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+        """The scores of one clip's rollout."""
+
+    def score_test(
+        self,
+        pred: torch.Tensor,
+        true: torch.Tensor,
+        conditions: torch.Tensor,
+        model: torch.nn.Module,
+    ) -> dict[str, float]:
+        """score(), and what Tester adds."""
+        return self.score(pred, true)
+
+    def summarise(self, clips: Sequence[dict], mean: dict[str, Any]) -> Mapping[str, Any]:
+        """The scores of all test clips, and their mean -> what else scores.json has."""
+        return {}
+
+    # ------------------------------------------------------------ images
+
+    def tracks(
+        self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor | None = None
+    ) -> Tracks:
+        """What is shown of a clip."""
+
+    def rows(
+        self, condition: torch.Tensor, pred: torch.Tensor, true: torch.Tensor | None = None
+    ) -> Tracks:
+        """The tracks as a gif or a film strip shows them."""
+        return self.tracks(condition, pred, true)
+
+    def gif(self, rows: Tracks) -> np.ndarray:
+        """Tester's gif of a clip."""
+
+    def more_gifs(self, i: int, rows: Tracks) -> dict[Path, np.ndarray]:
+        """{file: clip} of what else Tester writes of clip i."""
+        return {}
+
+    def strip_times(self, length: int) -> Sequence[int]:
+        """The frames of a film strip of `length` frames."""
