@@ -6,7 +6,7 @@
     python scripts/bench.py --compile MODE       another column: compiled by torch in this mode
     python scripts/bench.py --memory             peak memory and time against the size of a batch
     python scripts/bench.py --profile            where the time of a training step goes
-    python scripts/bench.py --exact              what --norm_over step costs, in both labs
+    python scripts/bench.py --exact              what --published_step costs, in both labs
 
 Both sides run alternately, each in its own process, so that other load slows down both; the table
 shows medians and their ratios.

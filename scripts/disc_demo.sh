@@ -15,8 +15,8 @@ FLAGS=(--lab robot --DR "$DATA" --nets dcgan --vgg_width 16 --z_dim 8 --conditio
     --loss calibrated --niter 40 --epoch_size 50 --random_offset --n_eval 26 --val_every 40
     --lr_schedule cosine --ema 0.99)
 # A learned prior, and a beta that ends far above 1: z encodes only what the past does not determine.
-Z=(--learned_prior --kl_anneal_type Monotonic --kl_anneal_start 1 --kl_anneal_stop 2500
-    --kl_anneal_ratio 0.9)
+schedule "$RUN/beta.csv" 40 'beta = min(2500, 1 + 2499 * e / 36)' # 40 epochs, 0.9 of them rise
+Z=(--learned_prior --schedule "$RUN/beta.csv")
 
 python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
 python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"

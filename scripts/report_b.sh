@@ -8,19 +8,22 @@
 # at validation and test it sees one image.
 source "$(dirname "$0")/queue.sh"
 TFR=(0 1) # 1 decays from epoch 10
-schedule "$FOLDER/lr.csv" 400 'lr = 3e-4 / 2 * (1 + cos(pi * e / 400))'
-ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --schedule "$FOLDER/lr.csv"
-    --loss_reduction batch --feedback features --norm_over step --pose_norm image
-    --precision float32)
-CYCLES=(--kl_anneal_type Cyclical --kl_anneal_cycle 40 --kl_anneal_ratio 0.4 --kl_anneal_start 0.1)
+LR='lr = 3e-4 / 2 * (1 + cos(pi * e / 400))'
+schedule "$FOLDER/Cyclical.csv" 400 "$LR" 'beta = min(1, 0.1 + 0.9 * (e % 10) / 4)'
+schedule "$FOLDER/Monotonic.csv" 400 "$LR" 'beta = min(1, 0.1 + 0.9 * e / 199)'
+schedule "$FOLDER/None.csv" 400 "$LR" 'beta = 1'
+ALL=(--num_epoch 400 --batch_size 2 --optim AdamW --loss_reduction batch --feedback features
+    --published_step --pose_norm image --precision float32)
 
+add_run() { # add_run NAME KL_TYPE FLAGS...
+    add "$1" --kl_anneal_type "$2" --schedule "$FOLDER/$2.csv" "${@:3}"
+}
 for tfr in "${TFR[@]}"; do
-    add "Cyclical/tfr$tfr" --sigmoid --tfr "$tfr" "${CYCLES[@]}"
-    add "Monotonic/tfr$tfr" --sigmoid --tfr "$tfr" --kl_anneal_type Monotonic \
-        --kl_anneal_ratio 0.4975 --kl_anneal_start 0.1
-    add "None/tfr$tfr" --sigmoid --tfr "$tfr" --kl_anneal_type None
+    for kl in Cyclical Monotonic None; do
+        add_run "$kl/tfr$tfr" "$kl" --sigmoid --tfr "$tfr"
+    done
 done
-add no_sigmoid --tfr 0 "${CYCLES[@]}" --no-feedback_clamp
+add_run no_sigmoid Cyclical --tfr 0
 
 # The report's validation loss is the sum over the rollout of MSE + beta KL, with z from the true
 # frame; val/mse_sum is the sum of the MSE, with z from the prior; val/loss is teacher-forced.

@@ -8,7 +8,7 @@
 # percent of the speed; at validation and test it sees one image.
 source "$(dirname "$0")/queue.sh"
 KL=(None Cyclical Monotonic)
-ALL=(--lr 1e-4 --batch_size 1 --partial 0.9993 --no-feedback_clamp --norm_over step
+ALL=(--lr 1e-4 --batch_size 1 --partial 0.9993 --published_step
     --pose_norm image --precision float32)
 
 for kl in "${KL[@]}"; do

@@ -14,7 +14,7 @@ source "$(dirname "$0")/queue.sh"
 KL=(Cyclical Monotonic None)
 EPOCHS=300 PRETRAINED=5
 ALL=(--batch_size 5 --grad_clip 0.1 --sigmoid --posterior previous_image --feedback frame
-    --norm_over step --precision float32)
+    --published_step --precision float32)
 
 # add_run NAME KL_TYPE TFR PRETRAINED: a run of EPOCHS epochs after those of pre-training
 add_run() {

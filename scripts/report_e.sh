@@ -5,7 +5,7 @@
 # template's: BatchNorm sees one time step at a time, which costs a few percent of the speed.
 source "$(dirname "$0")/queue.sh"
 ALL=(--num_epoch 70 --tfr 1 --tfr_sde 11 --tfr_d_step 0.016666666666666666
-    --no-feedback_clamp --norm_over step --pose_norm image --precision float32)
+    --published_step --pose_norm image --precision float32)
 
 add Cyclical --kl_anneal_type Cyclical --kl_anneal_ratio 0.5
 add Monotonic --kl_anneal_type Monotonic --kl_anneal_ratio 0.25

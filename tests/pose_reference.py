@@ -4,7 +4,7 @@ import torch
 
 
 def encode(model, frame):
-    frame = frame.clamp(0, 1) if model.settings.feedback_clamp else frame
+    frame = frame if model.settings.published_step else frame.clamp(0, 1)
     features = model.frame_transformation(frame)
     return features.detach() if model.settings.feedback == "features" else features
 
@@ -70,7 +70,7 @@ def reference_rollout(model, first, poses, noises):
 EXTRAS = {
     "plain": {},
     "sigmoid": {"output_activation": "sigmoid"},
-    "unclamped": {"feedback_clamp": False},
+    "unclamped": {"published_step": True},
     "scene": {"scene": True},
     "first frame": {"first_frame": True},
     "prior": {"learned_prior": True},

@@ -25,7 +25,7 @@ BEST = (
     "--kl_anneal_type None --kl_anneal_stop 0.01"
 )
 CASES = {
-    "pose, teacher forcing": ("pose", POSE + "--tfr 1 --ema 0.9 --norm_over step"),
+    "pose, teacher forcing": ("pose", POSE + "--tfr 1 --ema 0.9 --published_step"),
     "pose, free-running": (
         "pose",
         POSE + "--tfr 0 --feedback_noise 0.1 --learned_prior --loss calibrated_batch",

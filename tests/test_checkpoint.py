@@ -189,7 +189,7 @@ CHANGES = {  # flag -> its value in the first run, and in the second
     "shuffle": (False, True),
     "loss_reduction": ("sum", "mean"),
     "output_activation": ("none", "sigmoid"),
-    "norm_over": ("clip", "step"),
+    "published_step": (False, True),
 }
 
 
@@ -202,7 +202,7 @@ def test_flags_that_change_the_experiment_are_refused_with_both_values(flag):
 
 
 def test_flags_that_do_not_change_the_experiment_may_change():
-    changes = {"num_workers": 1, "per_save": 1, "val_every": 2, "gpu": 0, "precision": "float32"}
+    changes = {"num_workers": 1, "per_save": 1, "val_every": 2, "precision": "float32"}
     changed = same_experiment(PoseTraining(**changes), PoseTraining().as_dict(), Path("x.ckpt"))
     assert len(changed) == len(changes) and "--per_save 3 -> 1" in changed
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 # ---------------------------------------------------------------- the contract's table, in literals
 
 COMMON = {
-    "batch_size": 2, "lr": 0.001, "optim": "Adam", "gpu": 1, "test": False, "DR": None,
+    "batch_size": 2, "lr": 0.001, "optim": "Adam", "test": False, "DR": None,
     "save_root": None, "num_workers": 4, "num_epoch": 70, "per_save": 3, "partial": 1.0,
     "ckpt_path": None, "train_vi_len": 16, "val_vi_len": 630, "frame_H": 32, "frame_W": 64,
     "F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192, "tfr": 1.0, "tfr_sde": 10,

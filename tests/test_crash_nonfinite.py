@@ -109,8 +109,8 @@ def test_a_run_gives_up_after_many_skipped_steps_with_its_last_good_checkpoint(
 @pytest.mark.parametrize(
     ("typed", "advice"),
     [
-        ("--lr 0.1 --grad_clip 0", "--lr 0.001 (if that does not suffice, --grad_clip 1 or a "),
-        ("--kl_anneal_start 0.1", "with --lr 0.0001, as a new run"),
+        ("--lr 0.1 --grad_clip 0", "--lr 0.001 (if that does not suffice, --grad_clip 1 or --kl"),
+        ("--kl_anneal_type None", "with --lr 0.0001, as a new run"),
     ],
 )
 def test_the_advice_is_not_what_is_typed(one_trainer, monkeypatch, typed, advice):

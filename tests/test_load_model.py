@@ -89,7 +89,7 @@ def test_template_files_load_and_normalise_poses_per_image(tmp_path):
         model = load_model(path, "cpu", "float32")
         settings = model.settings
         assert (settings.F_dim, settings.L_dim, settings.N_dim, settings.D_out_dim) == (8, 2, 4, 8)
-        assert model.label_transformation.per_image and not settings.feedback_clamp
+        assert model.label_transformation.per_image and settings.published_step
         rollouts.append(roll_out(model, given, poses))
         model.label_transformation.per_image = False
         assert not torch.equal(roll_out(model, given, poses), rollouts[-1])

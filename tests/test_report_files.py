@@ -148,7 +148,7 @@ def test_the_command_on_the_page_can_be_typed(call, flags, page, tmp_path, datas
 
 
 POSE = """--lr 1e-05 --lr_milestones 3 9
-    --kl_anneal_type None --no-feedback_clamp --scene --val_every 2
+    --kl_anneal_type None --published_step --scene --val_every 2
     --precision float32 --deterministic --num_epoch 7 --jump_start 0.5 --ckpt_path -a.ckpt"""
 ROBOT = """--lab robot --niter 7 --vgg_width 8 --condition none --random_offset --kl_anneal_cyclical
     --epoch_size 9 --no-plots --seed 3"""

@@ -36,8 +36,7 @@ BETAS = {  # flags -> beta of every epoch; {c} stands for --kl_anneal_cycle, {r}
     "--num_epoch 10 {c} 2 {r} 0.5": [0, 0.4, 0.8, 1, 1] * 2,
     "--num_epoch 7 {c} 2": [0, 2 / 7, 4 / 7, 0, 2 / 7, 4 / 7, 6 / 7],
     "--num_epoch 10 {c} 3 {r} 0.5": [0, 0.6, 1, 0, 0.6, 1, 0, 0.6, 1, 1],
-    "--num_epoch 6 {c} 1 {r} 0.5 --kl_anneal_start 0.1 --kl_anneal_stop 0.7": [0.1, 0.3, 0.5]
-    + [0.7] * 3,
+    "--num_epoch 6 {c} 1 {r} 0.5 --kl_anneal_stop 0.6": [0, 0.2, 0.4] + [0.6] * 3,
     "--num_epoch 4 {c} 2 {r} 0": [1, 1, 1, 1],
     "--num_epoch 1 {c} 1": [0],
     "--num_epoch 4 {c} 4": [0, 0, 0, 0],
@@ -49,9 +48,7 @@ BETAS = {  # flags -> beta of every epoch; {c} stands for --kl_anneal_cycle, {r}
     "--num_epoch 6 {c} 2 {r} 1.5": [0, 2 / 9, 4 / 9] * 2,
     "--num_epoch 4 --kl_anneal_type Monotonic {r} 2 --kl_anneal_stop 0.8": [0, 0.1, 0.2, 0.3],
     "--num_epoch 6 {c} 2 --pretrain_epochs 2": [0, 0, 0, 0.5, 0, 0.5],
-    "--num_epoch 5 --kl_anneal_type Monotonic --pretrain_epochs 3 --kl_anneal_start 0.2": [0] * 3
-    + [0.2, 0.6],
-    "--num_epoch 3 {c} 9 --pretrain_epochs 2 --kl_anneal_start 0.1": [0, 0, 0.1],
+    "--num_epoch 5 --kl_anneal_type Monotonic --pretrain_epochs 3": [0, 0, 0, 0, 0.5],
 }
 
 
@@ -107,8 +104,8 @@ def test_frange_cycle_linear_has_the_published_defaults():
 
 @pytest.mark.parametrize("cycles", [6, 7, 10, 10_000])
 def test_more_cycles_than_epochs_is_one_cycle_per_epoch(cycles):
-    flags = f"--num_epoch 6 --kl_anneal_cycle {cycles} --kl_anneal_start 0.1"
-    assert table("beta", flags) == near([0.1] * 6)
+    flags = f"--num_epoch 6 --kl_anneal_cycle {cycles} --kl_anneal_ratio 0"
+    assert table("beta", flags) == near([1] * 6)
 
 
 # ---------------------------------------------------------------- teacher forcing
@@ -192,7 +189,7 @@ def test_cosine_starts_at_the_full_rate_after_the_warm_up():
 # ---------------------------------------------------------------- epochs advance, runs resume
 
 RESUMED = [
-    "--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6 --kl_anneal_start 0.05",
+    "--num_epoch 23 --kl_anneal_cycle 4 --kl_anneal_ratio 0.6",
     "--num_epoch 9 --kl_anneal_type Monotonic",
     "--num_epoch 9 --kl_anneal_type None --pretrain_epochs 3",
     "--num_epoch 9 --kl_anneal_cycle 2 --kl_anneal_ratio 1.5 --pretrain_epochs 3",
@@ -317,7 +314,6 @@ def random_flags(rng):
     """Legal settings of all flags that the schedules use, ordinary and extreme ones."""
     epochs = rng.choice([1, 2, 3, 10, 70, rng.randint(1, 400)])
     values = [0.0, 1.0, round(rng.random(), 3), 1e-310, 1e9]
-    start, stop = sorted(rng.choice(values) for _ in range(2))
     tfr = rng.choice([0.0, 1.0, rng.random()])
     lr = 10 ** rng.uniform(-6, 0)
     flags = {
@@ -325,8 +321,7 @@ def random_flags(rng):
         "kl_anneal_type": rng.choice(["Cyclical", "Monotonic", "W/O", "cyclical"]),
         "kl_anneal_cycle": rng.choice([1, 2, 10, rng.randint(1, 2 * epochs)]),
         "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9, rng.uniform(1, 3)]),
-        "kl_anneal_start": start,
-        "kl_anneal_stop": stop,
+        "kl_anneal_stop": rng.choice(values),
         "pretrain_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
         "tfr": tfr,
         "tfr_sde": rng.randint(0, epochs + 3),

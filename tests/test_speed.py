@@ -110,7 +110,7 @@ def test_the_number_of_frames_per_piece_on_a_cpu_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "line", ["", "--posterior previous", "--feedback_noise 0.1", "--norm_over step"]
+    "line", ["", "--posterior previous", "--feedback_noise 0.1", "--published_step"]
 )
 @pytest.mark.parametrize("forced", [False, True])
 def test_recomputing_activations_changes_nothing(tmp_path, forced, line):

@@ -192,7 +192,7 @@ def test_trainer_validates_a_template_file_by_the_statistics_of_each_image(
 ):
     """As the template does; --pose_norm learned scores otherwise."""
     places = "--DR", trained.data, "--save_root", tmp_path / "val", "--ckpt_path", template.path
-    line = "Trainer", *places, "--test", *SHORT, "--no-plots", "--no-feedback_clamp"
+    line = "Trainer", *places, "--test", *SHORT, "--no-plots", "--published_step"
     default, image, learned = (
         re.findall(r"PSNR .*", call(*line, *flags).out)[-1]
         for flags in ((), ("--pose_norm", "image"), ("--pose_norm", "learned"))

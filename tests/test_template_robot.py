@@ -10,7 +10,7 @@ from robot_reference import CONDITION, PAST, RNN, G, W, Z, make_nets, robot_step
 from modules.checkpoints.published import convert
 
 SIZES = f"--g_dim {G} --z_dim {Z} --rnn_size {RNN} --vgg_width {W}".split()
-AS_PUBLISHED = "--norm_over step --loss_reduction sum --skip_from second_last --lr 0.001 "
+AS_PUBLISHED = "--published_step --loss_reduction sum --skip_from second_last --lr 0.001 "
 AS_PUBLISHED += "--kl_anneal_type None"
 BATCH, LENGTH = 4, 4
 OPTIONS = [  # flags, and what they are in the published loop
@@ -87,7 +87,7 @@ def test_steps_are_those_of_the_published_loop(tmp_path, forced, steps, line, op
     ("forced", "line", "options"),
     [
         pytest.param(False, "", {"feedback": PAST}, id="given frames are never replaced"),
-        pytest.param(True, "--norm_over clip", {}, id="BatchNorm sees all time steps at once"),
+        pytest.param(True, "--no-published_step", {}, id="BatchNorm sees all time steps at once"),
     ],
 )
 def test_another_reading_is_another_experiment(tmp_path, forced, line, options):

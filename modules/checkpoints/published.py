@@ -104,5 +104,5 @@ def template_sizes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
         "L_dim": weights["label_transformation.4.conv1.weight"].shape[0],
         "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
         "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
-        "feedback_clamp": False,
+        "published_step": True,
     }

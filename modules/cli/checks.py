@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import DECAY, FORCED, Compute
+from ..config import DECAY, FORCED
 from ..config.fields import TRAIN_ONLY, kl_type
 
 
@@ -17,8 +17,8 @@ def check(parser: Any, settings: Any, typed: set[str]) -> None:
         parser.error("--ckpt_path is required: the checkpoint to test")
     if settings.test and not settings.ckpt_path:
         parser.error("--test validates a checkpoint: name it with --ckpt_path")
-    # at test the checkpoint's own settings count, so the model's are checked when it is read
-    if problem := settings.contradiction() if training else Compute.contradiction(settings):
+    # at test the checkpoint's own settings count: they are checked when it is read
+    if training and (problem := settings.contradiction()):
         parser.error(problem)
     if parser.script == "Tester":
         own = type(settings)

@@ -20,6 +20,7 @@ from ..config.fields import (
     Choice,
     Numbers,
     Settings,
+    natural,
     settings_from,
     switch,
 )
@@ -99,6 +100,16 @@ def peek(flag: str, argv: Sequence[str] | None = None) -> str | None:
     return parser.parse_known_args(argv)[0].value
 
 
+class Gpus(argparse.Action):
+    """--gpu N of the template: 0 is --device cpu, 1 is the default."""
+
+    def __call__(self, parser: Any, values: Any, count: int, flag: str | None = None) -> None:
+        if count > 1:
+            parser.error(f"--gpu {count}: a run uses one GPU; start more, with --device cuda:N")
+        if count == 0:
+            values.device = "cpu"
+
+
 class Parser(argparse.ArgumentParser):
     """The flags of one script and lab; unique prefixes of the template's flags are accepted."""
 
@@ -120,6 +131,10 @@ class Parser(argparse.ArgumentParser):
                 add_flag(group, item)
         for item in accepted(script, lab):
             add_flag(self, item, hidden=True)
+        gpu = {"metavar": "N", "action": Gpus, "default": argparse.SUPPRESS}
+        help = "0: the same as --device cpu; 1: the default"
+        self.add_argument("--gpu", type=argparse_type(natural), help=help, **gpu)
+        self.names["--gpu"] = "device"
         self.template = TRAINING[lab].names(TEMPLATE) | TESTS[lab].names(TEMPLATE)
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:

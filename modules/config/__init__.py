@@ -92,7 +92,6 @@ class Compute(Settings):
         None, device_name, "cpu, cuda, cuda:N or mps; default: a GPU if available", TEMPLATE,
         MAY_CHANGE,
     )  # fmt: skip
-    gpu: int = setting(1, natural, "GPUs to use: 1, or 0 for the CPU", TEMPLATE, MAY_CHANGE)
     precision: str = setting(
         "auto", Choice(("auto", "float32", "bf16")), "auto: bf16 where the device supports it",
         MAY_CHANGE,
@@ -100,13 +99,6 @@ class Compute(Settings):
     deterministic: bool = setting(
         False, switch, "deterministic operations only; slower", MAY_CHANGE
     )
-
-    def contradiction(self):
-        if self.gpu > 1:
-            return f"--gpu {self.gpu}: a run uses one GPU; start more runs, with --device cuda:N"
-        if self.gpu == 0 and self.device not in (None, "cpu"):
-            return f"--gpu 0 means the CPU, but --device is {self.device}"
-        return super().contradiction()
 
 
 @dataclass(frozen=True)
@@ -155,10 +147,10 @@ class Model(Compute):
     )  # fmt: skip
     latent: bool = setting(True, switch, "--no-latent: z is 0, a deterministic twin", FIXED)
     learned_prior: bool = setting(False, switch, "learn p(z | past) instead of N(0, I)", FIXED)
-    norm_over: str = setting(
-        "clip", Choice(("clip", "step")),
-        "BatchNorm statistics in training: of all time steps, or of each, as in published code",
-        TRAIN_ONLY,
+    published_step: bool = setting(
+        False, switch,
+        "train as published code: BatchNorm statistics of each time step, unclamped frames",
+        STORED,
     )  # fmt: skip
 
     def contradiction(self):
@@ -213,7 +205,6 @@ class PoseModel(Model):
         "free-running gradient: full, or cut at the previous frame or its features", TRAIN_ONLY,
         needs=(FREE_RUNNING,),
     )  # fmt: skip
-    feedback_clamp: bool = setting(True, switch, "clamp previous frames to 0..1", STORED)
     recompute: bool = setting(
         False, switch, "activation checkpointing: less memory, a third slower", MAY_CHANGE,
         TRAIN_ONLY,
@@ -241,8 +232,8 @@ class PoseModel(Model):
         if self.nets == "unet" and (self.frame_H % 2 or self.frame_W % 2):
             size = f"--frame_H {self.frame_H} --frame_W {self.frame_W}"
             return f"{size}: --nets unet halves them, so both must be even"
-        if self.nets == "unet" and self.norm_over == "step":
-            return "--norm_over step: --nets unet has no BatchNorm"
+        if self.nets == "unet" and self.published_step:
+            return "--published_step: --nets unet has no BatchNorm"
         if self.nets == "unet" and self.pose_norm == "image":
             return "--pose_norm image: a U-Net's pose encoder has no normalisation"
         return super().contradiction()
@@ -465,9 +456,6 @@ class KLAnnealing(Settings):
         1.0, non_negative, "ramp length in cycles; above 1 it does not reach its end", TEMPLATE,
         needs=(BETA, RAMP, *KL),
     )  # fmt: skip
-    kl_anneal_start: float = setting(
-        0.0, non_negative, "beta at a ramp's start", needs=(BETA, RAMP, *KL)
-    )
     kl_anneal_stop: float = setting(1.0, non_negative, "beta at a ramp's end", needs=(BETA, *KL))
     free_bits: float = setting(
         0.0, non_negative, "free KL per dimension and frame, in nats", needs=KL
@@ -475,9 +463,6 @@ class KLAnnealing(Settings):
     pretrain_epochs: int = setting(
         0, natural, "first epochs with z from the prior, no KL", needs=(LATENT,)
     )
-
-    def contradiction(self):
-        return above(self, "kl_anneal_start", "kl_anneal_stop") or super().contradiction()
 
 
 @dataclass(frozen=True)
@@ -519,7 +504,6 @@ class RobotTraining(RobotData, RobotModel, Training):
     grad_clip: float = redefault(Training, "grad_clip", 0.0)
     tfr_sde: int = redefault(Training, "tfr_sde", 0, alias="tfr_start_decay_epoch")
     tfr_d_step: float = redefault(Training, "tfr_d_step", 0.0, alias="tfr_decay_step")
-    tfr_coin: str = redefault(Training, "tfr_coin", "batch")
     kl_anneal_type: str = redefault(
         Training, "kl_anneal_type", "Monotonic", shortcuts={"kl_anneal_cyclical": "Cyclical"}
     )
@@ -527,6 +511,7 @@ class RobotTraining(RobotData, RobotModel, Training):
     kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
 
     # no settings of this lab
+    tfr_coin: ClassVar[str] = "batch"
     lr_milestones: ClassVar[tuple] = (2, 5)
     lr_gamma: ClassVar[float] = 0.1
     lr_min: ClassVar[float] = 0.0

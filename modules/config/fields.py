@@ -129,7 +129,7 @@ samples, workers = Number(int, 1, 10_000), Number(int, 0, 256)
 frames = Number(int, 2, 1_000_000)  # of a clip
 positive, non_negative = Number(float, 0, above=True), Number(float, 0)
 share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
-SCHEDULED = {"beta": non_negative, "tfr": share, "lr": positive}  # columns of a --schedule file
+SCHEDULED = {"beta": non_negative, "tfr": share, "lr": non_negative}  # columns of a --schedule file
 
 
 def schedule(value: Any) -> tuple[tuple, ...]:

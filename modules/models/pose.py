@@ -93,7 +93,7 @@ class VAE_Model(nn.Module):
 
     def encode_conditions(self, poses: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Features of what conditions every frame: its pose, with --first_frame the first frame."""
-        by_step = self.training and self.settings.norm_over == "step"
+        by_step = self.training and self.settings.published_step
         features = (step_by_step if by_step else over_time)(self.label_transformation, poses)
         if self.settings.first_frame:
             seen = self.frame_transformation(given)[:, None].expand(-1, poses.shape[1], -1, -1, -1)
@@ -262,7 +262,7 @@ class VAE_Model(nn.Module):
 
     def clamped(self, frame: torch.Tensor) -> torch.Tensor:
         """Gated blocks are quadratic: without this they diverge."""
-        return frame.clamp(0, 1) if self.settings.feedback_clamp else frame
+        return frame if self.settings.published_step else frame.clamp(0, 1)
 
     def cut(self, features: torch.Tensor) -> torch.Tensor:
         return features.detach() if self.settings.feedback == "features" else features

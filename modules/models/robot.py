@@ -172,7 +172,7 @@ class RecurrentVAE(nn.Module):
     @property
     def norms_by_step(self) -> bool:
         """Whether BatchNorm sees one time step at a time now; else all that one call can hold."""
-        return self.training and self.settings.norm_over == "step"
+        return self.training and self.settings.published_step
 
     def autocast(self) -> torch.autocast:
         """Convolutions in bf16 where --precision says so; LSTMs, z and losses stay float32."""

@@ -29,6 +29,6 @@ def remedy(settings: Training) -> str:
         lr = "a smaller lr in the --schedule file"
     more = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
     ramp = settings.kl_anneal_type != "None" and "beta" not in settings.scheduled
-    if settings.latent and ramp and not settings.kl_anneal_start:
-        more.append("a --kl_anneal_start above 0")
+    if settings.latent and ramp:
+        more.append("--kl_anneal_type None")
     return f"{lr} (if that does not suffice, {' or '.join(more)})" if more else lr

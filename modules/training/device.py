@@ -28,9 +28,9 @@ def default_device() -> str:
 
 
 def choose_device(settings: Compute) -> torch.device:
-    """--device and --gpu -> torch.device, and a printed line. It must exist."""
+    """--device -> torch.device, and a printed line. It must exist."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    name = ("cpu" if settings.gpu == 0 else settings.device) or default_device()
+    name = settings.device or default_device()
     if ranks.count > 1 and name != "cpu":
         if name != "cuda":
             raise UserError(f"--device {name}: processes of torchrun need --device cuda or cpu")

@@ -54,12 +54,11 @@ def beta_at(epoch: int, settings: Training) -> float:
     if (value := from_file("beta", epoch, settings)) is not None:
         return value
     epochs = max(settings.num_epoch - first, 1)
-    start, stop = settings.kl_anneal_start, settings.kl_anneal_stop
     if settings.kl_anneal_type == "None":
-        return stop
+        return settings.kl_anneal_stop
     cycles = 1 if settings.kl_anneal_type == "Monotonic" else settings.kl_anneal_cycle
     age, ratio = min(epoch - first, epochs - 1), settings.kl_anneal_ratio
-    return cycle_linear(age, epochs, start, stop, min(cycles, epochs), ratio)
+    return cycle_linear(age, epochs, 0.0, settings.kl_anneal_stop, min(cycles, epochs), ratio)
 
 
 def from_file(column: str, epoch: int, settings: Training) -> float | None:

@@ -46,14 +46,15 @@ def time_training(opts, device, precision, batch, forced):
 
 
 def exact_steps(opts, numbers):
-    """Print frames trained per second with --norm_over step and clip, which take turns."""
+    """Print frames trained per second with and without --published_step, which take turns."""
     device = torch.device(opts.device)
     numbers |= {"device": hardware_name(device), "torch": torch.__version__, "settings": vars(opts)}
     print(f"{numbers['device']}, torch {torch.__version__}, float32, {opts.rounds} rounds")
     print(f"{'frames per second':<44} {'step':>9} {'clip':>9} {'ratio':>8}")
     for lab in ("pose", "robot"):
-        flags = "--lab", lab, "--norm_over"
-        trainers = {x: make_trainer("float32", device, *flags, x) for x in ("step", "clip")}
+        flags = {"step": "--published_step", "clip": "--no-published_step"}
+        common = "float32", device, "--lab", lab
+        trainers = {name: make_trainer(*common, flag) for name, flag in flags.items()}
         for batch in opts.batches:
             clips = random_clips(batch, opts.length, device, lab)
             for forced in (False, True):

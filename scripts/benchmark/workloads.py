@@ -20,8 +20,8 @@ FRAME_SIZE, N_DIM = (32, 64), 12  # of a frame, of z: the defaults
 
 
 def make_trainer(precision, device, *flags):
-    line = ["--device", str(device)] if device.type != "cpu" else ["--gpu", "0"]
-    line += ["--DR", ".", "--save_root", ".", "--precision", precision, "--lr", "1e-5", *flags]
+    line = ["--device", str(device), "--DR", ".", "--save_root", ".", "--precision", precision]
+    line += ["--lr", "1e-5", *flags]
     settings, _ = parse("Trainer", line)
     release_memory()
     with redirect_stdout(None):
