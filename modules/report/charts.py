@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ..errors import on_plot
 from ..files import finite, write_atomically
 from .boundary import drawing
-from .figures import save_figure
+from .figures import COLOURS, save_figure, whole_numbers
 
 BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
 CURVES = {  # file name -> title, unit, columns of metrics.csv
@@ -31,8 +31,7 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
 SCHEDULES = "beta", "tfr", "lr"
 PER_FRAME = "psnr_per_frame"
 
-# Okabe and Ito's colours, then other dashes: page.css has the same colours, page.js the rest.
-COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"
+# Then other dashes: page.css has the same colours, page.js the rest.
 MARKERS = "osD^vPX"
 DASHES = "-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))
 LEGEND = 30  # more lines than this have no legend in a PNG or PDF
@@ -230,6 +229,7 @@ def draw_panel(axes: Any, chart: Chart, panel: Panel) -> None:
     for line in panel.series:
         draw_line(axes, line, marked=len(panel.series) > 1)
     axes.grid(alpha=0.3)
+    whole_numbers(axes)
     if 1 < len(panel.series) <= LEGEND:
         axes.legend(fontsize=8, framealpha=0.6)
 
