@@ -66,7 +66,7 @@ def test_best_of(tmp_path, m, baseline):
 
 
 def test_ranks_of_other_forecasts_are_lines_over_the_histogram(tmp_path):
-    orange, green = (255, 127, 14), (44, 160, 44)  # C1, C2
+    orange, green = (213, 94, 0), (0, 158, 115)  # of the page
     twin, ideal, nothing_moves = [4, 3, 2, 1], [1, 4, 1, 4], [0] * 4
     for others, drawn in ({}, 0), ({"twin": twin}, 1), ({"twin": twin, "ideal": ideal}, 2):
         for counts in ([1, 2, 3, 4], nothing_moves):

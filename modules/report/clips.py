@@ -32,7 +32,8 @@ def pack(frames: np.ndarray) -> str:
     change = frames.copy()
     change[1:] -= frames[:-1]
     change[..., ::2] -= change[..., 1:2]
-    return base64.b64encode(zlib.compress(change.tobytes())).decode()
+    packer = zlib.compressobj(9, strategy=zlib.Z_FILTERED)
+    return base64.b64encode(packer.compress(change.tobytes()) + packer.flush()).decode()
 
 
 def unpack(text: str, size: Iterable[int]) -> np.ndarray:

@@ -134,14 +134,12 @@ def distribution_table(page: Page, run: Run) -> str:
         for (name, (_, meaning)), row in zip(DISTRIBUTION.items(), zip(*cells.values()))
         if {*row} != {"-"}
     ]
-    words = (
-        []
-        if not of_validation
-        else describe_z(of_validation.get("z", {}), of_validation.get("futures", {}))
-    )
-    words += [summary.about_z(run)]
+    if not rows:
+        return ""
+    known = of_validation or tested
+    words = [*describe_z(known["z"], known.get("futures") or {}), summary.about_z(run)]
     text = table(rows, ("measure", *cells, "definition"))
-    return "".join(map(note, words)) + f"<div class=meanings>{text}</div>"
+    return f"{''.join(map(note, words))}<div class=meanings>{text}</div>"
 
 
 def figures(page: Page, run: Run) -> str:

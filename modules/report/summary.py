@@ -16,6 +16,7 @@ from .reading import Run
 # These do not distinguish runs: where a run is and what it computes on.
 PLACE = {"environment"}.union(*(lab.names(MAY_CHANGE) for lab in TRAINING.values()))
 PLACE -= {"num_epoch", "precision", "ckpt_path"}
+OPEN_DEMO = "bash scripts/disc_demo.sh"
 DETERMINED = {"dancer": "poses", "arm": "actions"}  # worlds -> what determines their frames
 COPYING = {"pose": "copying the first frame", "robot": "copying the last given frame"}
 NETS = {"course": "the course's nets", "unet": "U-Net", "vgg": "VGG, LSTM", "dcgan": "DCGAN, LSTM"}
@@ -127,7 +128,7 @@ def about_z(run: Run) -> str:
         return ""
     return (
         f"In this synthetic data set the {known} determine the frames, so z has nothing to tell; "
-        "scripts/disc_demo.sh trains where the future is open."
+        f"{OPEN_DEMO} trains where the future is open."
     )
 
 
@@ -153,7 +154,9 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
             f"python scripts/compare.py {shlex.quote(str(run.folder.parent))}",
         )
     ]
-    if run.settings.get("latent", True) and not run.predicted.get("futures"):
+    if about_z(run):
+        again.append(("z has nothing to tell here; where the future is open:", OPEN_DEMO))
+    elif run.settings.get("latent", True) and not run.predicted.get("futures"):
         again.append(("Sample 20 futures of each test clip:", f"{tester} --n_samples 20"))
     return again
 
