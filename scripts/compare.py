@@ -35,10 +35,10 @@ Scores = tuple[list[str], list[list[str]]]  # head and rows
 def ranking(runs: list[Run], members: groups.Groups, scores: Scores) -> str:
     """The best in words, the table, and the runs with a test that is not shown."""
     head, rows = scores
-    name, _, _, gain, *_ = rows[0]
-    by = "test" if groups.tested(members) else "best validation"
-    text = f"Best by {by} PSNR: {name}, {gain.removesuffix(tables.BELOW)} dB against its baseline."
-    text += "" if by == "test" else " Not every finished run has a test."
+    best, tested = dict(zip(head, rows[0])), groups.tested(members)
+    by = "test PSNR" if tested else "best val PSNR"
+    text = f"Ranked by {by}. The best is {best['run']}: {best[by]} dB, {best['above baseline']} dB "
+    text += "above its baseline." + " Not every finished run has a test." * (not tested)
     table = page.table(rows, head, tables.MEANINGS)
     notes = "".join(page.note(f"{one.name}: {one.note}") for one in runs if one.note)
     return f"<p>{html.escape(text)}</p>{table}{notes}"

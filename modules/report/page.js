@@ -58,18 +58,10 @@ function swatch(series) {
 }
 
 function legend(names, hidden, changed) { // names: Map of name -> series
-  const only = (name) => { // this one alone; once more: all
-    const alone = hidden.size === names.size - 1 && !hidden.has(name);
-    hidden.clear();
-    for (const other of names.keys()) if (!alone && other !== name) hidden.add(other);
-  };
   const buttons = [...names].map(([name, series]) => el("button", { type: "button",
-    title: "click: on and off; shift and click: this one alone", "aria-pressed": true,
-    on: { click: (event) => {
-      if (event.shiftKey) only(name);
-      else if (!hidden.delete(name)) hidden.add(name);
-      [...names.keys()].forEach((other, i) =>
-        buttons[i].setAttribute("aria-pressed", !hidden.has(other)));
+    title: "on and off", "aria-pressed": true, on: { click: ({ currentTarget }) => {
+      if (!hidden.delete(name)) hidden.add(name);
+      currentTarget.setAttribute("aria-pressed", !hidden.has(name));
       changed();
     } } }, swatch(series), series.note ? `${name} (${series.note})` : name));
   return el("div", { class: "legend", role: "group" }, ...buttons);
@@ -207,13 +199,11 @@ function ticks(low, high, most) {
 
 function logTicks(low, high) {
   const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
-  const digits = last - first > 4 ? [1] : [1, 2, 5], step = Math.ceil((last - first) / 8);
-  const found = [];
-  for (let power = first; power <= last; power += digits.length > 1 ? 1 : step) {
-    for (const digit of digits) found.push(Number(`${digit}e${power}`));
-  }
-  const inside = found.filter((v) => v >= low * 0.999 && v <= high * 1.001);
-  return inside.length > 1 ? inside : ticks(low, high, 4).filter((v) => v > 0);
+  const digits = last - first > 4 ? [1] : [1, 2, 5];
+  const found = Array.from({ length: last - first + 1 }, (_, i) => first + i)
+    .flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)))
+    .filter((v) => v >= low * 0.999 && v <= high * 1.001);
+  return found.length > 1 ? found : ticks(low, high, 4).filter((v) => v > 0);
 }
 
 // ---------------------------------------------------------------- panels with the same axes
@@ -333,7 +323,7 @@ class Player {
         button("▶", "one frame on", () => this.step(1)),
         this.scrub, this.at,
         select("speed", SPEEDS, SPEEDS.indexOf(1), (s) => `${s}×`,
-          (i) => { this.speed = SPEEDS[i]; this.restart(); }),
+          (i) => { this.speed = SPEEDS[i]; if (this.playing) { this.pause(); this.play(); } }),
         select("error", GAINS, GAINS.indexOf(4), (g) => `${g}×`,
           (i) => { this.gain = GAINS[i]; this.paint(); }),
         el("span", { class: "ramp", "aria-hidden": "true" }), this.rampText),
@@ -433,7 +423,7 @@ class Player {
   resize() { // as large as the column and most of the window allow, in whole multiples of a pixel
     if (!this.clip) return;
     const shown = this.shown.filter((s) => !s.node.hidden), room = this.screens.clientWidth;
-    const gap = 12, text = 28, dots = devicePixelRatio;
+    const gap = 12, text = 28, dots = devicePixelRatio, tall = innerHeight * (room < 700 ? 1 : 0.8);
     for (const pair of this.screens.querySelectorAll(".pair")) {
       pair.hidden = [...pair.children].every((node) => node.hidden);
     }
@@ -442,7 +432,7 @@ class Player {
     let scale = 0, share = room;
     for (let columns = 1; columns <= cells.length; columns += 1) {
       const width = (room - gap * (columns - 1)) / columns;
-      const high = (innerHeight * 0.8 * columns) / (cells.length * pictures) - text;
+      const high = tall / Math.ceil(cells.length / columns) / pictures - text;
       const fit = Math.min(width / this.width, Math.max(high, 64) / this.height);
       const whole = Math.floor(fit * dots) / dots || fit;
       if (whole > scale) [scale, share] = [whole, width];
@@ -463,7 +453,6 @@ class Player {
   go(frame) { this.pause(); this.seek(frame); }
   step(by) { this.go(this.frame + by); }
   toggle() { if (this.playing) this.pause(); else this.play(); }
-  restart() { if (this.playing) { this.pause(); this.play(); } }
 
   play() {
     const from = this.frame === this.length - 1 ? 0 : this.frame, start = performance.now();
@@ -485,9 +474,8 @@ class Player {
     const focus = event.target.tagName;
     if (focus === "SELECT" || (event.key === " " && /BUTTON|^A$|INPUT/.test(focus))) return;
     const box = this.place.getBoundingClientRect(); // out of sight, keys scroll the page
-    if (event.ctrlKey || event.metaKey || event.altKey || box.bottom < 0 || box.top > innerHeight) {
-      return;
-    }
+    if (box.bottom < 0 || box.top > innerHeight) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const stride = event.shiftKey ? 10 : 1;
     const actions = { " ": () => this.toggle(), ArrowLeft: () => this.step(-stride),
       ArrowRight: () => this.step(stride), Home: () => this.step(-this.frame),
