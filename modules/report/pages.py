@@ -84,9 +84,8 @@ def rollouts(page: Page, run: Run) -> str:
                 add_clip(page, {clip["title"]: clip})
             else:
                 left += 1
-    return player(
-        page, f"{left} more clips are left out: the page would exceed 30 MB." * bool(left)
-    )
+    text = f"{left} more clips are left out: the page would exceed 30 MB."
+    return player(page, text * bool(left))
 
 
 def scores(page: Page, run: Run) -> str:
@@ -146,15 +145,16 @@ def figures(page: Page, run: Run) -> str:
     """The pictures of the run folder, in groups."""
     text = ""
     for title, (own, of_test) in SHOWN.items():
-        labels = {n: f"{ALT[Path(n).stem]}, validation" for n in own if (run.folder / n).is_file()}
-        for name in (name for name in of_test if name in run.tested):
-            stem = Path(name).stem
-            labels[name] = ALT.get(stem, f"film strip of test clip {stem[5:]}") + ", test" * (
-                stem in ALT
-            )
-        block = pictures({run.folder / name: label for name, label in labels.items()})
+        paths = {f"{alt(x)}, validation": x for x in own if (run.folder / x).is_file()}
+        paths |= {f"{alt(x)}, test": x for x in of_test if x in run.tested}
+        block = pictures({run.folder / name: label for label, name in paths.items()})
         text += f"<h3>{title}</h3>\n{block}\n" if block else ""
     return text
+
+
+def alt(name: str) -> str:
+    stem = Path(name).stem
+    return ALT.get(stem) or f"film strip of clip {stem.removeprefix('strip')}"
 
 
 SECTIONS = {

@@ -1,8 +1,10 @@
 """The first screen of report.html: what the run is, how good it is, what to type next."""
 
+import contextlib
 import html
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -25,11 +27,14 @@ PSNR = "PSNR = -10 log10 of the mean squared error, values in 0..1; +6 dB is hal
 
 def first_screen(run: Run, clips: Sequence[dict]) -> str:
     """`clips` are those of the page."""
-    best = f"<p class=score>{html.escape(score_text(run, clips))}</p>"
+    score, error = score_texts(run, clips)
     typed = "".join(f"{page.note(why)}{page.code(text)}" for why, text in next_commands(run))
-    about = f"<div>{page.facts(facts_of(run))}</div><div><h3>Next</h3>{typed}</div>"
-    head = f"<p>{html.escape(sentence(run))}</p>{best}{error_text(run)}"
-    return f"<div class=summary>{head}<div class=columns>{about}</div></div>"
+    return (
+        f"<div class=summary><p>{html.escape(sentence(run))}</p>"
+        f'<p class=score>{html.escape(score)}</p><p title="{PSNR}">{html.escape(error)}</p>'
+        f"<div class=columns><div>{page.facts(facts_of(run))}</div>"
+        f"<div><h3>Next</h3>{typed}</div></div></div>"
+    )
 
 
 def sentence(run: Run) -> str:
@@ -47,78 +52,58 @@ def sentence(run: Run) -> str:
     return f"{model} predicts {predicted} frames of a video from {given} given frames {more}."
 
 
-# ---------------------------------------------------------------- is it good?
-
-
-def score_text(run: Run, clips: Sequence[dict]) -> str:
-    """The score with its unit, its clips and its baseline."""
-    tested = tables.is_tested(run)
+def score_texts(run: Run, clips: Sequence[dict]) -> tuple[str, str]:
+    """The score with its unit, its clips and its baseline; the same as an error."""
+    settings, tested = run.settings, tables.is_tested(run)
     psnr, copied = tables.score_and_baseline(run, tested)
-    if psnr is None:
-        return "no score yet: the first validation has not ended"
-    count, kind = (len(run.clips), "unseen") if tested else (run.facts["val_clips"], "validation")
-    text = f"{psnr:.2f} dB PSNR on {count} {kind} clip{'s' * (count != 1)}"
-    if length := length_of(run, clips):
-        text += f" of {length} frames"
-    if copied is not None:
-        lab = run.settings.get("lab", "pose")
-        text += f", {tables.gain_text(psnr - copied)} {COPYING.get(lab, 'the baseline')}"
-    return text
-
-
-def length_of(run: Run, clips: Sequence[dict]) -> int | None:
-    """The number of frames of a scored clip."""
-    if run.settings.get("lab") == "robot":
-        return run.settings["n_past"] + run.settings["n_future"]
-    return clips[0]["length"] if clips else None
-
-
-def error_text(run: Run) -> str:
-    """The score as an error, in words."""
-    psnr, copied = tables.score_and_baseline(run, tables.is_tested(run))
     if psnr is None or copied is None:
-        return ""
+        return "no score yet: the first validation has not ended", ""
+    count = len(run.clips) if tested else run.facts.get("val_clips", "the")
+    length = clips[0]["length"] if clips else "-"
+    if settings.get("lab") == "robot":  # later frames are not scored
+        length = settings["n_past"] + settings["n_future"]
+    copying = COPYING[settings.get("lab", "pose")]
+    score = f"{psnr:.2f} dB PSNR on {count} {'unseen' if tested else 'validation'} "
+    score += f"clip{'s' * (count != 1)} of {length} frames, "
+    score += f"{tables.gain_text(psnr - copied)} {copying}"
     errors = [f"{100 * 10 ** (-x / 20):.2g} %" for x in (psnr, copied)]
-    text = f"A value is off by about {errors[0]} of its range (RMS); copied: {errors[1]}."
+    text = f"Values are off by about {errors[0]} of their range (RMS); {copying}: {errors[1]}."
     if psnr < copied:
         text += " This run is worse than no prediction: train longer, or look at its curves."
-    if not tables.is_tested(run):
+    if not tested:
         text += " The best epoch was chosen by this score: test on unseen clips."
-    return f'<p title="{PSNR}">{html.escape(text)}</p>'
+    return score, text
 
 
 # ---------------------------------------------------------------- what is it?
 
 
+FACTS = {  # name -> parts; a part with anything unknown is left out
+    "data": ("{DR}", "synthetic ({world})", "own video ({video})", "{frame_W}x{frame_H} pixels",
+             "{fps:g} frames/s"),
+    "model": ("{net}", "{parameters:,} parameters"),
+    "training": ("{progress} epochs", "the best: {best}", "{time}", "seed {seed}", "{precision}"),
+    "machine": ("{gpus}", "{processor}"),
+    "begun": ("{begun:.16}", "commit {commit}"),
+}  # fmt: skip
+
+
 def facts_of(run: Run) -> dict[str, str]:
-    settings, facts = run.settings, run.facts
-    place = settings.get("environment") or {}
-    size = "{frame_W}x{frame_H} pixels".format_map(settings) if "frame_W" in settings else ""
-    source = f"synthetic ({facts['world']})" if "world" in facts else ""
-    source = f"own video ({facts['video']})" if "video" in facts else source
-    rate = f"{facts['fps']:g} frames/s" if "fps" in facts else ""
-    nets = NETS.get(settings.get("nets"), "")
-    count = f"{facts['parameters']:,} parameters" if "parameters" in facts else ""
-    precision = settings.get("precision", "")
-    seconds = tqdm.format_interval(facts["seconds"]) if "seconds" in facts else ""
-    best = tables.best_epoch(run)
-    epochs = f"{run.progress} epochs" + f", the best: {best}" * (best is not None)
-    seed = f"seed {settings['seed']}" if "seed" in settings else ""
-    code = place.get("commit", "")
-    edited = ", edited" * code.endswith("+")
-    return {
-        "data": joined(str(settings.get("DR") or ""), source, size, rate),
-        "model": joined(nets, count),
-        "training": joined(epochs, seconds, seed, precision),
-        "machine": joined(place.get("gpus", ""), place.get("processor", "")),
-        "begun": joined(
-            place.get("time", "")[:16].replace("T", " "), f"commit {code[:10]}{edited}" * bool(code)
-        ),
-    }
+    """{name: text} of what the run folder knows."""
+    known = run.settings | run.facts | run.settings.get("environment", {})
+    known |= {"progress": run.progress, "best": tables.best_epoch(run)}
+    known |= {"net": NETS.get(known.get("nets")), "begun": known.pop("time", "").replace("T", " ")}
+    known["commit"] = re.sub(r"(.{10}).*?(\+?)$", r"\1\2", known.get("commit", ""))
+    if "seconds" in known:
+        known["time"] = tqdm.format_interval(known["seconds"])
+    known = {name: value for name, value in known.items() if value not in (None, "")}
+    return {name: ", ".join(parts_of(parts, known)) for name, parts in FACTS.items()}
 
 
-def joined(*texts: str) -> str:
-    return ", ".join(filter(None, texts))
+def parts_of(parts: Sequence[str], known: dict) -> Iterator[str]:
+    for text in parts:
+        with contextlib.suppress(KeyError):
+            yield text.format_map(known)
 
 
 def about_z(run: Run) -> str:
@@ -139,26 +124,20 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
     """[(what for, command)]"""
     if not run.settings:
         return []
-    folder = shlex.quote(str(run.folder))
-    tester = f"python Tester.py --DR {shlex.quote(str(run.settings.get('DR')))}"
-    tester += (
-        f" --save_root {folder} --ckpt_path {shlex.quote(str(run.folder / 'best_score.ckpt'))}"
-    )
+    place, weights, around = run.folder, run.folder / "best_score.ckpt", run.folder.parent
+    typed = {"DR": run.settings.get("DR") or "DATASET", "save_root": place, "ckpt_path": weights}
+    tester = " ".join(["python Tester.py", *(flag(*setting) for setting in typed.items())])
     if not run.finished:
         return [("If it was interrupted, the same command resumes it (see Command).", "")]
     if not tables.is_tested(run):
         return [("Score it on the test clips:", tester)]
-    again = [
-        (
-            "Compare it with your other runs:",
-            f"python scripts/compare.py {shlex.quote(str(run.folder.parent))}",
-        )
-    ]
+    compare = f"python scripts/compare.py {shlex.quote(str(around))}"
+    commands = [("Compare it with your other runs:", compare)]
     if about_z(run):
-        again.append(("z has nothing to tell here; where the future is open:", OPEN_DEMO))
+        commands.append(("z has nothing to tell here; where the future is open:", OPEN_DEMO))
     elif run.settings.get("latent", True) and not run.predicted.get("futures"):
-        again.append(("Sample 20 futures of each test clip:", f"{tester} --n_samples 20"))
-    return again
+        commands.append(("Sample 20 futures of each test clip:", f"{tester} --n_samples 20"))
+    return commands
 
 
 def flag(key: str, value: Any) -> str:
