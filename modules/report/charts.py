@@ -28,6 +28,17 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
     "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
     "elbo": ("Validation ELBO", "nats per frame", ["val/elbo"]),
 }
+MEANINGS = {  # of a chart, on hover
+    "loss": "what is minimised; of validation: teacher-forced frames",
+    "mse": "mean squared error of training frames, values in 0..1",
+    "mse_sum": "mean squared error of a frame, summed over the rollout",
+    "kl": "divergence of the posterior of z from its prior: what z may tell of a frame",
+    "beta": "weight of the KL in the loss",
+    "tfr": "share of training steps whose input is the true previous frame",
+    "psnr": "PSNR of rollouts from the given frames: -10 log10 MSE of a frame, its mean",
+    "ssim": "structural similarity of rollouts; 1 is equality",
+    "elbo": "bound of the log likelihood of teacher-forced frames; higher is better",
+}
 SCHEDULES = "beta", "tfr", "lr"
 PER_FRAME = "psnr_per_frame"
 
@@ -97,7 +108,7 @@ class Chart:
     def as_json(self) -> dict[str, Any]:
         names = {name: getattr(self, name) for name in ("name", "title", "x", "y", "log")}
         panels = [{"title": p.title, "series": [vars(s) for s in p.series]} for p in self.panels]
-        return names | {"panels": panels}
+        return names | {"about": MEANINGS.get(self.name), "panels": panels}
 
 
 def flattens(lines: Sequence[Series]) -> bool:

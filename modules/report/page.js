@@ -220,7 +220,7 @@ class Chart {
     const [low, high] = extent(lines.flatMap((s) => s.x));
     this.limits = low < high ? [low, high] : [low - 0.5, low + 0.5];
     this.node = el("div", { class: spec.panels.length > 1 ? "row wide" : "row" },
-      el("div", { class: "bar" }, el("h3", {}, spec.title),
+      el("div", { class: "bar" }, el("h3", { title: spec.about }, spec.title),
         this.logButton),
       el("div", { class: "panels" }, ...this.panels.map((panel) => panel.node)));
   }

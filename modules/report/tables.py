@@ -42,6 +42,7 @@ COLUMNS = {  # printed heading -> key of a score
     "baseline": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
+MEANINGS |= {head: AVERAGES[x].partition(": ")[2] for head, x in COLUMNS.items() if x in AVERAGES}
 
 
 def print_scores(scores: dict, baseline: str) -> None:
