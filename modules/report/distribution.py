@@ -253,9 +253,7 @@ def z_in_futures(
     if largest >= VISIBLE:
         yield f"z drawn anew changes a value by {mean:.2g} of 255, at most by {largest:.3g}"
     else:
-        cause = (
-            "posterior collapse, the decoder ignores z" if not active else "the decoder ignores z"
-        )
+        cause = "posterior collapse, " * (not active) + "the decoder ignores z"
         yield f"z drawn anew changes no value by more than {largest:.2g} of 255: {cause}"
 
 
