@@ -244,8 +244,9 @@ def curve(*values):
     return charts.Series("a", list(range(len(values))), list(values))
 
 
-def test_a_log_axis_is_chosen_where_the_first_epochs_flatten_the_rest():
+def test_a_log_axis_is_chosen_where_a_few_values_flatten_the_rest():
     assert charts.flattens([curve(9, 1, *[0.1, 0.09, 0.08, 0.07] * 4)])
+    assert charts.flattens([curve(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 900, 0.2)])  # a spike
     assert not charts.flattens([curve(9, 8, 7, 6, 5, 4, 3, 2)])
     assert not charts.flattens([curve(9, 1, 1.1)])  # too few values
     assert not charts.flattens([curve(9, 1, *[0.1, -0.1] * 8)])  # no logarithm

@@ -1,6 +1,7 @@
 """Curves as data: drawn by page.js on a page, and here as PNG and PDF for a paper."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ DASHES = "-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))
 LEGEND = 30  # more lines than this have no legend in a PNG or PDF
 SPLITS = {"train": "training", "val": "validation"}
 NAMES = {"val/psnr": "mean", "val/psnr_min": "lowest frame"}
-EARLY, FLATTENED = 0.25, 8  # see flattens
+FLATTENED = 8  # see flattens
 
 
 def label_of(column: str) -> str:
@@ -112,14 +113,12 @@ class Chart:
 
 
 def flattens(lines: Sequence[Series]) -> bool:
-    """Whether the first quarter leaves the rest an eighth of a linear axis: then it is log."""
-    points = [(x, y) for s in lines for x, y in zip(s.x, finite(s.y)) if y is not None]
-    if len(points) <= 4 * len(lines) or min(y for _, y in points) <= 0:  # too few to say
+    """Whether a few values leave half of all an eighth of a linear axis: then it is log."""
+    values = sorted(y for s in lines for y in finite(s.y) if y is not None)
+    if len(values) <= 4 * len(lines) or values[0] <= 0:  # too few to say
         return False
-    start, end = (f(x for x, _ in points) for f in (min, max))
-    late = [y for x, y in points if x >= start + EARLY * (end - start)]
-    whole = max(y for _, y in points) - min(y for _, y in points)
-    return len(points) > len(late) and whole > FLATTENED * (max(late) - min(late)) > 0
+    low, _, high = statistics.quantiles(values, n=4)
+    return values[-1] - values[0] > FLATTENED * (high - low) > 0
 
 
 # ---------------------------------------------------------------- the curves of one run
