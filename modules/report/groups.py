@@ -14,8 +14,8 @@ from ..errors import UserError, one_line
 from . import tables
 from .boundary import part
 from .charts import BASELINE, CURVES, PER_FRAME, QUANTITIES, Chart, Panel, Series
+from .pages import PLACE
 from .reading import Run, read_run
-from .summary import PLACE
 
 Groups = dict[str, list[Run]]
 COPIED = "copied given frame"  # the column of the baseline in rows of val_frames.csv

@@ -3,7 +3,8 @@
 import datetime
 from pathlib import Path
 
-from ..config import BASELINES, OBJECTIVES
+from ..config import BASELINES, OBJECTIVES, TRAINING
+from ..config.fields import MAY_CHANGE
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 from . import charts, clips, summary, tables
 from .boundary import part
@@ -11,6 +12,9 @@ from .distribution import describe_z
 from .page import Page, add_charts, add_clip, code, note, pictures, player, table
 from .reading import Run, read_json, read_run, score_of
 
+# These do not distinguish runs: where a run is and what it computes on.
+PLACE = {"environment"}.union(*(lab.names(MAY_CHANGE) for lab in TRAINING.values()))
+PLACE -= {"num_epoch", "precision", "ckpt_path"}
 CLIPS = 8  # test clips on a page
 PLAYED = [VAL_CLIP, VAL_FUTURES]
 PLAYED_OF_TEST = [*map(clip_file, range(CLIPS)), TEST_FUTURES]

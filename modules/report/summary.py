@@ -10,14 +10,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import TRAINING
-from ..config.fields import MAY_CHANGE, ONCE
+from ..config.fields import ONCE
 from ..runs.folder import SCHEDULE
 from . import page, tables
 from .reading import Run
 
-# These do not distinguish runs: where a run is and what it computes on.
-PLACE = {"environment"}.union(*(lab.names(MAY_CHANGE) for lab in TRAINING.values()))
-PLACE -= {"num_epoch", "precision", "ckpt_path"}
 OPEN_DEMO = "bash scripts/disc_demo.sh"
 DETERMINED = {"dancer": "poses", "arm": "actions"}  # worlds -> what determines their frames
 COPYING = {"pose": "copying the first frame", "robot": "copying the last given frame"}
