@@ -31,7 +31,8 @@ from modules.models.loading import (
 from modules.models.rollout import noise_source, roll_out
 from modules.process.ranks import ranks
 from modules.process.signals import listener
-from modules.report import distribution, pictures
+from modules.report import pictures
+from modules.report.distribution import pack_futures
 from modules.report.pages import write_run_page
 from modules.report.reading import write_test
 from modules.report.rollouts import RolloutFiles, draw_distribution
@@ -55,6 +56,7 @@ class Tester:
         self.model = self.lab.make_model().to(device)
         load_weights(self.model, checkpoint["state_dict"], settings.ckpt_path)
         self.posterior = has_posterior(checkpoint)
+        self.free_bits = checkpoint.get("args", {}).get("free_bits", 0)
         self.twin = settings.twin and load_twin(settings.twin, self.model)
         details = self.lab.prepare_test(self.model, checkpoint)
         print(f"checkpoint: {settings.ckpt_path} ({ckpt.source_of(checkpoint)}{details})")
@@ -165,7 +167,7 @@ class Tester:
             self.lab, self.model, clips, self.truth,
             self.futures(predictions) if several else (),
             outcomes=outcomes, events=self.lab.test_events(), posterior=self.posterior,
-            traversed=settings.plots,
+            free_bits=self.free_bits, traversed=settings.plots,
         )  # fmt: skip
         twin = None
         if self.twin:
@@ -174,7 +176,7 @@ class Tester:
             twin = Distribution(*of_twin, outcomes=outcomes)
         predicted.compare(twin)
         if several:
-            distribution.pack_futures(self.files.folder / TEST_FUTURES, self.lab, predicted.futures)
+            pack_futures(self.files.folder / TEST_FUTURES, self.lab, predicted.futures)
         if settings.plots:
             draw_distribution(self.files.folder, predicted)
         return predicted.scores

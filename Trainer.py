@@ -86,7 +86,7 @@ class Trainer:
         self.total = torch.zeros(5, device=device)
         self.skipped_in_a_row, self.most_in_a_row = torch.zeros(2, device=device).unbind()
         self.stop = StopRequest(device)
-        self.monitor = Monitor(settings, lab, (self.val_frames, self.val_conditions))
+        self.monitor = Monitor(settings, lab, self.model, (self.val_frames, self.val_conditions))
 
     @property
     def history(self) -> list[dict]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare runs: rollouts in step, curves of every quantity and tables, on one page.
+"""Compare runs: a ranking, curves of every quantity, and rollouts in step, on one page.
 
     python scripts/compare.py runs/report_c              all runs in and below a folder
     python scripts/compare.py runs/a runs/b --out pages/a_b
@@ -11,6 +11,7 @@ each side. Writes OUT/report.html, which contains everything, and OUT/*.png and 
 """
 
 import argparse
+import html
 import sys
 from pathlib import Path
 
@@ -21,72 +22,70 @@ if __name__ == "__main__":  # before slow imports
     start()
 
 from modules.cli.entry import run
-from modules.report import charts, clips, pages
+from modules.report import charts, clips, groups, page, tables
 from modules.report.boundary import part
-from modules.report.groups import (
-    Groups,
-    charts_of,
-    differences,
-    find_runs,
-    labels,
-    merged,
-    panels,
-    score_table,
-)
+from modules.report.pages import CLIPS
 from modules.report.reading import Run
-from modules.report.tables import markdown
 from modules.runs.folder import VAL_CLIP, clip_file, page_folder
 
-PLAYED = [VAL_CLIP, *map(clip_file, range(pages.CLIPS))]
+PLAYED = [VAL_CLIP, *map(clip_file, range(CLIPS))]
+Scores = tuple[list[str], list[list[str]]]  # head and rows
 
 
-def add_rollouts(page: pages.Page, runs: list[Run]) -> None:
+def ranking(runs: list[Run], members: groups.Groups, scores: Scores) -> str:
+    """The best in words, the table, and the runs with a test that is not shown."""
+    head, rows = scores
+    best, tested = dict(zip(head, rows[0])), groups.tested(members)
+    by = "test PSNR" if tested else "best val PSNR"
+    text = f"Ranked by {by}. The best is {best['run']}: {best[by]} dB, {best['above baseline']} dB "
+    text += "above its baseline." + " Not every finished run has a test." * (not tested)
+    table = page.table(rows, head, tables.MEANINGS)
+    notes = "".join(page.note(f"{one.name}: {one.note}") for one in runs if one.note)
+    return f"<p>{html.escape(text)}</p>{table}{notes}"
+
+
+def rollouts(shown: page.Page, runs: list[Run]) -> str:
     """The same clip of several runs in step, as long as there is room on the page."""
-    left, styles = 0, {name: i for i, name in enumerate(labels(runs))}
+    left, styles = 0, {one.name: i for i, one in enumerate(runs)}
     for file in PLAYED:
         same = {}
-        for name, one in zip(styles, runs):
+        for one in runs:
             path = one.folder / file
             if not (path.is_file() if file == VAL_CLIP else file in one.tested):
                 continue
             with part(path):
                 clip = clips.read(path)
-                pages.add_clip(pages.Page(""), {name: clip})  # alone: the others do without it
-                if page.room_for(clip["tracks"].values()):
+                page.add_clip(page.Page(""), {one.name: clip})  # alone: the others do without it
+                if shown.room_for(clip["tracks"].values()):
                     key = clip["tracks"].get(clips.TRUTH), *clip["size"], clip["given"]
-                    same.setdefault(key, {})[name] = clip
+                    same.setdefault(key, {})[one.name] = clip
                     for packed in clip["tracks"].values():
-                        page.track(packed)
+                        shown.track(packed)
                 else:
                     left += 1
         for clips_of_runs in same.values():
-            pages.add_clip(page, clips_of_runs, styles)
-    if page.clips:
-        text = "The page would exceed 30 MB with all of them."
-        more = f"{left} rollouts are left out. {text} Every run's own page has its rollouts."
-        page.add("Rollouts", pages.player(), pages.note(more * bool(left)))
+            page.add_clip(shown, clips_of_runs, styles)
+    text = "The page would exceed 30 MB with all of them."
+    more = f"{left} rollouts are left out. {text} Every run's own page has its rollouts."
+    return page.player(shown, more * bool(left))
 
 
-def strips(runs: list[Run]) -> dict[Path, str]:
-    """{the film strip of a run: its label}."""
-    paths = {one.folder / "val_strip.png": name for name, one in zip(labels(runs), runs)}
+def strips(runs: list[Run]) -> str:
+    """The film strips of the runs."""
+    paths = {one.folder / "val_strip.png": one.name for one in runs}
     label = "validation rollout of the best weights"
-    return {path: f"{name}: {label}" for path, name in paths.items() if path.is_file()}
+    return page.pictures({path: f"{x}: {label}" for path, x in paths.items() if path.is_file()})
+
+
+def settings(members: groups.Groups) -> str:
+    keys, values = groups.differences(members)
+    return page.table(values, ["run", *keys]) if keys else ""
 
 
 def unfinished(runs: list[Run]) -> str:
     """The runs that are not finished, and how far they are."""
-    found = [
-        f"{name} ({one.progress} epochs)"
-        for name, one in zip(labels(runs), runs)
-        if not one.finished
-    ]
+    found = [f"{one.name} ({one.progress} epochs)" for one in runs if not one.finished]
     return f"unfinished: {', '.join(found)}" if found else ""
-
-
-def notes(runs: list[Run]) -> list[str]:
-    """The runs with a test that is not shown, and why."""
-    return [f"{name}: {one.note}" for name, one in zip(labels(runs), runs) if one.note]
 
 
 def main() -> None:
@@ -101,34 +100,29 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--panel_by", metavar="FLAG", help="a panel for every value of this flag")
     args = parser.parse_args()
-    runs = find_runs(args.runs)
-    grid = panels(runs, args.group_by, args.panel_by)
+    runs = groups.find_runs(args.runs)
+    grid = groups.panels(runs, args.group_by, args.panel_by)
+    members = groups.merged(grid)
+    groups.name_runs(members)
     out = page_folder(args.out, "--out")
-    drawn = charts_of(grid)
+    drawn = groups.charts_of(grid)
     files = [charts.draw(out / f"{chart.name}.png", chart) for chart in drawn]
-    files = [path for path in files if path]
-    scores = score_table(merged(grid))
-    write_page(out / "report.html", runs, merged(grid), drawn, scores)
-    print(markdown(*scores), *notes(runs), sep="\n")
-    print(f"{out / 'report.html'} and {len(files)} plots, as PNG and PDF")
+    scores = groups.score_table(members)
+    write_page(out / "report.html", runs, members, drawn, scores)
+    print(tables.markdown(*scores), *(f"{x.name}: {x.note}" for x in runs if x.note), sep="\n")
+    print(f"{out / 'report.html'} and {len([*filter(None, files)])} plots, as PNG and PDF")
 
 
 def write_page(
-    path: Path,
-    runs: list[Run],
-    groups: Groups,
-    drawn: list[charts.Chart],
-    scores: tuple[list[str], list[list[str]]],
+    path: Path, runs: list[Run], members: groups.Groups, drawn: list[charts.Chart], scores: Scores
 ) -> None:
-    page = pages.Page(f"{len(runs)} run{'s' * (len(runs) > 1)}", unfinished(runs))
-    head, rows = scores
-    page.add("Scores", pages.table(rows, head), *map(pages.note, notes(runs)))
-    add_rollouts(page, runs)
-    keys, values = differences(groups)
-    page.add("Settings that differ", pages.table(values, ["run", *keys]) if keys else "")
-    page.add("Curves", pages.add_charts(page, drawn))
-    page.add("Film strips", pages.pictures(strips(runs)))
-    page.write(path)
+    shown = page.Page(f"{len(runs)} run{'s' * (len(runs) > 1)}", unfinished(runs))
+    shown.add("Ranking", ranking, runs, members, scores)
+    shown.add("Settings that differ", settings, members)
+    shown.add("Curves", page.add_charts, shown, drawn)
+    shown.add("Rollouts", rollouts, shown, runs)
+    shown.add("Film strips", strips, runs)
+    shown.write(path)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def make(args, root, estimator):
         ("Confidence", "mean of the keypoints"): track.found[..., 2].mean(1).tolist(),
     }
     write_json(root / "quality.json", facts)
+    write_json(root / "about.json", {"video": args.source.name})
     write_quality_page(root / "quality.html", facts, samples, curves, args.out)
     return facts
 

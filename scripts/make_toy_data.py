@@ -55,7 +55,7 @@ from modules.cli.entry import run
 from modules.cli.parser import argparse_type
 from modules.config.fields import Number
 from modules.errors import UserError
-from modules.files import is_new, new_folder
+from modules.files import is_new, new_folder, write_json
 from modules.process.signals import STOPPING, listener
 
 CLIP = 630  # frames of the validation take and of every test take
@@ -382,6 +382,7 @@ def write_safely(args):
     """Draw into a folder beside OUT and rename it at the end: OUT is complete or absent."""
     with new_folder(args.out) as partial:
         contents = (draw_robot if args.lab == "robot" else draw_dance)(args, partial)
+        write_json(partial / "about.json", {"world": args.world})
         listener.check()
     listener.asked = None  # too late: all is written
     return contents

@@ -7,10 +7,13 @@ import pkgutil
 import sys
 
 import pytest
+import torch
 from helpers import SHORT, assert_ended, load, settings_of
 from matplotlib.figure import Figure
 
 import modules.report
+import Tester
+from modules.cli.parser import parse
 from modules.report import charts, pages, pictures
 from modules.report.boundary import part, warn
 from Trainer import train
@@ -93,6 +96,43 @@ def test_a_training_whose_page_or_figures_fail_succeeds(
     best, last = (load(tmp_path / "run", f"{name}.ckpt") for name in ("best_score", "last"))
     assert best["last_epoch"] == last["last_epoch"] == 1
     assert "in broken" in (tmp_path / "run/console.txt").read_text()  # the traceback
+
+
+# the files that a test is for, and what a user reads first of them
+DELIVERED = {"write_gif", "to_uint8", "write_test", "listed", "read_test", "read_json", "named"}
+
+
+def test_whatever_shows_a_test_may_fail(flags, tmp_path, monkeypatch, capsys):
+    """Each function of report/ raises in turn: gifs, submission.csv and scores.json are written."""
+    train(settings_of([*flags, "--no-plots"]))
+    run = tmp_path / "run"
+    place = ["--DR", flags[1], "--save_root", run, "--ckpt_path", run / "best_score.ckpt"]
+    more = ["--n_samples", 2, "--no_sanity"]
+    settings, typed = parse("Tester", [str(x) for x in [*place, *more]])
+    checkpoint = load(run, "best_score.ckpt")
+    with torch.inference_mode():
+        tester = Tester.Tester(settings, typed, torch.device("cpu"), checkpoint)
+        predictions = tester.rollout()
+        monkeypatch.setattr(tester, "rollout", lambda *_, **__: predictions)
+        made, measure = [], Tester.Distribution
+        monkeypatch.setattr(  # once: it takes longest
+            Tester, "Distribution",
+            lambda *a, **k: made[0] if made else made.append(measure(*a, **k)) or made[0],
+        )  # fmt: skip
+        called, names = called_by(tester.test), functions()
+        names = [names[code] for code in names.keys() & called]
+        names = [x for x in names if "rollouts" not in x.__module__ and x.__name__ not in DELIVERED]
+        assert len(names) > 40
+        capsys.readouterr()
+        for function in names:
+            warn.cache_clear()
+            (run / "scores.json").unlink()
+            with monkeypatch.context() as patch:
+                patch.setattr(function, "__code__", broken.__code__)
+                tester.test()
+            assert "broken on purpose" in capsys.readouterr().out, function
+            for name in ("scores.json", "submission.csv", "pred_seq0.gif"):
+                assert (run / name).is_file(), function
 
 
 def test_a_part_that_fails_is_named_once_with_its_cause(capsys):

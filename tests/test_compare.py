@@ -20,6 +20,7 @@ from modules.files import write_csv
 from modules.report import charts, groups, reading, tables
 
 SCRIPT = ROOT / "scripts" / "compare.py"
+NAMED = "run", "runs", "epochs", "best val PSNR"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 spec = importlib.util.spec_from_file_location("compare", SCRIPT)
 compare = importlib.util.module_from_spec(spec)
@@ -153,10 +154,22 @@ def test_an_unfinished_run_is_a_line_of_its_own_and_in_no_mean(tmp_path):
     for seed, psnr in enumerate(([20, 30, 40], [22, 32, 42], [21])):
         write_run(tmp_path / f"a/s{seed}", psnr, seed=seed, kl="None", num_epoch=3)
     lines = lines_of(tmp_path, groups.epochs_of, "epoch", "val/psnr")
-    assert set(lines) == {"a (2 of 3 runs)", "a, s2 (unfinished: 1 of 3 epochs)"}
-    assert lines["a (2 of 3 runs)"].y == [21, 31, 41]
-    row = tables.row_of(groups.find_runs([tmp_path]))
-    assert row[:4] == ["2 of 3", "3, 1 of 3", "41.00 ± 1.41", "41.00 ± 1.41"]
+    assert set(lines) == {"a (2 runs)", "s2 (unfinished: 1 of 3 epochs)"}
+    assert lines["a (2 runs)"].y == [21, 31, 41]
+    _, rows = groups.score_table(groups.group(groups.find_runs([tmp_path])))
+    shown = [[dict(zip(["run", *tables.HEAD], row))[name] for name in NAMED] for row in rows]
+    assert shown == [["a", "2", "3", "41.00 ± 1.41"], ["s2", "1", "1 of 3", "21.00"]]
+
+
+def test_the_ranking_has_the_baseline_and_marks_what_is_below_it(call, runs, tmp_path):
+    write_run(runs / "worse", [-3.32], seed=0, kl="x")
+    assert call(runs, "--out", tmp_path / "page").code == 0
+    text = (tmp_path / "page/report.html").read_text()
+    sections = re.findall(r"<h2>(.*)</h2>", text)
+    assert sections[:3] == ["Ranking", "Settings that differ", "Curves"]
+    assert "Ranked by best val PSNR. The best is cyclical: 32.00 ± 2.65 dB, 22.00 ± 2.65 dB" in text
+    below = re.findall(r"<tr class=below><td>(\w+)</td>.*<td>-13.32 \(below\)</td>", text)
+    assert below == ["worse"]
 
 
 def test_the_best_group_is_first(runs):
@@ -231,8 +244,9 @@ def curve(*values):
     return charts.Series("a", list(range(len(values))), list(values))
 
 
-def test_a_log_axis_is_chosen_where_the_first_epochs_flatten_the_rest():
+def test_a_log_axis_is_chosen_where_a_few_values_flatten_the_rest():
     assert charts.flattens([curve(9, 1, *[0.1, 0.09, 0.08, 0.07] * 4)])
+    assert charts.flattens([curve(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 900, 0.2)])  # a spike
     assert not charts.flattens([curve(9, 8, 7, 6, 5, 4, 3, 2)])
     assert not charts.flattens([curve(9, 1, 1.1)])  # too few values
     assert not charts.flattens([curve(9, 1, *[0.1, -0.1] * 8)])  # no logarithm
@@ -256,10 +270,8 @@ def test_table_and_page_have_every_group(runs, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     head, _, *rows = [line.split(" | ") for line in done.stdout.splitlines() if line[0] == "|"]
-    assert rows[0][:5] == ["| cyclical", "3", "2", "32.00 ± 2.65", "32.00 ± 2.65"]
-    assert rows[1] == "| none | 1 | 3 | 19.00 | 18.00 | 10.00 | 21.50 | 11.00 | -0.25 |".split(
-        " | "
-    )
+    assert rows[0][:7] == ["| cyclical", "3", "2", "22.00 ± 2.65", "-", "-", "32.00 ± 2.65"]
+    assert " ".join(rows[1]) == "| none 1 3 9.00 21.50 11.00 19.00 18.00 10.00 -0.25 |"
     assert len(head) == len(rows[0])
     text = (out / "report.html").read_text()
     pictures = [b64decode(data) for data in re.findall(r"png;base64,([^\"]+)", text)]
@@ -268,7 +280,7 @@ def test_table_and_page_have_every_group(runs, tmp_path):
     assert {path.stem for path in out.glob("*.pdf")} == {"loss", "psnr", "psnr_per_frame"}
     assert pictures == [b"a strip"]
     assert "<td>Cyclical</td>" in text and "19.00" in text
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", text)  # no other file is needed
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)  # no other file is needed
 
 
 def test_a_hundred_runs_of_400_epochs_are_a_page_within_30_s_and_1_gb(tmp_path):

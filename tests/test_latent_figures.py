@@ -66,7 +66,7 @@ def test_best_of(tmp_path, m, baseline):
 
 
 def test_ranks_of_other_forecasts_are_lines_over_the_histogram(tmp_path):
-    orange, green = (255, 127, 14), (44, 160, 44)  # C1, C2
+    orange, green = (213, 94, 0), (0, 158, 115)  # of the page
     twin, ideal, nothing_moves = [4, 3, 2, 1], [1, 4, 1, 4], [0] * 4
     for others, drawn in ({}, 0), ({"twin": twin}, 1), ({"twin": twin, "ideal": ideal}, 2):
         for counts in ([1, 2, 3, 4], nothing_moves):
@@ -145,3 +145,24 @@ def test_labels_of_a_strip_are_not_cropped_and_its_pixels_are_equal(tmp_path, ro
     assert area(image, BLUE) % (rows * times * 64 * 64) == 0
     scale = (area(image, BLUE) / (rows * times * 64 * 64)) ** 0.5
     assert scale in (2, 3)
+
+
+# ---------------------------------------------------------------- words about z
+
+
+def words(kl, largest=None, free_bits=0):
+    z = {"units": 4, "active_units": 0, "kl": sum(kl), "kl_per_dimension": kl}
+    futures = {} if largest is None else {"diversity": largest / 9, "diversity_max": largest}
+    return "\n".join(distribution.describe_z(z | {"free_bits": free_bits}, futures))
+
+
+def test_z_is_judged_by_what_changes_when_it_is_drawn_anew():
+    learned_prior = words([0.01, 0.02], 31.0)  # a small KL, but the futures differ
+    assert "changes a value by 3.4 of 255, at most by 31" in learned_prior
+    assert "collapse" not in learned_prior and "ignores" not in learned_prior
+    assert "0.2 of 255: posterior collapse, the decoder ignores z" in words([0.01, 0.02], 0.2)
+    assert "collapse" not in words([0.01, 0.02])  # no futures: not known
+    free = words([1.6, 1.7], 0.2, free_bits=2)
+    assert "--free_bits 2 leaves 2 nats of each of the 2 dimensions out of the loss" in free
+    assert "collapse" not in free and "the decoder ignores z" in free
+    assert "--free_bits" not in words([9.0, 1.7], 5.0, free_bits=2)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import browser as chromium
 import numpy as np
@@ -15,8 +16,9 @@ from PIL import Image
 
 from modules.files import write_csv, write_json
 from modules.labs.pose import PoseLab
-from modules.report import clips, pages
+from modules.report import clips, figures, pages, pictures
 from modules.report.reading import read_csv, read_run
+from modules.report.summary import command
 from modules.runs.folder import VAL_CLIP, VAL_FUTURES
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason="no Chromium or Chrome on this machine")
@@ -25,7 +27,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 class Lab:
-    given, frame_ms, baseline = 1, 20, "copy-first-frame baseline"
+    given, frame_ms, fps, baseline = 1, 20, 30.0, "copy-first-frame baseline"
     frame_psnr, tracks = staticmethod(PoseLab.frame_psnr), PoseLab.tracks
 
 
@@ -139,6 +141,53 @@ def test_dark_mode_is_dark_and_can_be_changed(chrome, run_page, tmp_path):
     assert brightness() > 170
 
 
+def test_the_choice_of_light_or_dark_is_kept(chrome, run_page, compared):
+    chrome.open(run_page)
+    chrome.run("document.getElementById('theme').click()")
+    for page in (run_page, compared):
+        chrome.open(page)
+        assert chrome.run("document.documentElement.dataset.theme") == "dark"
+    chrome.run("localStorage.clear()")
+    chrome.open(run_page)
+    assert chrome.run("document.documentElement.dataset.theme") == "light"
+
+
+def test_figures_are_dark_in_dark_mode(chrome, run_page, tmp_path):
+    folder = shutil.copytree(run_page.parent, tmp_path / "run")
+    (folder / "plots").mkdir()
+    figures.draw_kl(folder / "plots/kl_per_dimension.png", [1.0, 2.0, 0.5])
+    strip = np.full((2, 9, 9, 3), 40, np.uint8)
+    pictures.draw_strip(folder / "val_strip.png", {"truth": strip}, range(2))
+    pages.write_run_page(folder)
+    for dark, ground in ((False, [255] * 3), (True, [20, 23, 27])):
+        chrome.open(folder / "report.html", dark=dark)
+        for selector in ("figure.plot img", "figure:not(.plot) img[alt^=film]"):
+            x, y, width, height = middle(chrome, selector)
+            area = {"x": x - width / 2, "y": y - height / 2, "width": width, "height": height}
+            area["y"] += chrome.run("scrollY")
+            shot = chrome.send("Page.captureScreenshot", clip=area | {"scale": 1})["data"]
+            image = np.asarray(Image.open(io.BytesIO(chromium.base64.b64decode(shot))))[..., :3]
+            assert (np.abs(image.reshape(-1, 3).astype(int) - ground) < 4).all(-1).mean() > 0.3
+
+
+def test_a_page_of_a_run_that_trains_reloads_itself(chrome, run_page, tmp_path):
+    folder = shutil.copytree(run_page.parent, tmp_path / "run")
+    pages.write_run_page(folder, "training: 1 of 40 epochs done", live=True)
+    page = folder / "report.html"
+    page.write_text(page.read_text().replace('"reload_s":60', '"reload_s":0.5'))
+    chrome.open(page)
+    assert "done; written 2" in chrome.run("document.querySelector('.status').innerText")
+    chrome.press("ArrowRight")
+    chrome.run("old = true; 0")
+    page.write_text(page.read_text().replace("training: 1 of", "training: 2 of"))
+    end = time.monotonic() + 20
+    while chrome.run("typeof old") == "boolean":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert "training: 2 of" in chrome.run("document.querySelector('.status').innerText")
+    assert chrome.run("location.hash") == f"#frame={LENGTH // 2 + 1}"
+
+
 def test_printed_it_is_on_white_without_controls(chrome, compared):
     chrome.open(compared, dark=True, after=f"#frame={FRAME}")
     chrome.send("Emulation.setEmulatedMedia", media="print")
@@ -202,10 +251,12 @@ def test_a_click_on_the_curve_goes_to_its_frame(chrome, run_page):
 
 def test_play_pause_step_scrub_and_speed(chrome, run_page):
     chrome.open(run_page)
-    chrome.press("ArrowRight")  # on a fresh page
+    assert chrome.run("document.activeElement === document.body")  # a fresh page
+    assert frame(chrome) == LENGTH // 2  # where prediction and truth differ
+    chrome.press("ArrowRight")
     chrome.press("ArrowRight")
     chrome.press("ArrowLeft")
-    assert frame(chrome) == 1
+    assert frame(chrome) == LENGTH // 2 + 1
     chrome.press("End")
     assert frame(chrome) == LENGTH - 1
     chrome.press("Home")
@@ -218,6 +269,26 @@ def test_play_pause_step_scrub_and_speed(chrome, run_page):
     assert frame(chrome) == stopped
     chrome.run("player.scrub.value = 200; player.scrub.dispatchEvent(new Event('input'))")
     assert frame(chrome) == 200
+
+
+def test_a_clip_plays_at_the_frame_rate_of_its_data(chrome, run_page):
+    chrome.open(run_page, after="#frame=15")
+    assert "frame 15 of 0..319, 0.50 s" in chrome.run("player.at.textContent")
+    chrome.run(
+        "start = performance.now(); player.play(); new Promise(f => setTimeout(f, 1000))"
+        ".then(() => { player.pause(); gone = performance.now() - start })"
+    )
+    shown, seconds = chrome.run("[player.frame - 15, gone / 1000]")
+    assert shown == pytest.approx(30 * seconds, abs=5)  # at 50 frames/s it is 20 more
+
+
+def test_keys_scroll_the_page_where_the_player_is_out_of_sight(chrome, run_page):
+    chrome.open(run_page, height=300)
+    chrome.run("scrollTo(0, document.body.scrollHeight)")
+    before = frame(chrome)
+    chrome.press("ArrowRight")
+    chrome.press("Home")
+    assert frame(chrome) == before
 
 
 def test_sampled_futures_play_side_by_side(chrome, run_page):
@@ -343,7 +414,7 @@ def test_the_command_is_copied(chrome, run_page):
         "copied = null; navigator.clipboard.writeText = async (text) => { copied = text };"
         "[...document.querySelectorAll('button')].find(b => b.textContent === 'copy').click()"
     )
-    assert chrome.run("copied") == pages.command(read_run(run_page.parent))
+    assert chrome.run("copied") == command(read_run(run_page.parent))
 
 
 def test_names_stay_text(chrome, compared):

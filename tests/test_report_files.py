@@ -17,9 +17,10 @@ from modules.data.pose import Dataset_Dance
 from modules.models import load_model
 from modules.models.rollout import noise_source, roll_out
 from modules.process.signals import listener
-from modules.report import clips, pages
+from modules.report import clips, pages, summary
 from modules.report.pictures import to_uint8
-from modules.report.reading import read_csv, read_run
+from modules.report.reading import Run, read_csv, read_run
+from modules.report.summary import command
 from modules.runs.environment import write_settings
 from modules.runs.folder import TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 
@@ -82,7 +83,7 @@ def test_a_clip_too_large_for_a_page_is_cut_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(clips, "MOST", 3 * 4 * 4 * 2)
 
     class Lab:
-        given, frame_ms = 1, 20
+        given, frame_ms, fps = 1, 20, None
 
     frames = np.zeros((5, 4, 4, 3), np.uint8)
     clips.write(tmp_path / "clip", "validation", Lab, {"truth": frames}, {"a": torch.ones(5)})
@@ -92,11 +93,12 @@ def test_a_clip_too_large_for_a_page_is_cut_and_says_so(tmp_path, monkeypatch):
 
 
 def test_a_page_holds_no_more_clips_than_its_budget(tmp_path, monkeypatch):
-    values = {"title": "a", "size": [1, 1, 1], "given": 1, "frame_ms": 20, "psnr": {}}
+    values = {"title": "a", "size": [1, 1, 1], "given": 1, "frame_ms": 20, "fps": None}
+    values |= {"length": 1, "psnr": {}}
     tracks = [{"prediction": letter * 400} for letter in "ABC"]
     clips_of_test = (json.dumps(values | {"tracks": x}) for x in tracks)
     write_tested(tmp_path, {clip_file(i): text for i, text in enumerate(clips_of_test)})
-    monkeypatch.setattr(pages, "BUDGET", 900)
+    monkeypatch.setattr("modules.report.page.BUDGET", 900)
     pages.write_run_page(tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert text.count('type="text/plain"') == 2 and "1 more clips are left out" in text
@@ -139,8 +141,8 @@ def test_the_page_of_a_finished_run_tells_of_its_best_weights(call, flags, page)
 def test_the_command_on_the_page_can_be_typed(call, flags, page, tmp_path, dataset):
     moved = dataset.rename(tmp_path / "a data set; it's")
     call("Trainer", *["--DR", moved], *flags[2:])
-    command = page()[0].split("<code>")[1].split("</code>")[0]
-    words = shlex.split(html.unescape(command))
+    typed = page()[0].split("<code>")[-1].split("</code>")[0]
+    words = shlex.split(html.unescape(typed))
     assert words[:2] == ["python", "Trainer.py"]
     settings, _ = parse("Trainer", words[2:])
     assert settings.DR == str(moved) and settings.save_root == "runs/run-again"
@@ -161,7 +163,7 @@ def test_the_command_of_a_run_sets_all_that_the_run_was_told(tmp_path, flags):
     flags = flags.replace("ckpt_path ", "ckpt_path=").split()
     told, _ = parse("Trainer", ["--DR=-my data", "--save_root", str(folder), *flags])
     write_settings(folder, told)
-    words = shlex.split(pages.command(read_run(folder)))
+    words = shlex.split(command(read_run(folder)))
     again, _ = parse("Trainer", words[2:])
     assert again.as_dict() == told.as_dict() | {"save_root": "runs/<script>; it's-again"}
     assert type(again) is type(told)
@@ -192,3 +194,42 @@ def test_a_refused_command_leaves_the_console_of_the_run_alone(call, flags, tmp_
     before = (tmp_path / "run/console.txt").read_text()
     assert call("Trainer", *flags, "--lr", 0.5).code == 1
     assert (tmp_path / "run/console.txt").read_text() == before
+
+
+# ---------------------------------------------------------------- the first screen
+
+
+def finished_run(scores, **settings):
+    facts = {"parameters": 269272, "seconds": 95, "val_clips": 1, "world": "dancer", "fps": 30.0}
+    place = {"time": "2026-12-01T00:43:02+00:00", "commit": "0123456789abcdef+", "processor": "CPU"}
+    settings = {"lab": "pose", "seed": 0, "num_epoch": 1, "nets": "unet"} | settings
+    row = {"epoch": 0.0, "val/psnr": 20.0, "val/psnr_given_frame_repeated": 33.32}
+    settings |= {"environment": place, "DR": "data"}
+    clips_of_test = [scores] * 2 if scores else []
+    return Run("run", settings, [row], [], scores, clips_of_test, set(), facts=facts)
+
+
+def test_the_first_screen_says_what_a_run_is_how_good_and_what_to_type_next(tmp_path):
+    run = finished_run({"psnr": 35.34, "psnr_given_frame_repeated": 17.58})
+    run.folder = tmp_path
+    text = html.unescape(re.sub("<[^>]*>", " ", summary.first_screen(run, [{"length": 630}])))
+    for words in (
+        "predicts a video frame by frame from its first frame and a pose for every frame",
+        "35.34 dB PSNR on 2 unseen clips of 630 frames, 17.76 dB above copying the first frame",
+        "data, synthetic (dancer), 30 frames/s",
+        "U-Net, 269,272 parameters",
+        "1 epochs, the best: 0, 01:35, seed 0",
+        "2026-12-01 00:43, commit 0123456789+",
+        f"python scripts/compare.py {tmp_path.parent}",
+        "bash scripts/disc_demo.sh",
+    ):
+        assert words in text, words
+
+
+def test_a_run_below_its_baseline_says_so_and_what_has_no_test_is_to_be_tested(tmp_path):
+    run = finished_run({}, latent=False)
+    run.folder = tmp_path
+    text = summary.first_screen(run, [{"length": 630}])
+    assert "20.00 dB PSNR on 1 validation clip of 630 frames, 13.32 dB below copying" in text
+    assert "worse than no prediction" in text and "python Tester.py --DR data" in text
+    assert "A deterministic network" in text and "disc_demo" not in text

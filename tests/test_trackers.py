@@ -12,6 +12,7 @@ from helpers import SHORT, load, read_csv
 
 from modules.cli.parser import parse
 from modules.report import trackers
+from modules.report.boundary import warn
 from modules.report.progress import Clock
 
 SMALL = [*SHORT, "--store_visualization"]
@@ -61,6 +62,11 @@ def service(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", found)
     return found
+
+
+@pytest.fixture(autouse=True)
+def every_warning():
+    warn.cache_clear()
 
 
 @pytest.fixture
@@ -118,7 +124,7 @@ def test_a_tracker_that_fails_costs_one_warning_and_is_sent_the_rows_later(
 
     monkeypatch.setattr(trackers.WeightsAndBiases, "log", log_unless)
     run, text = train("--wandb", "--num_epoch", 4, "--no-plots")
-    assert text.count("warning: --wandb failed: no route to host. The run goes on") == 1
+    assert text.count("warning: what --wandb is sent is left out: ConnectionError: no route") == 1
     assert list(service.rows) == [0, 1, 2, 3]
     assert load(run)["last_epoch"] == 4
 
@@ -126,7 +132,7 @@ def test_a_tracker_that_fails_costs_one_warning_and_is_sent_the_rows_later(
 def test_a_tracker_that_is_down_to_the_end_is_sent_the_rows_by_the_next_start(service, train):
     service.down = True
     run, text = train("--wandb", "--num_epoch", 2)
-    assert service.rows == {} and "warning: --wandb failed" in text
+    assert service.rows == {} and "warning: what --wandb is sent" in text
     assert (run / "report.html").exists()
     service.down = False
     train("--wandb", "--num_epoch", 2)  # nothing left to train
@@ -145,6 +151,24 @@ def test_wandb_that_does_not_start_is_an_error_before_training(
     assert done.code == 1 and not (run / "last.ckpt").exists()
     assert "--wandb: api_key not configured (no-tty). Log in once" in done.err
     assert "WANDB_MODE=offline" in done.err
+
+
+@pytest.mark.parametrize("flag", trackers.TRACKERS)
+def test_a_tracker_whose_import_breaks_is_left_out(train, monkeypatch, flag):
+    class Broken:
+        def __getattr__(self, name):
+            raise ValueError("numpy.dtype size changed")
+
+        def find_spec(self, name, *_):
+            if name.split(".")[0] in ("tensorboard", "wandb"):
+                raise ValueError("numpy.dtype size changed")
+
+    for name in [x for x in sys.modules if x.split(".")[0] in ("tensorboard", "wandb")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    run, text = train(f"--{flag}", "--num_epoch", 1, "--no-plots")
+    assert f"warning: --{flag} is left out: ValueError: numpy.dtype size changed" in text
+    assert load(run)["last_epoch"] == 1
 
 
 def test_a_prefix_of_wandb_is_refused_and_its_flags_are_named(call):

@@ -1,8 +1,12 @@
 """Folders of PNGs: where a data set is, and its files in numeric order."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..errors import UserError, require_folder
 
@@ -55,6 +59,16 @@ def find_file(root: str | Path, name: str) -> Path | None:
         if found:
             return found[0]
     return None
+
+
+def origin(root: str | Path) -> dict[str, Any]:
+    """What the scripts that make data sets recorded: `world` of a synthetic one, `video`, `fps`."""
+    path, joints = find_file(root, "about.json"), find_file(root, "joints.npz")
+    facts = json.loads(path.read_text()) if path else {}
+    if joints:
+        with np.load(joints, allow_pickle=False) as archive:
+            facts["fps"] = float(archive["fps"])
+    return facts
 
 
 def find_root(root: str | Path, split: str) -> Path:

@@ -30,11 +30,12 @@ class Distribution:
         outcomes: Mapping[int, torch.Tensor] | None = None,
         events: Mapping[int, Sequence[int]] | None = None,
         posterior: bool = True,
+        free_bits: float = 0,
         traversed: bool = False,
     ):
         self.lab, self.events, self.twin = lab, events or {}, None
         self.latents = Latents(model, *clips, lab.given, posterior=posterior)
-        self.scores = {"z": self.latents.scores(self.events)}
+        self.scores = {"z": self.latents.scores(self.events) | {"free_bits": free_bits}}
         self.futures = Futures(lab, truth, outcomes or {})
         for rollout in rollouts:
             self.futures.add(rollout)
@@ -57,12 +58,12 @@ def of_validation(
     model: torch.nn.Module,
     clips: Sequence[torch.Tensor],
     progress: Callable,
-    **about: bool | Mapping,
+    **about: bool | Mapping | float,
 ) -> Distribution:
     """The distribution of validation clips, whose futures are sampled in one rollout."""
     settings, (frames, conditions) = lab.settings, clips
     samples = range(SAMPLES if settings.latent else 1)
     shown, given = progress("sampling futures", frames.shape[1]), frames[:, : lab.given]
     rollouts = sample_futures(model, given, conditions, settings.seed, samples, shown)
-    about["traversed"] = settings.plots
+    about |= {"traversed": settings.plots, "free_bits": settings.free_bits}
     return Distribution(lab, model, clips, frames.cpu(), rollouts, **about)

@@ -41,12 +41,13 @@ class Moments:
         return (self.squares / (self.count - 1)).clamp_min(0).sqrt()
 
 
-def diversity(clips: Iterable[Moments], given: int) -> float:
-    """Standard deviation of a value over the futures, in grey levels of 255.
+def diversity(clips: Iterable[Moments], given: int) -> tuple[float, float]:
+    """Standard deviation of a value over the futures, in grey levels of 255: mean and largest.
 
-    Averaged over all values of all clips (T, ...), but for the first `given` frames.
+    Over all values of all clips (T, ...), but for the first `given` frames.
     """
-    return 255 * torch.cat([clip.deviation()[given:].flatten() for clip in clips]).mean().item()
+    deviation = torch.cat([clip.deviation()[given:].flatten() for clip in clips])
+    return 255 * deviation.mean().item(), 255 * deviation.max().item()
 
 
 def sharpness(frames: torch.Tensor) -> torch.Tensor:
@@ -219,7 +220,8 @@ class Futures:
         for name, curve in curves.items():
             scores |= {f"{name}_{part}": curve[part][-1] for part in ("mean", "best", "worst")}
         if len(self.scored) > 1:
-            scores["diversity"] = diversity(self.moments, self.lab.given)
+            deviations = diversity(self.moments, self.lab.given)
+            scores["diversity"], scores["diversity_max"] = deviations
         if true := late_sharpness(self.truth):
             scores["sharpness"] = float(np.mean(self.sharp) / np.mean(true))
         return scores | self.fit(sigma) | {"best_of": curves}

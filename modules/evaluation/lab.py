@@ -20,6 +20,7 @@ class Lab(Protocol):
     TrainClips: ClassVar[type]  # serves the training split in batches: modules/data/clips.py
     given: int  # the first frames of a clip, which are not predicted
     frame_ms: ClassVar[int]  # that a gif shows a frame
+    fps: float | None = None  # the frame rate of the data, if it is known
     baseline: ClassVar[str]  # the name of the prediction that repeats the last given frame
     submits: ClassVar[bool] = False  # whether Tester writes submission.csv
     settings: PoseTraining | PoseTest | RobotTraining | RobotTest

@@ -1,5 +1,6 @@
 """The pose lab: one given frame of a dancer, then a pose image for every frame to predict."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from ..config import BASELINES, PoseTest, PoseTraining
-from ..data.folders import find_root, list_images
+from ..data.folders import find_root, list_images, origin
 from ..data.open_world import cut_events, read_events
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
@@ -32,7 +33,7 @@ class PoseLab(Lab):
     """All that is particular to the pose lab."""
 
     TrainClips = DanceClips
-    given, frame_ms = 1, 20
+    given, frame_ms = 1, 20  # a frame of a gif, as in the course
     baseline = BASELINES["pose"]
     submits = True
     frame_psnr = staticmethod(frame_psnr)
@@ -40,6 +41,11 @@ class PoseLab(Lab):
     def __init__(self, settings: PoseTraining | PoseTest):
         self.settings = settings
         self.size = (settings.frame_H, settings.frame_W)
+
+    @cached_property
+    def fps(self) -> float | None:
+        """The frame rate of the data, if it is known."""
+        return origin(self.settings.DR).get("fps")
 
     # ------------------------------------------------------------ model
 

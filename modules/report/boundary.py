@@ -15,10 +15,15 @@ log = logging.getLogger(__name__)  # tracebacks, for console.txt: see runs/conso
 
 
 @contextmanager
-def part(name: object) -> Iterator[None]:
-    """An error within leaves this part out. `name` is how the warning calls it."""
+def part(name: object, raises: type | tuple = ()) -> Iterator[None]:
+    """An error within leaves this part out. `name` is how the warning calls it.
+
+    Errors that the user is to mend before anything runs, `raises`, pass.
+    """
     try:
         yield
+    except raises:
+        raise
     except Exception as error:
         log.debug("traceback:", exc_info=True)
         cause = str(error).strip().partition("\n")[0]

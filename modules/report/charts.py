@@ -1,6 +1,7 @@
 """Curves as data: drawn by page.js on a page, and here as PNG and PDF for a paper."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from ..errors import on_plot
 from ..files import finite, write_atomically
 from .boundary import drawing
-from .figures import save_figure
+from .figures import COLOURS, save_figure, whole_numbers
 
 BASELINE = "val/psnr_given_frame_repeated"  # its column in metrics.csv
 CURVES = {  # file name -> title, unit, columns of metrics.csv
@@ -28,17 +29,27 @@ CURVES = {  # file name -> title, unit, columns of metrics.csv
     "ssim": ("Validation SSIM", "SSIM", ["val/ssim"]),
     "elbo": ("Validation ELBO", "nats per frame", ["val/elbo"]),
 }
+MEANINGS = {  # of a chart, on hover
+    "loss": "what is minimised; of validation: teacher-forced frames",
+    "mse": "mean squared error of training frames, values in 0..1",
+    "mse_sum": "mean squared error of a frame, summed over the rollout",
+    "kl": "divergence of the posterior of z from its prior: what z may tell of a frame",
+    "beta": "weight of the KL in the loss",
+    "tfr": "share of training steps whose input is the true previous frame",
+    "psnr": "PSNR of rollouts from the given frames: -10 log10 MSE of a frame, its mean",
+    "ssim": "structural similarity of rollouts; 1 is equality",
+    "elbo": "bound of the log likelihood of teacher-forced frames; higher is better",
+}
 SCHEDULES = "beta", "tfr", "lr"
 PER_FRAME = "psnr_per_frame"
 
-# Okabe and Ito's colours, then other dashes: page.css has the same colours, page.js the rest.
-COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"
+# Then other dashes: page.css has the same colours, page.js the rest.
 MARKERS = "osD^vPX"
 DASHES = "-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))
 LEGEND = 30  # more lines than this have no legend in a PNG or PDF
 SPLITS = {"train": "training", "val": "validation"}
 NAMES = {"val/psnr": "mean", "val/psnr_min": "lowest frame"}
-EARLY, FLATTENED = 0.25, 8  # see flattens
+FLATTENED = 8  # see flattens
 
 
 def label_of(column: str) -> str:
@@ -98,18 +109,16 @@ class Chart:
     def as_json(self) -> dict[str, Any]:
         names = {name: getattr(self, name) for name in ("name", "title", "x", "y", "log")}
         panels = [{"title": p.title, "series": [vars(s) for s in p.series]} for p in self.panels]
-        return names | {"panels": panels}
+        return names | {"about": MEANINGS.get(self.name), "panels": panels}
 
 
 def flattens(lines: Sequence[Series]) -> bool:
-    """Whether the first quarter leaves the rest an eighth of a linear axis: then it is log."""
-    points = [(x, y) for s in lines for x, y in zip(s.x, finite(s.y)) if y is not None]
-    if len(points) <= 4 * len(lines) or min(y for _, y in points) <= 0:  # too few to say
+    """Whether a few values leave half of all an eighth of a linear axis: then it is log."""
+    values = sorted(y for s in lines for y in finite(s.y) if y is not None)
+    if len(values) <= 4 * len(lines) or values[0] <= 0:  # too few to say
         return False
-    start, end = (f(x for x, _ in points) for f in (min, max))
-    late = [y for x, y in points if x >= start + EARLY * (end - start)]
-    whole = max(y for _, y in points) - min(y for _, y in points)
-    return len(points) > len(late) and whole > FLATTENED * (max(late) - min(late)) > 0
+    low, _, high = statistics.quantiles(values, n=4)
+    return values[-1] - values[0] > FLATTENED * (high - low) > 0
 
 
 # ---------------------------------------------------------------- the curves of one run
@@ -230,6 +239,7 @@ def draw_panel(axes: Any, chart: Chart, panel: Panel) -> None:
     for line in panel.series:
         draw_line(axes, line, marked=len(panel.series) > 1)
     axes.grid(alpha=0.3)
+    whole_numbers(axes)
     if 1 < len(panel.series) <= LEGEND:
         axes.legend(fontsize=8, framealpha=0.6)
 

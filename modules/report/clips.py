@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from ..files import write_json
-from .boundary import drawing
+from .boundary import drawing, part
 from .reading import named, read_json
 
 FUTURE_FRAMES = 128  # of sampled futures
 MOST = 2**25  # bytes of a track before it is packed; what is longer is cut
+HEAD = "title", "size", "given", "length", "frame_ms", "fps"  # of a clip's file
 TRUTH, PREDICTION = "truth", "prediction"  # labels of tracks
 
 
@@ -31,7 +32,8 @@ def pack(frames: np.ndarray) -> str:
     change = frames.copy()
     change[1:] -= frames[:-1]
     change[..., ::2] -= change[..., 1:2]
-    return base64.b64encode(zlib.compress(change.tobytes())).decode()
+    packer = zlib.compressobj(9, strategy=zlib.Z_FILTERED)
+    return base64.b64encode(packer.compress(change.tobytes()) + packer.flush()).decode()
 
 
 def unpack(text: str, size: Iterable[int]) -> np.ndarray:
@@ -82,11 +84,16 @@ def write(
     length = max(1, min(whole, MOST // (3 * height * width)))
     if length < whole:
         title += f", first {length} of {whole} frames"
+    fps = None
+    with part("the frame rate of the data"):
+        fps = lab.fps
     values = {
         "title": title,
         "size": [length, height, width],
         "given": lab.given,
-        "frame_ms": lab.frame_ms,
+        "length": whole,  # before it was cut
+        "frame_ms": 1000 / fps if fps else lab.frame_ms,
+        "fps": fps,
         "tracks": {label: pack(clip[:length]) for label, clip in tracks.items()},
         "psnr": {name: x[lab.given : length].tolist() for name, x in psnr.items()},
     }
@@ -97,7 +104,7 @@ def read(path: Path) -> dict[str, Any]:
     """What `write` wrote, tracks still packed."""
     clip = read_json(path)
     with named(path):
-        return {name: clip[name] for name in ("title", "size", "given", "frame_ms")} | {
+        return {name: clip[name] for name in HEAD} | {
             "tracks": {label: html.escape(text) for label, text in clip["tracks"].items()},
             "psnr": clip["psnr"],
         }

@@ -4,26 +4,27 @@
 of the deterministic twin (--no-latent).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from ..evaluation.futures import Futures
 from ..evaluation.latents import ACTIVE_NATS, TRAVERSED_VALUES, Latents
 from ..runs.folder import MOVING
 from . import clips
 from .boundary import drawing
-from .figures import draw_kl, save_figure
+from .figures import COLOURS, draw_kl, plot, save_figure, whole_numbers
 from .pictures import draw_strip, labelled, spread, to_uint8, write_gif
 
 STRIP_FUTURES = 5  # in a film strip and in a gif
 STRIP_TIMES = 10  # columns of a film strip of futures
 GIF_FRAMES = 128  # of a gif of futures
+FREE = 1.1  # a KL up to this share of what free bits leave out is theirs
+VISIBLE = 1.0  # a deviation over the futures, of 255, that a picture can show
 TWIN = "deterministic twin"
 IDEAL = "ideal forecast"  # its samples are true futures
 SCORE_AXES = {"psnr": ("PSNR (dB)", 0.01), "ssim": ("SSIM", 1e-4)}  # label, least height
@@ -59,15 +60,13 @@ def draw_latents(
 @drawing
 def draw_kl_over_time(path: Path, kl: Sequence[float], first: int, events: Sequence[int]) -> None:
     """The KL of frames first, first + 1, ... of one clip; vertical lines at its events."""
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plot(8, 3.5)
     axes.plot(range(first, first + len(kl)), kl, marker=".", lw=1.2, label="KL", clip_on=False)
     for i, event in enumerate(events):
         axes.axvline(event, color="0.2", ls=":", lw=1.5, label=None if i else "event")
     axes.set(title="KL of z over time", xlabel="frame", ylabel="KL (nats per frame)")
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+    whole_numbers(axes)
     axes.legend(fontsize=8)
     save_figure(figure, path)
 
@@ -122,6 +121,7 @@ def draw_sheet(
     draw_strip(path, rows | {f"deviation\nwhite: {255 * white:.0f}/255": grey}, times)
 
 
+@drawing
 def pack_futures(path: Path, lab: Any, futures: Futures) -> None:
     """The frames of the first clip's futures, for the player of report.html."""
     clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.played))
@@ -137,8 +137,7 @@ def draw_best_of(
 
     {label: {psnr, ssim: score}} of baselines are dashed.
     """
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, len(curves))
+    figure, panels = plot(9, 4, len(curves))
     for axes, (score, curve) in zip(panels, curves.items()):
         label, least = SCORE_AXES[score]
         draw_curve(axes, curve, {name: x[score] for name, x in baselines.items()}, least)
@@ -165,7 +164,6 @@ def draw_curve(
     if high - low < least:
         axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         axes.ticklabel_format(axis="y", useOffset=False)
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 
@@ -178,12 +176,11 @@ def draw_rank_histogram(
     {label: counts} of baselines are lines.
     """
     edges = np.linspace(0, 1, len(counts) + 1)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plot(6, 4)
     style = {"color": "0.8", "ec": "0.3", "label": "model", "align": "edge"}
     axes.bar(edges[:-1], percent(counts), 1 / len(counts), **style)
     for i, (name, other) in enumerate(baselines.items(), start=1):
-        axes.stairs(percent(other), edges, baseline=None, lw=1.5, color=f"C{i}", label=name)
+        axes.stairs(percent(other), edges, baseline=None, lw=1.5, color=COLOURS[i], label=name)
     axes.axhline(100 / len(counts), color="black", ls="--", label="uniform")
     axes.set(
         title="Rank histogram",
@@ -208,7 +205,7 @@ def scores_text(scores: dict[str, Any]) -> str:
     lines = [describe_bound(scores["z"])]
     if twin:
         lines.append(f"{TWIN}: {describe_bound(twin['z'])}")
-    lines += describe_z(scores["z"])
+    lines += describe_z(scores["z"], scores.get("futures", {}))
     if "futures" in scores:
         lines += describe_futures(scores["futures"], twin.get("futures"))
     return "\n".join(lines)
@@ -221,7 +218,8 @@ def describe_bound(scores: dict[str, Any]) -> str:
     )
 
 
-def describe_z(scores: dict[str, Any]) -> list[str]:
+def describe_z(scores: dict[str, Any], futures: dict[str, Any]) -> list[str]:
+    """What z contains, by its scores and by those of futures, if there are any."""
     if "units" not in scores:
         return []
     kl = scores["kl_per_dimension"]
@@ -229,8 +227,8 @@ def describe_z(scores: dict[str, Any]) -> list[str]:
     lines = [
         f"KL {scores['kl']:.3g} nats per frame, {active} of {len(kl)} dimensions of z above "
         f"{ACTIVE_NATS}, {scores['active_units']} of {scores['units']} units active"
-        + ("" if active else ": posterior collapse, the decoder ignores z")
     ]
+    lines += z_in_futures(scores, active, futures.get("diversity"), futures.get("diversity_max"))
     events = scores.get("events", {})
     if events.get("ratio"):
         lines.append(
@@ -238,6 +236,25 @@ def describe_z(scores: dict[str, Any]) -> list[str]:
             f"elsewhere {events['elsewhere']:.3g}, {events['ratio']:.1f} times"
         )
     return lines
+
+
+def z_in_futures(
+    scores: dict[str, Any], active: int, mean: float | None, largest: float | None
+) -> Iterator[str]:
+    """Whether the decoder uses z: by what changes when it is drawn anew, where that is known."""
+    free, known = scores.get("free_bits", 0), len(scores["kl_per_dimension"])
+    if free and scores["kl"] <= FREE * free * known:
+        yield (
+            f"--free_bits {free:g} leaves {free:g} nats of each of the {known} dimensions out of "
+            "the loss: the KL is no more than these"
+        )
+    if largest is None:
+        return
+    if largest >= VISIBLE:
+        yield f"z drawn anew changes a value by {mean:.2g} of 255, at most by {largest:.3g}"
+    else:
+        cause = "posterior collapse, " * (not active) + "the decoder ignores z"
+        yield f"z drawn anew changes no value by more than {largest:.2g} of 255: {cause}"
 
 
 def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> list[str]:

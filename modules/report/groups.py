@@ -37,6 +37,8 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     runs = readable(sorted(found))
     if not runs:
         raise UserError("none of the runs can be read")
+    for run, name in zip(runs, names([[run] for run in runs])):
+        run.name = name
     return runs
 
 
@@ -122,9 +124,26 @@ def names(groups: Sequence[Sequence[Run]]) -> list[str]:
     ]
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for every run: its path below the folder of all."""
-    return names([[run] for run in runs])
+def comparable(groups: Groups) -> Groups:
+    """The finished runs of every group, which have a mean; each other run by itself.
+
+    So no mean has a run that is not finished.
+    """
+    found = {}
+    for name, runs in groups.items():
+        if done := [run for run in runs if run.finished]:
+            found[name] = done
+        for run in runs:
+            if not run.finished:
+                found[name if len(runs) == 1 else run.name or run.folder.name] = [run]
+    return found
+
+
+def name_runs(groups: Groups) -> None:
+    """The only run of a group has the group's name."""
+    for name, runs in groups.items():
+        if len(runs) == 1:
+            runs[0].name = name
 
 
 def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -165,37 +184,16 @@ def mean_of_runs(
 def lines(
     groups: Groups, rows_of: Callable[[Run], list[dict]], x: str, column: str
 ) -> list[Series]:
-    """One line per group, a mean with a band if it has several runs.
-
-    A run that is not finished is a line of its own beside the finished ones of its group, so that
-    it is drawn as far as it goes and cuts no other line short.
-    """
+    """One line per group, a mean with a band if it has several runs."""
     found = []
-    for name, runs in groups.items():
-        done = tables.finished(runs)
-        found += line(name, done, len(runs), rows_of, x, column)
-        for run in runs:
-            if run not in done:
-                own = f"{name}, {run.folder.name}"
-                found += line(own, [run], 1, rows_of, x, column)
+    for name, runs in comparable(groups).items():
+        n, places, mean, spread = mean_of_runs(map(rows_of, runs), x, column)
+        count = len(runs)
+        note = "" if count == 1 else f"{n} runs" if n == count else f"{n} of {count} runs"
+        if not runs[0].finished:
+            note = f"unfinished: {runs[0].progress} epochs"
+        found += [Series(name, places, mean, spread, note)] if places else []
     return found
-
-
-def line(
-    name: str,
-    runs: list[Run],
-    whole: int,
-    rows_of: Callable[[Run], list[dict]],
-    x: str,
-    column: str,
-) -> list[Series]:
-    """A list of one line, or of none if no run has values."""
-    n, places, mean, spread = mean_of_runs(map(rows_of, runs), x, column)
-    note = "" if whole == 1 else f"{n} runs" if n == whole else f"{n} of {whole} runs"
-    if not all(run.finished for run in runs):
-        progress = ", ".join(dict.fromkeys(run.progress for run in runs if not run.finished))
-        note = ", ".join(filter(None, [note, f"unfinished: {progress} epochs"]))
-    return [Series(name, places, mean, spread, note)] if places else []
 
 
 def baseline(
@@ -285,20 +283,20 @@ def merged(grid: dict[str, Groups]) -> Groups:
 
 
 def score_table(groups: Groups) -> tuple[list[str], list[list[str]]]:
-    """Head and rows, the best group first."""
-    ranking = sorted(groups.items(), key=lambda item: rank(item[1], tested(groups)), reverse=True)
-    return ["run", *tables.HEAD], [[name, *tables.row_of(runs)] for name, runs in ranking]
+    """Head and rows, the best first. A run that is not finished has a row of its own."""
+    by_test = tested(groups)
+    ranking = sorted(comparable(groups).items(), key=lambda x: rank(x[1], by_test), reverse=True)
+    return ["run", *tables.HEAD], [[name, *tables.row_of(runs, by_test)] for name, runs in ranking]
 
 
 def tested(groups: Groups) -> bool:
     """Whether every finished run has a test score; else groups are ranked by validation."""
     runs = [run for members in groups.values() for run in members if run.finished]
-    return all(run.scores.get("psnr") is not None for run in runs)
+    return bool(runs) and all(map(tables.is_tested, runs))
 
 
 def rank(runs: list[Run], by_test: bool) -> float:
-    """The mean PSNR of the finished runs; of unfinished ones only if none is."""
-    done = tables.finished(runs)
-    best = [run.scores.get("psnr") if by_test else tables.best_psnr(run) for run in done]
-    known = [x for x in best if x is not None]
+    """The mean PSNR of the runs."""
+    scores = (tables.score_and_baseline(run, by_test)[0] for run in runs)
+    known = [x for x in scores if x is not None]
     return statistics.fmean(known) if known else -math.inf

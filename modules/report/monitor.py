@@ -11,13 +11,15 @@ import torch
 from tqdm import tqdm
 
 from ..config import OBJECTIVES, Training
-from ..files import write_csv
+from ..data.folders import origin
+from ..files import write_csv, write_json
 from ..process.ranks import ranks
-from ..runs.folder import VAL_CLIP, run_folder
+from ..runs.folder import FACTS, VAL_CLIP, run_folder
 from . import charts, pictures, validation
 from .boundary import part
 from .pages import write_run_page
 from .progress import Clock, epoch_line, progress_text, validations_left
+from .reading import read_json
 from .trackers import Trackers
 
 PAGE_SECONDS = 60
@@ -34,8 +36,16 @@ class Monitor:
     Only the first process shows and writes.
     """
 
-    def __init__(self, settings: Training, lab: Any, val_clips: tuple[torch.Tensor, torch.Tensor]):
+    def __init__(
+        self,
+        settings: Training,
+        lab: Any,
+        model: torch.nn.Module,
+        val_clips: tuple[torch.Tensor, torch.Tensor],
+    ):
         self.settings, self.lab, self.folder = settings, lab, Path(settings.save_root)
+        self.facts = {"parameters": sum(x.numel() for x in model.parameters()), "seconds": 0}
+        self.facts["val_clips"] = len(val_clips[0])
         self.val_frames, self.val_conditions = val_clips
         self.history: list[dict] = []
         self.clock, self.trackers = Clock(), Trackers()
@@ -46,7 +56,13 @@ class Monitor:
 
     def running(self) -> contextlib.AbstractContextManager:
         """Within, the trackers are open."""
-        return self.trackers.open(self.settings) if ranks.first else contextlib.nullcontext()
+        if not ranks.first:
+            return contextlib.nullcontext()
+        with part(self.folder / FACTS):
+            self.facts |= origin(self.settings.DR)
+            self.facts["seconds"] = read_json(self.folder / FACTS).get("seconds", 0)
+        self.started = time.perf_counter()
+        return self.trackers.open(self.settings)
 
     # ------------------------------------------------------------ an epoch's steps
 
@@ -149,7 +165,7 @@ class Monitor:
         self.write_metrics()
         self.epoch, self.steps_done = self.epoch + 1, 0
         if time.perf_counter() - self.page_at > PAGE_SECONDS:
-            self.write_page(f"training: {self.progress_text()}")
+            self.write_page(f"training: {self.progress_text()}", live=True)
         left = self.time_left() if self.epoch < self.settings.num_epoch else ""
         tqdm.write(epoch_line(self.history[-1], self.settings.num_epoch, self.speed, left))
 
@@ -179,6 +195,7 @@ class Monitor:
         """The last epoch is trained, and the best weights are drawn."""
         if not ranks.first:
             return
+        self.write_facts()
         write_run_page(self.folder)
         with part("the trackers"):
             self.trackers.send(self.history, self.gif_of)
@@ -190,20 +207,28 @@ class Monitor:
     def write_metrics(self) -> None:
         write_csv(self.folder / "metrics.csv", self.history)
 
+    def write_facts(self) -> None:
+        """What the page says of the run beside its settings."""
+        with part(self.folder / FACTS):
+            now = time.perf_counter()
+            self.facts["seconds"], self.started = self.facts["seconds"] + now - self.started, now
+            write_json(self.folder / FACTS, self.facts)
+
     def draw_curves(self) -> None:
         if self.settings.plots:
             with part(self.folder / "plots"):
                 folder, loss = run_folder(self.folder / "plots"), OBJECTIVES[self.settings.loss]
                 charts.draw_curves(folder, self.history, loss, self.lab.baseline)
 
-    def write_page(self, status: str) -> None:
+    def write_page(self, status: str, live: bool = False) -> None:
         """report.html of a run that is not finished, with the rollout of the last validation."""
+        self.write_facts()
         if self.rollout:
             pred, weights = self.rollout
             clip = self.val_conditions[0], pred, self.val_frames[0]
             with part(self.folder / VAL_CLIP):
                 validation.write_clip(self.folder, self.lab, *clip, weights)
-        write_run_page(self.folder, status)
+        write_run_page(self.folder, status, live)
         self.page_at = time.perf_counter()
 
     def progress_text(self) -> str:

@@ -28,59 +28,40 @@ function number(value, digits = 5) {
 
 // ---------------------------------------------------------------- light and dark
 
-const setTheme = (name) => { document.documentElement.dataset.theme = name; };
-const theme = document.getElementById("theme");
-setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-theme.addEventListener("click", () =>
-  setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+const root = document.documentElement.dataset, theme = document.getElementById("theme");
+const stored = (use) => { try { return use(localStorage); } catch { return null; } }; // if allowed
+root.theme = stored((s) => s.getItem("theme"))
+  || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+theme.addEventListener("click", () => {
+  root.theme = root.theme === "dark" ? "light" : "dark";
+  stored((s) => s.setItem("theme", root.theme));
+});
 theme.hidden = false;
 
 // ---------------------------------------------------------------- lines
 
-const SHAPES = [ // of markers: circle, square, diamond, two triangles, plus, cross
-  Array.from({ length: 12 }, (_, i) => [Math.cos((i * Math.PI) / 6), Math.sin((i * Math.PI) / 6)]),
-  [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
-  [[0, -1.3], [1, 0], [0, 1.3], [-1, 0]],
-  [[0, -1.2], [1.1, 0.9], [-1.1, 0.9]],
-  [[0, 1.2], [1.1, -0.9], [-1.1, -0.9]],
-  [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4],
-    [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]],
-  [[-1.2, -0.7], [-0.7, -1.2], [0, -0.5], [0.7, -1.2], [1.2, -0.7], [0.5, 0],
-    [1.2, 0.7], [0.7, 1.2], [0, 0.5], [-0.7, 1.2], [-1.2, 0.7], [-0.5, 0]],
-];
-
-function marker(series, x, y, r = 3) {
-  const points = SHAPES[series.style % COLOURS].map(([a, b]) =>
-    `${(x + r * a).toFixed(1)} ${(y + r * b).toFixed(1)}`);
-  return `M${points.join("L")}Z`;
-}
-
+// Markers of lines, as commands from their middle: circle, square, diamond, triangles, plus, cross.
+const SHAPES = ["m-3 0a3 3 0 0 0 6 0a3 3 0 0 0-6 0z", "m-3-3h6v6h-6z", "m0-4l3 4l-3 4l-3-4z",
+  "m0-4l3 7h-6z", "m0 4l3-7h-6z", "m-1-4h2v3h3v2h-3v3h-2v-3h-3v-2h3z",
+  "m0-1.5l2-2l2 2l-2 2l2 2l-2 2l-2-2l-2 2l-2-2l2-2l-2-2l2-2z"];
 const ink = (series) => `--hue: var(--c${series.style % COLOURS})`;
 const stroke = (series) => (series.baseline ? { class: "baseline" } : { class: "line",
   style: ink(series),
   "stroke-dasharray": DASHES[Math.floor(series.style / COLOURS) % DASHES.length] });
-const dots = (series, points, r) => svg("path", { class: "dots", style: ink(series),
-  d: points.map(([x, y]) => marker(series, x, y, r)).join("") });
+const dots = (series, points) => svg("path", { class: "dots", style: ink(series), d: points
+  .map(([x, y]) => `M${x.toFixed(1)} ${y.toFixed(1)}${SHAPES[series.style % COLOURS]}`).join("") });
 
 function swatch(series) {
   const parts = [svg("path", { d: "M1 6H27", ...stroke(series) })];
-  if (!series.baseline) parts.push(dots(series, [[14, 6]], 3.4));
+  if (!series.baseline) parts.push(dots(series, [[14, 6]]));
   return svg("svg", { class: "swatch", width: 28, height: 12, "aria-hidden": "true" }, ...parts);
 }
 
 function legend(names, hidden, changed) { // names: Map of name -> series
-  const only = (name) => { // this one alone; once more: all
-    const alone = hidden.size === names.size - 1 && !hidden.has(name);
-    hidden.clear();
-    for (const other of names.keys()) if (!alone && other !== name) hidden.add(other);
-  };
   const buttons = [...names].map(([name, series]) => el("button", { type: "button",
-    title: "click: on and off; shift and click: this one alone", "aria-pressed": true,
-    on: { click: (event) => {
-      if (event.shiftKey) only(name);
-      else if (!hidden.delete(name)) hidden.add(name);
-      [...names.keys()].forEach((other, i) =>
-        buttons[i].setAttribute("aria-pressed", !hidden.has(other)));
+    title: "on and off", "aria-pressed": true, on: { click: ({ currentTarget }) => {
+      if (!hidden.delete(name)) hidden.add(name);
+      currentTarget.setAttribute("aria-pressed", !hidden.has(name));
       changed();
     } } }, swatch(series), series.note ? `${name} (${series.note})` : name));
   return el("div", { class: "legend", role: "group" }, ...buttons);
@@ -218,13 +199,11 @@ function ticks(low, high, most) {
 
 function logTicks(low, high) {
   const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
-  const digits = last - first > 4 ? [1] : [1, 2, 5], step = Math.ceil((last - first) / 8);
-  const found = [];
-  for (let power = first; power <= last; power += digits.length > 1 ? 1 : step) {
-    for (const digit of digits) found.push(Number(`${digit}e${power}`));
-  }
-  const inside = found.filter((v) => v >= low * 0.999 && v <= high * 1.001);
-  return inside.length > 1 ? inside : ticks(low, high, 4).filter((v) => v > 0);
+  const digits = last - first > 4 ? [1] : [1, 2, 5];
+  const found = Array.from({ length: last - first + 1 }, (_, i) => first + i)
+    .flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)))
+    .filter((v) => v >= low * 0.999 && v <= high * 1.001);
+  return found.length > 1 ? found : ticks(low, high, 4).filter((v) => v > 0);
 }
 
 // ---------------------------------------------------------------- panels with the same axes
@@ -241,7 +220,7 @@ class Chart {
     const [low, high] = extent(lines.flatMap((s) => s.x));
     this.limits = low < high ? [low, high] : [low - 0.5, low + 0.5];
     this.node = el("div", { class: spec.panels.length > 1 ? "row wide" : "row" },
-      el("div", { class: "bar" }, el("h3", {}, spec.title),
+      el("div", { class: "bar" }, el("h3", { title: spec.about }, spec.title),
         this.logButton),
       el("div", { class: "panels" }, ...this.panels.map((panel) => panel.node)));
   }
@@ -313,8 +292,9 @@ class Player {
     Object.assign(this, { place, frame: 0, speed: 1, gain: 4, playing: null, hidden: new Set() });
     this.kinds = { condition: true, truth: true, prediction: true, error: true };
     this.build();
-    const asked = /frame=(\d+)/.exec(location.hash);
-    this.ready = this.open(0).then(() => { if (asked) this.seek(Number(asked[1])); });
+    const [, asked] = /frame=(\d+)/.exec(location.hash) ?? [];
+    this.ready = this.open(0).then(() => // unless asked, where prediction and truth differ
+      this.seek(Number(asked ?? Math.floor(this.length / 2))));
   }
 
   build() {
@@ -343,17 +323,15 @@ class Player {
         button("▶", "one frame on", () => this.step(1)),
         this.scrub, this.at,
         select("speed", SPEEDS, SPEEDS.indexOf(1), (s) => `${s}×`,
-          (i) => { this.speed = SPEEDS[i]; this.restart(); }),
+          (i) => { this.speed = SPEEDS[i]; if (this.playing) { this.pause(); this.play(); } }),
         select("error", GAINS, GAINS.indexOf(4), (g) => `${g}×`,
           (i) => { this.gain = GAINS[i]; this.paint(); }),
         el("span", { class: "ramp", "aria-hidden": "true" }), this.rampText),
       this.curve,
-      el("p", { class: "hint" }, "A click on the curve goes to its frame. Keys: space plays and " +
-        "pauses, ← and → step (with shift 10 frames), Home and End."));
-    this.place.tabIndex = 0;
+      el("p", { class: "hint" }, "Keys: space plays and pauses, ← and → step (with shift 10 " +
+        "frames), Home and End. A click on the curve goes to its frame."));
     this.place.setAttribute("aria-label", "player of rollouts");
-    this.place.addEventListener("keydown", (event) => this.key(event));
-    this.place.focus({ preventScroll: true }); // its keys work on a fresh page
+    addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.resize()).observe(this.screens);
   }
 
@@ -442,18 +420,23 @@ class Player {
     this.resize();
   }
 
-  resize() { // whole multiples of a pixel, where there is room
+  resize() { // as large as the column and most of the window allow, in whole multiples of a pixel
     if (!this.clip) return;
     const shown = this.shown.filter((s) => !s.node.hidden), room = this.screens.clientWidth;
-    const gap = 12, least = room > 700 ? 240 : 150;
+    const gap = 12, text = 28, dots = devicePixelRatio, tall = innerHeight * (room < 700 ? 1 : 0.8);
     for (const pair of this.screens.querySelectorAll(".pair")) {
       pair.hidden = [...pair.children].every((node) => node.hidden);
     }
     const cells = [...this.screens.children].filter((node) => !node.hidden);
-    const columns = Math.max(1, Math.min(cells.length, Math.floor((room + gap) / (least + gap))));
-    const share = (room - gap * (columns - 1)) / columns;
-    const dots = devicePixelRatio, whole = Math.floor((share * dots) / this.width) / dots;
-    const scale = Math.min(6, whole) || share / this.width;
+    const pictures = Math.max(1, ...cells.map((cell) => cell.querySelectorAll("canvas").length));
+    let scale = 0, share = room;
+    for (let columns = 1; columns <= cells.length; columns += 1) {
+      const width = (room - gap * (columns - 1)) / columns;
+      const high = tall / Math.ceil(cells.length / columns) / pictures - text;
+      const fit = Math.min(width / this.width, Math.max(high, 64) / this.height);
+      const whole = Math.floor(fit * dots) / dots || fit;
+      if (whole > scale) [scale, share] = [whole, width];
+    }
     for (const { canvas } of shown) {
       canvas.style.width = `${scale * this.width}px`;
       canvas.style.height = `${scale * this.height}px`;
@@ -470,7 +453,6 @@ class Player {
   go(frame) { this.pause(); this.seek(frame); }
   step(by) { this.go(this.frame + by); }
   toggle() { if (this.playing) this.pause(); else this.play(); }
-  restart() { if (this.playing) { this.pause(); this.play(); } }
 
   play() {
     const from = this.frame === this.length - 1 ? 0 : this.frame, start = performance.now();
@@ -490,7 +472,9 @@ class Player {
 
   key(event) {
     const focus = event.target.tagName;
-    if (focus === "SELECT" || (focus === "BUTTON" && event.key === " ")) return;
+    if (focus === "SELECT" || (event.key === " " && /BUTTON|^A$|INPUT/.test(focus))) return;
+    const box = this.place.getBoundingClientRect(); // out of sight, keys scroll the page
+    if (box.bottom < 0 || box.top > innerHeight) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const stride = event.shiftKey ? 10 : 1;
     const actions = { " ": () => this.toggle(), ArrowLeft: () => this.step(-stride),
@@ -522,7 +506,8 @@ class Player {
       s.node.classList.toggle("given", given);
     }
     this.scrub.value = frame;
-    this.at.textContent = `frame ${frame} of 0..${this.length - 1}`;
+    const seconds = clip.fps ? `, ${(frame / clip.fps).toFixed(2)} s` : "";
+    this.at.textContent = `frame ${frame} of 0..${this.length - 1}${seconds}`;
     this.rampText.textContent = `0 to ${(255 / this.gain).toFixed(0)} of 255`;
     if (this.chart) this.chart.mark(frame);
   }
@@ -543,8 +528,8 @@ function sortable(table) {
       cell.setAttribute("aria-sort", down ? "descending" : "ascending");
       body.append(...(down ? rows.reverse() : rows));
     };
-    cell.replaceChildren(el("button", { type: "button", title: "sort by this column",
-      on: { click } }, cell.textContent));
+    cell.replaceChildren(el("button", { type: "button", on: { click },
+      title: `${cell.title ? `${cell.title}; ` : ""}click: sort` }, cell.textContent));
   });
 }
 
@@ -556,9 +541,18 @@ for (const pre of document.querySelectorAll("pre.command")) {
     await navigator.clipboard.writeText(pre.textContent);
     button.textContent = "copied";
   } } }, "copy");
-  pre.after(el("div", { class: "bar" }, button));
+  const box = el("div", { class: "copied" });
+  pre.replaceWith(box);
+  box.append(pre, button);
 }
 const place = document.getElementById("player");
 const player = place && DATA.clips.length ? new Player(place) : null;
 const charts = drawCharts();
+if (DATA.reload_s) { // the run goes on
+  setInterval(() => {
+    if (player?.playing || document.hidden) return;
+    if (player?.clip) history.replaceState(null, "", `#frame=${player.frame}`);
+    location.reload();
+  }, 1000 * DATA.reload_s);
+}
 addEventListener("resize", () => [...charts, player?.chart].forEach((chart) => chart?.draw()));

@@ -15,6 +15,7 @@ from .boundary import drawing
 from .figures import DPI, save_figure
 
 GREEN, RED, GREY = (40, 170, 70), (215, 50, 45), (150, 150, 150)
+INK = "#757e89"  # of a film strip's text: legible on white and on the page's dark ground
 LINE, GAP = 12, 2  # a film strip: images per line, pixels between them
 STRIP, COLUMN = 1650, 210  # the largest width of its images, and of one image, in pixels
 MP4_WIDTH = 512  # of a video, about
@@ -105,13 +106,14 @@ def spread(length: int, columns: int) -> np.ndarray:
 
 
 def tiled(clips: Sequence[np.ndarray], times: Sequence[int], columns: int) -> np.ndarray:
-    """uint8 clips (T, H, W, 3) -> one image: a row a clip, a column a time, white gaps."""
+    """uint8 clips (T, H, W, 3) -> one RGBA image: a row a clip, a column a time, clear gaps."""
     height, width = (size + GAP for size in clips[0].shape[1:3])
-    image = np.full((len(clips) * height, columns * width, 3), 255, np.uint8)
+    image = np.full((len(clips) * height, columns * width, 4), (255, 255, 255, 0), np.uint8)
     for i, clip in enumerate(clips):
         for j, t in enumerate(times):
             y, x = i * height, j * width
-            image[y : y + height - GAP, x : x + width - GAP] = clip[t]
+            image[y : y + height - GAP, x : x + width - GAP, :3] = clip[t]
+            image[y : y + height - GAP, x : x + width - GAP, 3] = 255
     return image
 
 
@@ -133,16 +135,16 @@ def draw_strip(
     scale = round(scale) if scale > 1 else scale  # whole numbers: all pixels have the same size
     left = 20 + CHARACTER * max(len(part) for label in rows for part in label.split("\n"))
     whole = left + scale * width, len(lines) * (HEADING + scale * height)  # pixels of the figure
-    figure = Figure(figsize=(whole[0] / DPI, whole[1] / DPI))
+    figure = Figure(figsize=(whole[0] / DPI, whole[1] / DPI), facecolor=(1, 1, 1, 0))
     size = scale * width / whole[0], scale * height / whole[1]
     for number, line in enumerate(lines, start=1):
-        cell = figure.add_axes((left / whole[0], 1 - number / len(lines), *size))
+        cell = figure.add_axes((left / whole[0], 1 - number / len(lines), *size), facecolor="none")
         cell.imshow(tiled(clips, line, columns), interpolation="nearest", aspect="auto")
         middles = (np.arange(len(line)) + 0.5) * width / columns
         names = [headings[t] if headings else f"frame {t}" for t in line]
         cell.set_xticks(middles, names, fontsize=9)
         cell.set_yticks((np.arange(len(rows)) + 0.5) * height / len(rows), rows, fontsize=9)
         cell.xaxis.tick_top()
-        cell.tick_params(length=0)
+        cell.tick_params(length=0, labelcolor=INK)
         cell.spines[:].set_visible(False)
     save_figure(figure, path)

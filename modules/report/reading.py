@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json
-from ..runs.folder import TEST, TESTED, is_one_of, trained
+from ..runs.folder import FACTS, TEST, TESTED, is_one_of, trained
+from .boundary import part
 
 PREDICTED = "z", "futures", "twin"  # what scores.json holds of the predicted distribution
 
@@ -30,6 +31,8 @@ class Run:
     tested: set[str]  # the files of one test of the run's last weights
     note: str = ""  # why there are none of a test that was done
     predicted: dict = field(default_factory=dict)  # Tester's scores of z, of futures, of the twin
+    facts: dict = field(default_factory=dict)  # size of the model, time, origin of the data
+    name: str = ""  # on a page of several runs
 
     @property
     def finished(self) -> bool:
@@ -50,7 +53,10 @@ def read_run(folder: Path) -> Run:
     scores = read_json(folder / "scores.json") if "scores.json" in tested else {}
     settings, of_clips = read_json(folder / "args.json"), scores.get("clips", [])
     means, predicted = scores.get("mean", {}), {key: scores.get(key) for key in PREDICTED}
-    return Run(folder, settings, epochs, frames, means, of_clips, tested, note, predicted)
+    facts = {}
+    with part(folder / FACTS):
+        facts = read_json(folder / FACTS)
+    return Run(folder, settings, epochs, frames, means, of_clips, tested, note, predicted, facts)
 
 
 def score_of(scores: Any, path: str) -> Any:

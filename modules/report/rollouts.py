@@ -15,6 +15,7 @@ from ..evaluation.lab import Lab
 from ..files import write_atomically, write_json
 from ..runs.folder import MOVING, clip_file, run_folder
 from . import clips, distribution, pictures
+from .boundary import drawing, part
 from .figures import draw_psnr_per_frame
 from .pages import CLIPS, FUTURES, LATENTS
 from .tables import MANY, print_scores
@@ -41,8 +42,9 @@ class RolloutFiles:
         if self.settings.mp4:
             pictures.write_mp4(self.folder / f"{name}.mp4", clip, self.lab.frame_ms)
         if self.settings.plots:
-            times = self.lab.strip_times(len(clip))
-            pictures.draw_strip(self.folder / f"strip{i}.png", rows, times)
+            with part(self.folder / f"strip{i}.png"):
+                times = self.lab.strip_times(len(clip))
+                pictures.draw_strip(self.folder / f"strip{i}.png", rows, times)
         if not self.settings.no_sanity:
             self.check_clip(name, len(pred))
 
@@ -74,9 +76,11 @@ class RolloutFiles:
         """scores.json, psnr_per_frame.png and printed tables."""
         write_json(self.folder / "scores.json", scores)
         if self.settings.plots:
-            self.draw_psnr(predictions, truth)
-        print_scores(scores, self.lab.baseline)
-        print(distribution.scores_text(scores))
+            with part(self.folder / "psnr_per_frame.png"):
+                self.draw_psnr(predictions, truth)
+        with part("the printed scores"):
+            print_scores(scores, self.lab.baseline)
+            print(distribution.scores_text(scores))
 
     def draw_psnr(self, predictions: Sequence[torch.Tensor], truth: Sequence[torch.Tensor]) -> None:
         """PSNR per frame: one curve per clip, or their mean if there are many."""
@@ -122,6 +126,7 @@ def check_rows(path: Path, rows: np.ndarray) -> None:
                 raise UserError(f"{path} differs from what was written to it")
 
 
+@drawing
 def draw_distribution(folder: Path, predicted: Distribution) -> None:
     """Figures of z and of sampled futures."""
     scores, futures, twin = predicted.scores, predicted.futures, predicted.twin

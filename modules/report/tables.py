@@ -13,8 +13,23 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-HEAD = ("runs", "epochs", "best val PSNR", "last val PSNR", "val baseline", "test PSNR")
-HEAD += ("test baseline", "drift")
+HEAD = ("runs", "epochs", "above baseline", "test PSNR", "test baseline", "best val PSNR")
+HEAD += ("last val PSNR", "val baseline", "drift")
+BELOW = "(below)"  # ends a gain that is negative
+MEANINGS = {
+    "runs": "seeds with the same settings; a score is their mean ± one standard deviation",
+    "epochs": "complete epochs, of those planned",
+    "above baseline": "PSNR minus that of copying the given frame, dB; of the test if available",
+    "test PSNR": "mean over the predicted frames of the test clips, dB; +6 dB halve the error",
+    "test baseline": "PSNR of copying the given frame to the end of each test clip, dB",
+    "best val PSNR": "highest validation PSNR of all epochs, dB; its weights are best_score.ckpt",
+    "last val PSNR": "validation PSNR of the last epoch, dB",
+    "val baseline": "PSNR of copying the given frame to the end of each validation clip, dB",
+    "drift": "PSNR of the last 100 frames minus the first 100, dB; negative: late frames are worse",
+    "lowest": "PSNR of the worst predicted frame, dB",
+    "baseline": "PSNR of copying the given frame, dB",
+    "SSIM": "structural similarity, mean over the predicted frames; 1 is equality",
+}
 MANY = 8  # with more clips than this, plot and table show only the mean
 COLUMNS = {  # printed heading -> key of a score
     "mean": "psnr",
@@ -27,6 +42,7 @@ COLUMNS = {  # printed heading -> key of a score
     "baseline": "psnr_given_frame_repeated",
     "SSIM": "ssim",
 }
+MEANINGS |= {head: AVERAGES[x].partition(": ")[2] for head, x in COLUMNS.items() if x in AVERAGES}
 
 
 def print_scores(scores: dict, baseline: str) -> None:
@@ -37,7 +53,7 @@ def print_scores(scores: dict, baseline: str) -> None:
     for name, values in (lines | {"mean": scores["mean"]}).items():
         print(f"{name:<10}" + "".join(f"{values[key]:>13.3f}" for key in columns.values()))
     gain = scores["mean"]["psnr"] - scores["mean"]["psnr_given_frame_repeated"]
-    print(f"{gain:+.2f} dB over the {baseline}")
+    print(f"{gain_text(gain)} the {baseline}")
     if "drift" in scores["mean"]:
         print_drift(lines | {"mean": scores["mean"]})
     groups = [(UNCLAMPED, "")] + [("", "clamped, ")] * ("2024 clamped" in columns)
@@ -47,6 +63,11 @@ def print_scores(scores: dict, baseline: str) -> None:
     for key in columns.values():
         if key in scores.get("averages", {}):
             print(f"  {AVERAGES[key]}")
+
+
+def gain_text(gain: float) -> str:
+    """What a PSNR is more than another."""
+    return f"{abs(gain):.2f} dB {'above' if gain >= 0 else 'below'}"
 
 
 def columns_of(scores: dict) -> dict[str, str]:
@@ -103,20 +124,44 @@ def best_psnr(run: Run) -> float | None:
     return max(val_psnr(run), default=None)
 
 
+def best_epoch(run: Run) -> int | None:
+    rows = [row for row in run.epochs if row.get("val/psnr") is not None]
+    return int(max(rows, key=lambda row: row["val/psnr"])["epoch"]) if rows else None
+
+
+def is_tested(run: Run) -> bool:
+    return run.scores.get("psnr") is not None
+
+
+def score_and_baseline(run: Run, by_test: bool) -> tuple[float | None, float | None]:
+    """The PSNR of the test clips, or that of the best validation, and its baseline."""
+    if by_test:
+        return run.scores.get("psnr"), run.scores.get("psnr_given_frame_repeated")
+    return best_psnr(run), next(last_values([run], BASELINE), None)
+
+
+def gains(runs: Iterable[Run], by_test: bool) -> str:
+    """How far the runs are above their baselines, as text."""
+    pairs = (score_and_baseline(run, by_test) for run in runs)
+    gains = [score - copied for score, copied in pairs if None not in (score, copied)]
+    below = f" {BELOW}" * bool(gains and statistics.mean(gains) < 0)
+    return mean_text(gains) + below
+
+
 def finished(runs: list[Run]) -> list[Run]:
     """The finished runs: no mean has others; all of them if none is."""
     return [run for run in runs if run.finished] or runs
 
 
-def row_of(runs: list[Run]) -> list[str]:
+def row_of(runs: list[Run], by_test: bool | None = None) -> list[str]:
     """What is below HEAD for runs that differ only by their seed, as text."""
-    done = finished(runs)
-    count = str(len(runs)) if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
-    best = [best_psnr(run) for run in done]
-    last, copied = ([*last_values(done, name)] for name in ("val/psnr", BASELINE))
+    by_test = all(map(is_tested, runs)) if by_test is None else by_test
+    last, copied = (last_values(runs, name) for name in ("val/psnr", BASELINE))
     keys = "psnr", "psnr_given_frame_repeated", "drift"
-    test = [[run.scores.get(key) for run in done] for key in keys]
-    return [count, epochs_of(runs), *map(mean_text, (best, last, copied, *test))]
+    test, of_test, drift = ([run.scores.get(key) for run in runs] for key in keys)
+    scores = map(mean_text, (test, of_test, map(best_psnr, runs), last, copied, drift))
+    epochs = ", ".join(dict.fromkeys(run.progress for run in runs))
+    return [str(len(runs)), epochs, gains(runs, by_test), *scores]
 
 
 def last_values(runs: Iterable[Run], column: str) -> Iterator[float]:
@@ -124,11 +169,3 @@ def last_values(runs: Iterable[Run], column: str) -> Iterator[float]:
     for run in runs:
         values = [row[column] for row in run.epochs if row.get(column) is not None]
         yield from values[-1:]
-
-
-def epochs_of(runs: list[Run]) -> str:
-    """Epochs done; of unfinished runs, of how many."""
-    if all(run.finished for run in runs):
-        counts = sorted({len(run.epochs) for run in runs if run.epochs})
-        return "-".join(map(str, counts)) or "-"
-    return ", ".join(dict.fromkeys(run.progress for run in runs))

@@ -1,7 +1,7 @@
 """Experiment trackers on request: the rows of metrics.csv, the settings and the pictures of a run.
 
 A tracker that fails costs a warning, never the run: what it did not accept is sent again after the
-next epoch, or when the run is resumed.
+next epoch, or when the run is resumed. A missing package or login is an error before the run.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from ..config import Training
 from ..errors import UserError
 from ..runs.folder import FUTURES, LATENTS
+from .boundary import part
 
 PICTURES = ["val.gif", "val_strip.png", "plots/psnr_per_frame.png"]
 PICTURES += [f"plots/{name}" for name in FUTURES + LATENTS]
@@ -106,13 +106,14 @@ class Trackers:
     """The trackers of a run; `states` are what its checkpoint knows of them."""
 
     def __init__(self):
-        self.states, self.opened, self.failed = {}, {}, set()
+        self.states, self.opened = {}, {}
 
     def open(self, settings: Training) -> "Trackers":
         for flag, tracker in TRACKERS.items():
             if getattr(settings, flag):
-                self.opened[flag] = tracker(settings, self.states.get(flag, {}))
-                self.states[flag] = self.opened[flag].state
+                with part(f"--{flag}", raises=UserError):
+                    self.opened[flag] = tracker(settings, self.states.get(flag, {}))
+                    self.states[flag] = self.opened[flag].state
         return self
 
     def __enter__(self) -> "Trackers":
@@ -141,12 +142,5 @@ class Trackers:
 
     def each(self, action: Callable[[Any], None]) -> None:
         for flag, tracker in self.opened.items():
-            try:
+            with part(f"what --{flag} is sent"):
                 action(tracker)
-            except Exception as error:  # whatever a service raises
-                if flag not in self.failed:
-                    self.failed.add(flag)
-                    tqdm.write(
-                        f"warning: --{flag} failed: {error}. The run goes on; metrics.csv has "
-                        "every row"
-                    )

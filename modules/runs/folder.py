@@ -15,14 +15,14 @@ from ..files import UNFINISHED, locked_folder
 FUTURES = ("futures.png", "best_of_n.png", "rank_histogram.png")
 MOVING = "futures.gif"
 LATENTS = ("kl_over_time.png", "kl_per_dimension.png", "traversal.png")
-CONSOLE, TEST, SCHEDULE = "console.txt", "test.json", "schedule.csv"
+CONSOLE, TEST, SCHEDULE, FACTS = "console.txt", "test.json", "schedule.csv", "facts.json"
 VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test_futures.json"
 
 # Everything that a run writes, by its path in the run folder; # is a number, * any text. No other
 # file is ever moved, replaced or removed.
 CHECKPOINTS = ["last.ckpt", "best_score.ckpt", "epoch=#.ckpt"]
 CURVES = "loss mse mse_sum kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
-WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", "distribution.json", "report.html"]
+WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", FACTS, "distribution.json", "report.html"]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
 WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, SCHEDULE, "visualization/epoch=#.gif"]
 WRITTEN += [f"plots/{name}.{kind}" for name in CURVES for kind in ("png", "pdf")]

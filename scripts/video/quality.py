@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.report import charts, pages, pictures
+from modules.report import charts, page, pictures
 from modules.report.boundary import drawing
 
 from .skeleton import draw_skeleton
@@ -122,19 +122,18 @@ def write_quality_page(
 
     `data` is where the data set will be.
     """
-    page = pages.Page(f"Data set {data.name}")
+    shown = page.Page(f"Data set {data.name}")
     warnings = [f"<p>{html.escape(text)}</p>" for text in warnings_of(facts)]
-    page.add("Look at", "".join(warnings))
-    page.add("Poses over frames", pose_strips(samples, facts["fps"]))
-    page.add("Numbers", pages.table(table_of(facts), ("quantity", "value")))
-    text = html.escape(train_command(facts, data))
-    page.add("Train", f"<pre class=command><code>{text}</code></pre>")
+    shown.add("Look at", "".join, warnings)
+    shown.add("Poses over frames", pose_strips, samples, facts["fps"])
+    shown.add("Numbers", page.table, table_of(facts), ("quantity", "value"))
+    shown.add("Train", page.code, train_command(facts, data))
     lines = [
         charts.Chart(name, name, "frame", unit, [charts.Panel("", [thinned(name, values)])])
         for (name, unit), values in curves.items()
     ]
-    page.add("Curves", pages.add_charts(page, lines))
-    page.write(path)
+    shown.add("Curves", page.add_charts, shown, lines)
+    shown.write(path)
 
 
 def pose_strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float) -> str:
@@ -150,7 +149,7 @@ def pose_strips(samples: Mapping[int, tuple[np.ndarray, np.ndarray]], fps: float
             path = Path(folder) / f"poses{i}.png"
             pictures.draw_strip(path, rows, range(len(chosen))[i : i + STRIP_LENGTH], headings)
             labels[path] = f"frames from {headings[i]} on, and the poses over them"
-        return pages.pictures(labels)
+        return page.pictures(labels)
 
 
 def thinned(name: str, values: Sequence[float]) -> charts.Series:
