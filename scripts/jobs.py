@@ -25,14 +25,13 @@ from modules.cli.parser import Parser
 from modules.config import Compute, Training
 from modules.config.fields import settings_from
 from modules.data.pose import truth_folder
-from modules.errors import UserError
+from modules.errors import UserError, one_line
 from modules.labs import LABS
 from modules.process.signals import listener
 from modules.report.boundary import part
 from modules.report.groups import cell
 from modules.report.pages import PLACE
 from modules.report.reading import files_of_test, read_json, read_run
-from modules.text import one_line
 
 PAUSE = 0.2  # seconds between two looks at the running jobs
 LINES = 8  # of running jobs below the progress bar

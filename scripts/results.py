@@ -18,7 +18,7 @@ import numpy as np
 from jobs import ROOT, Job
 from matplotlib.figure import Figure
 
-from modules.errors import UserError
+from modules.errors import UserError, on_plot
 from modules.files import write_atomically
 from modules.report import charts, clips
 from modules.report.boundary import part
@@ -27,7 +27,6 @@ from modules.report.pictures import spread, tiled
 from modules.report.reading import Run
 from modules.report.tables import HEAD, finished, last_values, markdown, row_of
 from modules.runs.folder import TEST_FUTURES, VAL_CLIP, clip_file, run_folder
-from modules.text import on_plot
 
 Table = tuple[list[str], list[list[str]]]  # head, rows
 WIDTHS = {"column": 3.3, "page": 7.0}  # inches

@@ -3,8 +3,8 @@
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..errors import one_line
 from ..evaluation.metrics import AVERAGES, UNCLAMPED
-from ..text import one_line
 from .charts import BASELINE
 from .reading import Run
 
