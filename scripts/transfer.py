@@ -164,7 +164,7 @@ def write_page(path, title, frames, fps):
     clip |= {"frame_ms": 1000 / fps, "psnr": {}}
     page = pages.Page("Pose transfer")
     pages.add_clip(page, {"": clip | {"tracks": {k: clips.pack(x) for k, x in frames.items()}}})
-    page.add(title, pages.player())
+    page.add("Both persons in step", pages.player())
     page.write(path)
 
 
