@@ -90,12 +90,24 @@ def new_folder(out: Path) -> Iterator[Path]:
             yield partial
             partial.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_folder(partial)
 
 
 def is_new(out: Path) -> bool:
     """Whether there is nothing at `out`, or an empty folder."""
     return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+
+
+def remove_folder(folder: Path) -> None:
+    """Unlike shutil.rmtree it opens one folder at a time: open files may have run out."""
+    for place, folders, files in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            for name in files:
+                os.remove(os.path.join(place, name))
+            for name in folders:
+                os.rmdir(os.path.join(place, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def remove_unfinished(out: Path) -> None:

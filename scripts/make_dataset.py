@@ -11,6 +11,7 @@ Needs: pip install imageio-ffmpeg mediapipe==0.10.21 (Python 3.10 to 3.12). See 
 """
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
 from tqdm import tqdm
 from video import build
 from video.estimator import BlazePose
-from video.quality import warnings_of, write_quality_page
+from video.quality import train_command, verdict_of, warnings_of, write_quality_page
 from video.source import Part, open_video
 
 from modules.cli.entry import run
@@ -132,7 +133,12 @@ def main(open_estimator=BlazePose):
         f"{sum(facts['parts'].values())} frames and poses of {width}x{height} ({parts}) written "
         f"to {args.out} in {time.perf_counter() - start:.0f} s"
     )
-    print(f"look at  {args.out / 'quality.html'}")
+    print(f"{verdict_of(facts)}; look at  {args.out / 'quality.html'}")
+    print("next:")
+    print(f"  {train_command(facts, args.out)}")
+    run_folder = shlex.quote(f"runs/{args.out.name}")
+    poses = shlex.quote(str(args.out))
+    print(f"  python scripts/transfer.py --ckpt_path {run_folder}/best_score.ckpt --poses {poses}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 The poses of another data set (of scripts/make_dataset.py, or drawn by scripts/make_toy_data.py) are
 brought to the size and place of the person that the run was trained on, and drawn. The rollout
 starts from the training frame whose pose is nearest to the first of them; all frames of the result
-are predicted. Written: transfer.gif, transfer.mp4 (pose, result), transfer_strip.png.
+are predicted. Written: transfer.html, on which both persons play in step; transfer.gif and
+transfer.mp4 (pose, result); transfer_strip.png.
 """
 
 import argparse
@@ -37,7 +38,8 @@ from modules.errors import UserError
 from modules.models.loading import load_model
 from modules.models.pose import VAE_Model
 from modules.models.rollout import roll_out
-from modules.report import pictures
+from modules.report import clips, page, pictures
+from modules.report.boundary import drawing
 from modules.runs.folder import run_folder
 from modules.training.device import choose_device
 
@@ -76,7 +78,7 @@ def data_set_of(args):
 
 
 def poses_to_dance(args, person):
-    """The keypoints (T, 18, 3) of the source, placed like the person."""
+    """The keypoints (T, 18, 3) of the source, placed like the person; the numbers of its frames."""
     source = read_joints(args.poses, "--poses")
     if args.part not in source.parts:
         raise UserError(f"--part {args.part}: {args.poses} has {', '.join(source.parts)}")
@@ -89,13 +91,25 @@ def poses_to_dance(args, person):
             f"--start {args.start}: {args.poses} has {len(joints)} poses in {args.part}, and a "
             "rollout needs two"
         )
-    return placed[forth_and_back(len(placed), args.frames or len(placed))], source.fps
+    numbers = forth_and_back(len(placed), args.frames or len(placed))
+    return placed[numbers], args.start + numbers, source.fps
 
 
 def forth_and_back(length, frames):
     """The numbers (frames,) of `length` poses, played forwards, then backwards, and so on."""
     t = np.arange(frames) % (2 * length - 2)
     return np.minimum(t, 2 * length - 2 - t)
+
+
+def frames_of_source(args, numbers, size):
+    """The frames (T, H, W, 3) of --poses with these numbers; None if the data set lacks them."""
+    split = args.part.rstrip("0123456789")
+    places = {"test": f"test/test_truth/{args.part.removeprefix('test')}"}
+    folder = find_root(args.poses, split) / places.get(split, f"{split}/{split}_img")
+    files = list_images(folder) if folder.is_dir() else []
+    return (
+        np.stack([decode(files[n], size) for n in numbers]) if len(files) > max(numbers) else None
+    )
 
 
 def nearest_frame(joints, pose):
@@ -116,13 +130,15 @@ def draw_poses(joints, drawn, size):
 
 @torch.inference_mode()
 def transfer(args):
-    """-> pose and result, uint8 (T, H, W, 3) each, and frames per second."""
+    """-> uint8 (T, H, W, 3) of the other person (or None), pose and result; frames per second."""
     device = choose_device(Compute(device=args.device))
     model, root = load_model(args.ckpt_path, device), data_set_of(args)
     if not isinstance(model, VAE_Model):
         raise UserError(f"{args.ckpt_path} is of the robot lab: there is no pose to transfer")
     person = read_joints(root, "--DR")
-    joints, fps = poses_to_dance(args, person)
+    if "train" not in person.parts:
+        raise UserError(f"--DR {root}: joints.npz has no part train")
+    joints, numbers, fps = poses_to_dance(args, person)
     frames = list_images(find_root(root, "train") / "train" / "train_img")
     if len(frames) != len(person.parts["train"]):
         raise UserError(f"{root}: {len(frames)} training frames, but joints.npz has others")
@@ -137,16 +153,31 @@ def transfer(args):
         return tqdm(frames, "rollout", conditions.shape[1], disable=None, leave=False)
 
     result = roll_out(model, given, conditions, progress=progress)[0, 1:]
-    return pictures.to_uint8(poses), pictures.to_uint8(result), fps
+    source = frames_of_source(args, numbers, size)
+    return source, pictures.to_uint8(poses), pictures.to_uint8(result), fps
 
 
-def write_files(folder, pose, result, fps):
+@drawing
+def write_page(path, title, frames, fps):
+    """{label: uint8 (T, H, W, 3)}, played in step."""
+    clip = {"title": title, "size": next(iter(frames.values())).shape[:3], "given": 0}
+    clip |= {"frame_ms": 1000 / fps, "psnr": {}}
+    shown, tracks = page.Page("Pose transfer"), {k: clips.pack(x) for k, x in frames.items()}
+    page.add_clip(shown, {"": clip | {"tracks": tracks}})
+    shown.add("Both persons in step", page.player, shown, "")
+    shown.write(path)
+
+
+def write_files(folder, source, pose, result, fps, title):
     """-> the names of what was written."""
     both, duration = pictures.side_by_side(pose, result, scale=ZOOM), round(1000 / fps)
+    persons = {"the other person": source, "pose": pose, "your person": result}
+    persons = {label: frames for label, frames in persons.items() if frames is not None}
+    write_page(folder / "transfer.html", title, persons, fps)
     pictures.write_gif(folder / "transfer.gif", both, duration)
     rows, times = {"pose": pose, "result": result}, pictures.spread(len(pose), STRIP_FRAMES)
     pictures.draw_strip(folder / "transfer_strip.png", rows, times)
-    names = ["transfer.gif", "transfer_strip.png"]
+    names = ["transfer.html", "transfer.gif", "transfer_strip.png"]
     try:
         pictures.find_mp4_writer()
     except UserError:
@@ -158,10 +189,12 @@ def write_files(folder, pose, result, fps):
 
 def main():
     args = parse_arguments()
-    pose, result, fps = transfer(args)
+    source, pose, result, fps = transfer(args)
     folder = run_folder(args.save_root or Path(args.ckpt_path).parent)
-    names = write_files(folder, pose, result, fps)
+    title = f"{args.part} of {Path(args.poses).name}"
+    names = write_files(folder, source, pose, result, fps, title)
     print(f"{len(result)} frames written to {folder}: {', '.join(names)}")
+    print(f"look at  {folder / 'transfer.html'}")
 
 
 if __name__ == "__main__":

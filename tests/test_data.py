@@ -12,6 +12,7 @@ from PIL import Image
 
 from dataloader import DanceClips, Dataset_Dance, Dataset_Robot, find_takes, load_test_clips
 from modules.data import cache
+from modules.data.folders import frame_number
 from modules.data.pose import load_truth
 from modules.errors import UserError
 
@@ -27,6 +28,24 @@ def resized(path, size=SIZE):
     """An image as PIL decodes and resizes it, without any code of the package."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.BILINEAR))
+
+
+def test_a_data_set_of_jpgs_is_read(tmp_path):
+    """The names and numbers count; the poses may be PNGs."""
+    make_dataset(tmp_path)
+    for path in (*tmp_path.rglob("train_img/*.png"), *tmp_path.rglob("test_truth/*/*.png")):
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    data = open_dance(tmp_path)
+    files = sorted((tmp_path / "train/train_img").iterdir(), key=frame_number)
+    assert np.array_equal(data.frames[3], resized(files[3]))
+    assert [len(x) for x in load_truth(tmp_path / "test/test_truth", SIZE, [6, 5])] == [6, 5]
+
+
+def test_a_plain_folder_of_pictures_is_told_from_a_data_set(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"scripts/make_dataset\.py .* makes a data set"):
+        open_dance(tmp_path)
 
 
 # ---------------------------------------------------------------- clips of a split

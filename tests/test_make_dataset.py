@@ -4,6 +4,7 @@ The estimator of most tests knows the keypoints; the real one is used if it is i
 """
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -19,10 +20,12 @@ from toy import dance
 from video import build
 from video.estimator import find_solution
 from video.joints import read_joints, write_joints
+from video.quality import verdict_of
 from video.skeleton import draw_skeleton
 
 from modules.data.pose import Dataset_Dance, load_test_clips, load_truth, truth_folder
 from modules.errors import UserError
+from modules.files import new_folder
 from modules.labs.pose import PoseLab
 
 HEIGHT, FRAMES = 64, 96
@@ -170,6 +173,51 @@ def test_warnings(video, tmp_path, capsys):
     assert "20 of 96 frames show no whole pose and are left out (seconds 1.7-2.3)" in printed
     assert "The pose jumps in 2 frames" in printed and "1.0 s" in printed
     assert f"A second person was seen in 3 of {facts['looked']} frames" in printed
+
+
+def test_a_keypoint_that_is_no_number_was_not_found(video, tmp_path):
+    joints = video.joints.copy()
+    joints[10, 4, 0], joints[20, 7, 1] = np.inf, np.nan
+    facts = make(video.folder, tmp_path / "me", Known(joints))
+    assert facts["found"] == 1 and np.isfinite(facts["window"]).all()
+
+
+@pytest.mark.parametrize(
+    ("found", "jumped", "text"),
+    [
+        (0.98, 1, "good: a pose in 98% of frames, jumps under 5%"),
+        (0.98, 9, "poor: a pose in 98% of frames, jumps in 9%"),
+        (0.5, 0, "poor: a pose in 50% of frames, jumps under 5%"),
+    ],
+)
+def test_the_verdict(found, jumped, text):
+    assert verdict_of({"found": found, "jumped": jumped, "frames": 100}) == text
+
+
+def test_the_next_two_commands_are_printed(video, tmp_path, capsys):
+    make(video.folder, out := tmp_path / "me", Known(video.joints))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-4].startswith("good: a pose in 100% of frames") and shown[-3] == "next:"
+    assert shown[-2].startswith(f"  DR={out} bash scripts/train_best.sh runs/me")
+    assert shown[-1].endswith(f"--ckpt_path runs/me/best_score.ckpt --poses {out}")
+
+
+def test_no_folder_is_left_where_files_run_out(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits, files = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    try:
+        with pytest.raises(OSError, match="Too many open files"), new_folder(tmp_path / "me") as at:
+            (at / "train/train_img").mkdir(parents=True)
+            (at / "train/train_img/0.png").touch()
+            count = len(os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count + 9, limits[1]))
+            while True:
+                files.append(open(os.devnull))
+    finally:
+        for file in files:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_camera_that_moves_gets_no_scene(video, tmp_path, capsys):

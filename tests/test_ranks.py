@@ -15,6 +15,7 @@ from rank_cases import CASES, make_noise_data, record
 
 from modules.errors import UserError
 from modules.process.ranks import Ranks
+from modules.process.signals import Stopped
 from Trainer import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are found in /proc")
@@ -156,6 +157,25 @@ def test_a_run_that_is_stopped_and_killed_ends_like_the_uninterrupted_one(data, 
 
 
 # ---------------------------------------------------------------- mistakes
+
+
+def test_a_process_that_lost_a_stopped_one_ends_by_the_same_signal():
+    def end(error):
+        with ranks.one_of_them_says_why():
+            raise error
+
+    ranks = Ranks()
+    ranks.store = torch.distributed.HashStore()
+    with pytest.raises(Stopped):
+        end(Stopped(signal.SIGUSR1))
+    with pytest.raises(Stopped) as stop:
+        end(RuntimeError("Connection closed by peer"))
+    assert stop.value.number == signal.SIGUSR1
+    ranks.store = torch.distributed.HashStore()
+    with pytest.raises(UserError, match="nothing"):
+        end(UserError("nothing"))
+    with pytest.raises(SystemExit, match="1"):
+        end(RuntimeError("Connection closed by peer"))
 
 
 def test_a_batch_of_fewer_clips_than_processes_is_refused():

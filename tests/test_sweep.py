@@ -8,10 +8,14 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
+import numpy as np
 import pytest
 from helpers import ROOT, SHORT, load, write_tested
+from matplotlib.text import Text
 
 from modules.errors import UserError
 from modules.report import charts
@@ -20,6 +24,7 @@ from modules.report.reading import Run
 sys.path.insert(0, str(ROOT / "scripts"))
 import jobs
 import make_toy_data
+import results
 import sweep
 
 REPORTS = [f"report_{letter}" for letter in "abcde"]
@@ -67,7 +72,7 @@ def test_every_figure_and_table_of_a_report_has_columns_and_runs(script, listed)
     figures = [(runs, [column], by) for _, column, runs, *by in args.figure]
     tables = [(runs, columns, [by]) for _, runs, by, *columns in args.table]
     for runs, columns, by in [*figures, *tables, *((runs, [], []) for runs, _ in args.published)]:
-        assert sweep.chosen(jobs, runs), runs
+        assert results.chosen(jobs, runs), runs
         assert set(columns) <= charts.QUANTITIES.keys() and set(by) <= flags and len(by) <= 2
     pictures = {f"{name}/{x}" for name in jobs for x in ("pred_seq0.gif", "strip0.png")}
     assert {source for _, source in args.copy} <= pictures
@@ -197,9 +202,11 @@ def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dat
     table = (runs / "figures/published.md").read_text()
     assert table in second.out and table.count("\n") == 2 + 9
     assert "\n| None/tfr1 | 20.62 | 1 | " in table and "\n| None/tfr0 | - | 1 | " in table
-    figures = {path.name for path in (runs / "figures").iterdir()} - {"published.md"}
     drawn = "train_loss train_mse train_kl train_tfr train_beta val_psnr PSNR_per_frame".split()
-    assert figures == {f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")}
+    drawn += ["kl", "psnr_per_frame", "test_clip0", "val_clip"]
+    for width in results.WIDTHS:
+        figures = {path.name for path in (runs / "figures" / width).iterdir()}
+        assert figures == {f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")}
     assert "figure train_loss_200: no run has values" in second.out  # not among ONLY
 
     again = carry_out(*words)
@@ -210,10 +217,10 @@ def test_a_table_has_mean_and_deviation_of_the_last_values_of_finished_runs():
     def run(tfr, *losses):
         rows = [{"epoch": i, "train/loss": x, "val/loss": None} for i, x in enumerate(losses)]
         settings = {"tfr": tfr, "num_epoch": 2}
-        return Run(sweep.Path(f"{tfr}"), settings, rows, [], {}, [], set())
+        return Run(Path(f"{tfr}"), settings, rows, [], {}, [], set())
 
     runs = {"a": run(0.0, 9, 1), "b": run(0.0, 8, 2), "c": run(0.0, 7), "d": run(1.0, 9, 5)}
-    head, rows = sweep.mean_table(runs, "tfr", ["train/loss", "val/loss"])
+    head, rows = results.mean_table(runs, "tfr", ["train/loss", "val/loss"])
     assert head == ["runs", "n", "Loss (training)", "Loss (validation)"]
     assert rows == [["tfr 0.0", "2", "1.5 ± 0.7071", "-"], ["tfr 1.0", "1", "5", "-"]]
 
@@ -222,6 +229,71 @@ def test_a_table_has_mean_and_deviation_of_the_last_values_of_finished_runs():
 def words(dataset, tmp_path):
     small = [*SHORT, "--num_epoch", "1", "--no-plots"]
     return ["--DR", dataset, "--save_root", tmp_path / "runs", "--all", *small]
+
+
+def test_there_are_never_more_workers_than_runs(monkeypatch, words, tmp_path):
+    sizes = []
+    monkeypatch.setattr(jobs.Queue, "carry_out", lambda queue: sizes.append(queue.size))
+    words = ["sweep.py", "--jobs", 99999999999, *words, "--run", "a", "--run", "b"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    sweep.main()
+    assert sizes == [2]
+
+
+@pytest.fixture
+def report(words, tmp_path, monkeypatch):
+    """report(word, ...): the tables and figures of one run, whose name a shell would not like."""
+    name = "a|b\033[1m"
+
+    def reported(*given):
+        args = sweep.parse_arguments([str(x) for x in (*given, *words, "--run", name)])
+        (job,) = sweep.jobs_of(args)
+        job.folder.mkdir(parents=True)
+        (job.folder / "metrics.csv").write_text("epoch,train/kl\n0,1\n1,2\n")
+        results.report(args, [job])
+        return tmp_path / "runs/figures"
+
+    return reported
+
+
+def test_names_stay_text_in_tables(report, capsys):
+    folder = report("--published", "*", "x|y")
+    row = (folder / "published.md").read_text().splitlines()[2]
+    assert row.startswith(r"| a\|b\x1b[1m | x\|y | 2 |")
+    assert "\033" not in capsys.readouterr().out
+
+
+def test_a_figure_or_table_that_cannot_be_written_is_left_out(report, tmp_path, capsys):
+    for place in ("column/f.png", "published.md", "t.md", "c.gif"):
+        (tmp_path / "runs/figures" / place).mkdir(parents=True)
+    (tmp_path / "runs/c.gif").touch()
+    words = "--figure f train/kl * --published * x --table t * lr train/loss --copy c .."
+    folder = report(*words.split(), "--figure", "g", "train/kl", "*")
+    assert (folder / "page/g.pdf").is_file() and (folder / "column/kl.png").is_file()
+    shown = capsys.readouterr().out
+    for name in ("figure f", "table t", "the table of published scores", "figure c"):
+        assert f"warning: {name} is left out: " in shown
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+def test_figures_are_as_wide_as_a_column_and_a_page_with_text_of_8_points(tmp_path, panels):
+    lines = [charts.Series(f"run {i}", [0, 1, 2], [i, i + 1, i], style=i) for i in range(4)]
+    chart = charts.Chart(
+        "c", "A title", "epoch", "dB", [charts.Panel(f"p{i}", lines) for i in range(panels)]
+    )
+    rows = {name: np.zeros((30, 8, 16, 3), np.uint8) for name in ("truth", "run 1")}
+    with matplotlib.rc_context(results.STYLE):
+        for width in results.WIDTHS.values():
+            for figure in (
+                results.chart_figure(width, chart),
+                results.strip_figure(width, rows),
+            ):
+                figure.draw_without_rendering()
+                assert figure.get_figwidth() == width
+                texts = figure.findobj(lambda x: isinstance(x, Text) and x.get_text())
+                assert {x.get_fontsize() for x in texts} == {8}
+                tight = figure.get_tightbbox()
+                assert tight.x0 > -0.02 and tight.x1 < width + 0.02
 
 
 def test_a_failed_run_is_listed_at_the_end_and_stops_no_other(carry_out, words, tmp_path):
@@ -281,7 +353,7 @@ def test_a_test_that_was_interrupted_is_repeated_and_without_true_frames_has_no_
     ("more", "text"),
     [
         (["--run", "../out"], "--run ../out: a new name must follow"),
-        (["--run", "a", "--run", "a"], "--run a: a new name must follow"),
+        (["--run", "a", "--run", "a/"], "--run a/: a new name must follow"),
         (["--run", "a", "--lerning_rate", "1"], "unrecognized arguments: --lerning_rate 1"),
         (["--run", "a", "--more", "--save_root", "b"], "a sweep chooses the folder"),
         (["--run", "a", "--scene", "--sigmoid"], "a: --scene composites"),
@@ -299,37 +371,37 @@ def test_a_wrong_list_is_refused_before_anything_is_trained(carry_out, words, mo
 
 def test_a_figure_of_no_column_is_refused(carry_out, words):
     done = carry_out("--figure", "f", "loss", "*", *words, "--run", "a")
-    assert done.code == 2 and "--figure: no column loss, but train/loss, " in done.err
+    assert done.code == 1 and "--figure: no column loss, but train/loss, " in done.err
 
 
 # ---------------------------------------------------------------- the queue
 
 
 class Finished:
-    """A process that has ended by the second look."""
+    """A process that has ended by the second look, with this code."""
 
-    def __init__(self, together):
-        self.together, self.looks = together, 0
+    def __init__(self, code=0):
+        self.code, self.looks = code, 0
 
     def poll(self):
         self.looks += 1
-        if self.looks < 2:
-            return None
-        self.together.remove(self)
-        return 0
+        return None if self.looks < 2 else self.code
 
     def wait(self):
         pass
 
+    def send_signal(self, number):
+        pass
+
 
 def test_runs_are_spread_over_gpus_and_cores(monkeypatch, dataset, tmp_path):
-    together, most, environments = [], [], []
+    started, most, environments = [], [], []
 
     def start(command, log, environment):
-        together.append(Finished(together))
-        most.append(len(together))
+        started.append(Finished())
+        most.append(sum(process.looks < 2 for process in started))
         environments.append(environment)
-        return together[-1]
+        return started[-1]
 
     monkeypatch.setattr(jobs, "start", start)
     monkeypatch.setattr(jobs, "PAUSE", 0)
@@ -343,6 +415,130 @@ def test_runs_are_spread_over_gpus_and_cores(monkeypatch, dataset, tmp_path):
     gpus = Counter(environment["CUDA_VISIBLE_DEVICES"] for environment in environments)
     assert len(environments) == 12 and set(gpus) == {"0", "1"}
     assert {environment["OMP_NUM_THREADS"] for environment in environments} == {"4"}
+
+
+STEPS = "is_complete commands carry_out mkdir Trainer.py Tester.py poll code removed ended".split()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_fails_costs_its_run_only(step, monkeypatch, dataset, tmp_path, capsys):
+    """Each step of the run b raises in turn, or its process fails: a and c are carried out."""
+
+    def raises(function, name_of):
+        def wrapped(*given):
+            if name_of(*given) == "b":
+                raise OSError(5, f"no {step}", "place")
+            return function(*given)
+
+        return wrapped
+
+    def start(command, log, environment):
+        if log.parent.name == "b" and step in (command[0], "removed", "code", "poll"):
+            if step == "removed":
+                log.parent.rmdir()
+            process = Finished(code=-9 if step == "code" else 1)
+            if step == command[0]:
+                raise OSError(5, f"no {step}", "place")
+            if step == "poll":
+                monkeypatch.setattr(process, "send_signal", stopped.append)
+                polls = iter([OSError(5, "no poll", "place")])
+                process.poll = lambda: throw(next(polls, None))
+            return process
+        return Finished()
+
+    stopped, ended = [], []
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(jobs, "PAUSE", 0)
+    for name in ("is_complete", "commands", "carry_out"):
+        if step == name:
+            wrapped = raises(getattr(jobs.Job, name), lambda job, *_: job.name)
+            monkeypatch.setattr(jobs.Job, name, wrapped)
+    if step == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", lambda path, **_: throw_if(path.name == "b", step))
+    place = ["--DR", str(dataset), "--save_root"]
+    runs = [jobs.Job(name, [*place, str(tmp_path / name)]) for name in "abc"]
+
+    def note(job, seconds):
+        throw_if(step == "ended" and job.name == "b", step)
+        ended.append(job.name)
+
+    queue = jobs.Queue(runs, [None, None], note)
+    queue.carry_out()
+    assert ended == ["a", "c"] and queue.failed.keys() == {"b"} and not queue.running
+    causes = {"code": "killed by SIGKILL", "removed": "sweep.log: No such file or directory"}
+    assert causes.get(step, f"place: no {step}") in queue.failed["b"]
+    assert f"b failed: {queue.failed['b']}" in capsys.readouterr().err
+    assert bool(stopped) == (step == "poll")
+    with pytest.raises(UserError, match="1 of 3 runs failed"):
+        jobs.raise_failures(queue)
+
+
+def test_bad_places_cost_their_runs_only(monkeypatch, dataset, tmp_path):
+    """Files, pipes and links where a run's folder or its files would be; none is waited for."""
+    for script in ("Trainer.py", "Tester.py"):
+        (tmp_path / script).write_text("print('done')")
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("log", "log_pipe", "table", "table_pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "log/sweep.log").mkdir()
+    os.mkfifo(tmp_path / "log_pipe/sweep.log")
+    (tmp_path / "table/metrics.csv").mkdir()
+    os.mkfifo(tmp_path / "table_pipe/metrics.csv")
+    bad = dict.fromkeys(("file", "pipe", "link"), "File exists")
+    bad |= dict.fromkeys(("log", "log_pipe"), "sweep.log is not a file")
+    good, ended = ["table", "table_pipe", "good"], []
+    place = ["--DR", str(dataset), "--save_root"]
+    runs = [jobs.Job(name, [*place, str(tmp_path / name)]) for name in (*bad, *good)]
+    queue = jobs.Queue(runs, [None] * 8, lambda job, _: ended.append(job.name))
+    queue.carry_out()
+    assert sorted(ended) == sorted(good) and queue.failed.keys() == bad.keys()
+    assert all(cause in queue.failed[name] for name, cause in bad.items())
+    assert (tmp_path / "good/sweep.log").read_text() == "done\ndone\n"
+
+
+def throw(error):
+    if error:
+        raise error
+
+
+def throw_if(condition, step):
+    throw(OSError(5, f"no {step}", "place") if condition else None)
+
+
+@pytest.mark.parametrize("shown", ["epochs_done", "last_line"])
+def test_progress_that_cannot_be_read_stops_nothing(shown, monkeypatch, dataset, tmp_path, capsys):
+    monkeypatch.setattr(jobs, "start", lambda *_: Finished())
+    monkeypatch.setattr(jobs, "PAUSE", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(jobs.Job, shown, lambda job: throw_if(True, shown))
+    job = jobs.Job("a", ["--DR", str(dataset), "--save_root", str(tmp_path / shown)])
+    queue = jobs.Queue([job])
+    queue.carry_out()
+    assert not queue.failed and "1/1 runs" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_the_plan_and_the_last_line_of_each_run(
+    monkeypatch, dataset, tmp_path, capsys
+):
+    def start(command, log, environment):
+        log.write_text("epoch 0\nepoch 1\n")
+        return Finished()
+
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(jobs, "PAUSE", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    place = ["--DR", str(dataset), "--num_epoch", "5", "--save_root"]
+    runs = [jobs.Job(name, [*place, str(tmp_path / name)]) for name in ("a\033[1m", "b", "c")]
+    runs[1].folder.mkdir()
+    (runs[1].folder / "metrics.csv").write_text("epoch\n0\n1\n")
+    jobs.Queue(runs, [None, None]).carry_out()
+    shown = capsys.readouterr().err
+    assert "3 runs: 0 trained, 1 begun, 2 new; 13 of 15 epochs left, 2 at once" in shown
+    assert "b: epoch 1" in shown and "3/3 runs" in shown
+    assert "a\\x1b[1m: epoch 1" in shown and "\033[1m" not in shown
 
 
 SLEEPER = """

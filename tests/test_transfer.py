@@ -16,6 +16,7 @@ from toy import dance
 from video import joints as j
 from video.skeleton import draw_skeleton
 
+from modules.data.cache import decode
 from modules.errors import UserError
 from modules.report import pictures
 from Trainer import train
@@ -96,9 +97,13 @@ def test_a_source_at_one_distance_stays_on_the_floor_of_the_person():
     assert feet[0] - feet.min() == pytest.approx(ratio * leap.max(), rel=0.05)
 
 
-def test_a_person_without_legs_is_refused():
+@pytest.mark.parametrize("missing", ["legs", "hips", "height"])
+def test_a_person_that_cannot_be_placed_is_refused(missing):
     source = dancer(1)
-    source[:, 8:14, 2] = 0
+    if missing == "height":
+        source[..., 1] = 20
+    else:
+        source[:, {"legs": slice(8, 14), "hips": j.HIPS}[missing], 2] = 0
     with pytest.raises(UserError, match="--poses never shows a person from head to ankles"):
         j.place_like(source, dancer(2), (FPS, FPS))
 
@@ -142,6 +147,8 @@ def test_pose_and_result_are_written(made, tmp_path, monkeypatch, capsys):
     assert pictures.gif_time(tmp_path / "transfer.gif") == 12 * 30  # 33 ms, in hundredths of a s
     assert "12 frames written" in capsys.readouterr().out
     assert (tmp_path / "transfer_strip.png").exists()
+    page = (tmp_path / "transfer.html").read_text()
+    assert all(f'"{name}"' in page for name in ("the other person", "pose", "your person"))
     if (tmp_path / "transfer.mp4").exists():
         assert pictures.mp4_length(tmp_path / "transfer.mp4") == 12
 
@@ -149,7 +156,9 @@ def test_pose_and_result_are_written(made, tmp_path, monkeypatch, capsys):
 def test_the_rollout_is_of_the_poses_as_placed(made):
     words = ["--ckpt_path", made.ckpt, "--poses", made.friend, "--device", "cpu"]
     words = [str(word) for word in [*words, "--start", 2, "--frames", 5]]
-    pose, result, fps = transfer.transfer(transfer.parse_arguments(words))
+    source, pose, result, fps = transfer.transfer(transfer.parse_arguments(words))
+    frame = decode(made.friend / "test/test_truth/0/frame000004.png", (12, 16))
+    assert np.array_equal(source[2], frame)
     assert pose.shape == result.shape == (5, 12, 16, 3) and fps == dance.FPS
     person, friend = j.read_joints(made.me, "--DR"), j.read_joints(made.friend, "--poses")
     placed = j.place_like(friend.parts["test0"], person.parts["train"], (FPS, FPS))[2:7]
@@ -169,12 +178,15 @@ def test_the_first_frame_is_the_one_of_the_nearest_pose():
 
 
 def test_what_is_wrong_is_named(made, tmp_path, monkeypatch):
+    (tmp_path / "no_train").mkdir()
+    j.write_joints(tmp_path / "no_train", {"val": dancer(1)}, (32, 64), FPS)
     words = ["--ckpt_path", made.ckpt, "--poses", made.friend, "--save_root", tmp_path]
     for flags, text in (
         (["--part", "test7"], "--part test7: .*friend has train, val, test0, test1"),
         (["--start", 11], "--start 11: .*has 12 poses in test0, and a rollout needs two"),
-        (["--poses", tmp_path], "has no joints.npz"),
-        (["--DR", tmp_path], "--DR .* has no joints.npz"),
+        (["--poses", made.me / "val"], "has no joints.npz"),
+        (["--DR", tmp_path / "no_train"], "no_train: joints.npz has no part train"),
+        (["--DR", made.me / "val"], "--DR .* has no joints.npz"),
     ):
         with pytest.raises(UserError, match=text):
             run_transfer(monkeypatch, *words, *flags)

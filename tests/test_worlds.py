@@ -9,12 +9,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, settings_of
 from PIL import Image
 
 from dataloader import Dataset_Robot
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
+from modules.labs.robot import RobotLab
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import make_toy_data
@@ -467,6 +468,16 @@ def test_a_bad_file_of_futures_is_named(name, tmp_path):
     with pytest.raises(UserError, match=r"futures/0\.npz") as error:
         read_futures(tmp_path, 0, (2, 2))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_futures_without_a_predicted_frame_are_refused(length, tmp_path):
+    (tmp_path / "futures").mkdir()
+    frames = np.zeros((3, length, 64, 64, 3), np.uint8)
+    make_toy_data.write_futures(tmp_path / "futures/0.npz", frames)
+    lab = RobotLab(settings_of(["--DR", tmp_path], "Tester", "robot"))
+    with pytest.raises(UserError, match=r"futures/0\.npz has no frame after the given 2"):
+        lab.true_futures([torch.zeros(30, 3, 64, 64)])
 
 
 def test_a_damaged_file_of_futures_is_named_or_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Folders of PNGs: where a data set is, and its files in numeric order."""
+"""Folders of pictures: where a data set is, and its files in numeric order."""
 
 import json
 import re
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, require_folder
+
+PICTURES = {".png", ".jpg", ".jpeg"}
 
 
 def levels(root: str | Path) -> Iterator[list[Path]]:
@@ -79,6 +81,8 @@ def find_root(root: str | Path, split: str) -> Path:
         raise UserError(
             f"--DR {root} has no {split}/{split}_img; "
             f"expected {Path(root) / split / f'{split}_img'}"
+            + f"; python scripts/make_dataset.py {root} OUT makes a data set of a person's pictures"
+            * any(map(is_picture, Path(root).iterdir()))
         )
     return folder
 
@@ -92,15 +96,19 @@ def frame_number(path: Path) -> int:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The PNGs of a folder in numeric order."""
+    """The pictures of a folder in numeric order."""
     if not folder.is_dir():
         raise UserError(
             f"{folder} is missing; every *_img folder needs its *_label folder beside it"
         )
-    files = [p for p in folder.iterdir() if p.suffix.lower() == ".png" and p.name[0] != "."]
+    files = [p for p in folder.iterdir() if is_picture(p)]
     if not files:
-        raise UserError(f"{folder} has no .png image")
+        raise UserError(f"{folder} has no image ({', '.join(sorted(PICTURES))})")
     return in_order(files, frame_number)
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and path.name[0] != "."
 
 
 def in_order(files: list[Path], number: Callable[[Path], int]) -> list[Path]:

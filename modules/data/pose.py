@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..process.ranks import ranks
 from .cache import cached_images, decode, fingerprint, to_float
 from .clips import TrainClips
-from .folders import clip_folders, find_root, frame_number, list_images, list_pairs
+from .folders import clip_folders, find_root, frame_number, is_picture, list_images, list_pairs
 from .warp import Warp
 
 CUT_PSNR = 12.0  # dB; consecutive frames below it are two takes; fast motion stays above
@@ -145,7 +145,7 @@ def load_truth(
     """True frames (T, 3, H, W) of every test clip, from a folder or a csv like submission.csv."""
     path = Path(path)
     if path.is_dir():
-        folders = clip_folders(path) if not any(path.glob("*.png")) else [path]
+        folders = clip_folders(path) if not any(map(is_picture, path.iterdir())) else [path]
         truth = [np.stack([decode(p, size) for p in list_images(f)[:cut]]) for f in folders]
     elif path.is_file():
         truth = read_csv(path, size, lengths)

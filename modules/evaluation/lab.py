@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ..config import PoseTest, PoseTraining, RobotTest, RobotTraining
 from ..data.open_world import read_events, read_futures
+from ..errors import UserError
 
 Tracks = dict[str, np.ndarray]  # {label: uint8 clip (T, H, W, 3)}: what is shown side by side
 
@@ -56,7 +57,11 @@ class Lab(Protocol):
         """{clip: true futures, uint8 (M, T, 3, H, W)} of the test clips whose futures are known."""
         size = truth[0].shape[-2:]
         futures = ((i, read_futures(self.settings.DR, i, size)) for i in range(len(truth)))
-        return {i: x[:, : len(truth[i])] for i, x in futures if x is not None}
+        known = {i: x[:, : len(truth[i])] for i, x in futures if x is not None}
+        for i, x in known.items():
+            if x.shape[1] <= self.given:
+                raise UserError(f"futures/{i}.npz has no frame after the given {self.given}")
+        return known
 
     # ------------------------------------------------------------ scores
 

@@ -81,7 +81,9 @@ class Ranks:
         except SystemExit:
             raise
         except BaseException as error:
-            first = self.first_to_end()
+            first = self.first_to_end(getattr(error, "number", 0))
+            if cut_off(error) and (number := self.stopped_by()):
+                raise Stopped(number) from None
             if cut_off(error):
                 reason = str(error).partition("\n")[0][:200]
                 error = UserError(
@@ -140,12 +142,21 @@ class Ranks:
                         f"rank 0 on {first['host']}: {other[name]}, not {first[name]}"
                     )
 
-    def first_to_end(self) -> bool:
-        """Whether no other rank has ended with an error before this one."""
+    def first_to_end(self, number: int) -> bool:
+        """Whether no other rank has ended with an error, or a signal's number, before this one."""
         try:
-            return self.store.add("ended", 1) == 1
+            if first := self.store.add("ended", 1) == 1:
+                self.store.set("signal", str(number))
+            return first
         except RuntimeError:  # the process that kept count is gone, too
             return self.first
+
+    def stopped_by(self) -> int:
+        """The number of the signal that ended the first rank to end; 0: it was another error."""
+        try:
+            return int(self.store.get("signal")) if self.store.check(["signal"]) else 0
+        except RuntimeError:
+            return 0
 
     # ------------------------------------------------------------ a training step
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..errors import one_line
 from ..evaluation.metrics import AVERAGES, UNCLAMPED
 from .charts import BASELINE
 from .reading import Run
@@ -10,6 +11,7 @@ from .reading import Run
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
+    lines = [[one_line(text).replace("|", r"\|") for text in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

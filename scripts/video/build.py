@@ -73,7 +73,7 @@ def follow(
     every = max(1, video.expected // CHECKED_FRAMES)
     for t, frame in enumerate(progress(video.frames())):
         found = estimator.follow(frame)
-        joints.append(np.zeros((18, 3), np.float32) if found is None else found)
+        joints.append(np.zeros((18, 3), np.float32) if found is None else known(found))
         if found is not None and t % every == 0 and looked < 2 * CHECKED_FRAMES:
             looked, others = looked + 1, others + has_another(frame, found, estimator)
     if not joints:
@@ -89,6 +89,11 @@ def follow(
     filled[~kept] = 0
     smoothed = smooth(filled, deviation)
     return Track(found, smoothed, kept, looked, others, is_cut_off(video, len(kept)))
+
+
+def known(joints: np.ndarray) -> np.ndarray:
+    """The keypoints (18, 3), all 0 where one is no finite number: not found."""
+    return np.where(np.isfinite(joints).all(-1, keepdims=True), joints, 0)
 
 
 def has_another(frame: np.ndarray, found: np.ndarray, estimator: Estimator) -> bool:

@@ -88,7 +88,7 @@ def heights(joints: np.ndarray) -> np.ndarray:
     """From the head to the lower ankle, in pixels (T,); NaN if one of them was not found."""
     y = masked(joints)[..., 1]
     height = lowest(y[:, ANKLES]) + lowest(-y[:, HEAD_KEYPOINTS])
-    return np.where(np.isfinite(height), height, np.nan)
+    return np.where(np.isfinite(height) & (height > 0), height, np.nan)
 
 
 def standing_height(joints: np.ndarray) -> float:
@@ -131,11 +131,12 @@ def stance(joints: np.ndarray, fps: float, whose: str) -> Stance:
     """A leap leaves the floor where it was: it is as low as the feet are within half a second."""
     place = masked(joints)
     height, feet = heights(joints), lowest(place[:, ANKLES, 1])
-    known = np.isfinite(feet) & np.isfinite(height)
-    if known.sum() < 2:
-        raise UserError(f"{whose} never shows a person from head to ankles: transfer needs both")
-    t = np.arange(len(joints))
     hips = place[:, HIPS, 0]
+    if (np.isfinite(feet) & np.isfinite(height)).sum() < 2 or np.isnan(hips).all():
+        raise UserError(
+            f"{whose} never shows a person from head to ankles, hips included: transfer needs all"
+        )
+    t = np.arange(len(joints))
     x = np.where(
         np.isnan(hips).all(1), np.nan, np.nansum(hips, 1) / (~np.isnan(hips)).sum(1).clip(1)
     )

@@ -16,6 +16,7 @@ from .skeleton import draw_skeleton
 
 STRIPS, STRIP_LENGTH = 2, 5  # film strips, frames of each
 CURVE_POINTS = 2000
+MIN_FOUND, MAX_JUMPS = 0.9, 0.05  # of a good data set: shares of frames with a pose, with a jump
 SMALL_HEIGHT = 0.35  # of the picture: a smaller person is a few pixels at 32x64
 
 
@@ -71,6 +72,14 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     return [text for applies, text in warnings if applies]
 
 
+def verdict_of(facts: Mapping[str, Any]) -> str:
+    """Whether the data set is fit to train on, and by what."""
+    jumps = facts["jumped"] / facts["frames"]
+    good = facts["found"] >= MIN_FOUND and jumps < MAX_JUMPS
+    few = f"under {MAX_JUMPS:.0%}" if jumps < MAX_JUMPS else f"in {jumps:.0%}"
+    return f"{'good' if good else 'poor'}: a pose in {facts['found']:.0%} of frames, jumps {few}"
+
+
 def train_command(facts: Mapping[str, Any], data: Path) -> str:
     """The command that trains the best recipe on the data set."""
     run = shlex.quote(f"runs/{data.name}")
@@ -124,7 +133,8 @@ def write_quality_page(
     """
     shown = page.Page(f"Data set {data.name}")
     warnings = [f"<p>{html.escape(text)}</p>" for text in warnings_of(facts)]
-    shown.add("Look at", "".join, warnings)
+    verdict = f"<p>{html.escape(verdict_of(facts))}</p>"
+    shown.add("Verdict", "".join, [verdict, *warnings])
     shown.add("Poses over frames", pose_strips, samples, facts["fps"])
     shown.add("Numbers", page.table, table_of(facts), ("quantity", "value"))
     shown.add("Train", page.code, train_command(facts, data))
