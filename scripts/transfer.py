@@ -160,8 +160,9 @@ def transfer(args):
 @drawing
 def write_page(path, title, frames, fps):
     """{label: uint8 (T, H, W, 3)}, played in step."""
-    clip = {"title": title, "size": next(iter(frames.values())).shape[:3], "given": 0}
-    clip |= {"frame_ms": 1000 / fps, "psnr": {}}
+    size = next(iter(frames.values())).shape[:3]
+    clip = {"title": title, "size": size, "length": size[0], "given": 0, "psnr": {}}
+    clip |= {"fps": fps, "frame_ms": 1000 / fps}
     shown, tracks = page.Page("Pose transfer"), {k: clips.pack(x) for k, x in frames.items()}
     page.add_clip(shown, {"": clip | {"tracks": tracks}})
     shown.add("Both persons in step", page.player, shown, "")
