@@ -30,14 +30,14 @@ KL = {
 }
 FORCING = {
     "1": "--tfr 1 --tfr_d_step 0",
-    "0.5": "--tfr 0.5 --tfr_d_step 0",
+    "0.5": "--tfr 0.5 --tfr_d_step 0 --tfr_coin batch",
     "0": "--tfr 0",
 }
 SETTINGS = {  # nets and clips of the short demo; nets of disc_demo.sh, without actions
     "pose": "--nets unet --F_dim 16 --L_dim 32 --N_dim 4 --D_out_dim 32 --scene --first_frame "
     "--loss_reduction mean --batch_size 4 --train_vi_len 3 --shuffle "
     "--jump_start 0.5 --warp 0.5 --feedback_noise 0.05 --optim AdamW --lr 0.005 "
-    "--lr_schedule cosine --lr_min 0.0002 --warmup_epochs 1 --ema 0.98 --tfr_coin batch",
+    "--lr_schedule cosine --lr_min 0.0002 --warmup_epochs 1 --ema 0.98",
     "robot": "--nets dcgan --vgg_width 16 --z_dim 8 --learned_prior --condition none "
     "--epoch_size 50 --random_offset --lr_schedule cosine --ema 0.99 --n_eval 26",
 }

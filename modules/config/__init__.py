@@ -504,6 +504,7 @@ class RobotTraining(RobotData, RobotModel, Training):
     grad_clip: float = redefault(Training, "grad_clip", 0.0)
     tfr_sde: int = redefault(Training, "tfr_sde", 0, alias="tfr_start_decay_epoch")
     tfr_d_step: float = redefault(Training, "tfr_d_step", 0.0, alias="tfr_decay_step")
+    tfr_coin: str = redefault(Training, "tfr_coin", "batch")
     kl_anneal_type: str = redefault(
         Training, "kl_anneal_type", "Monotonic", shortcuts={"kl_anneal_cyclical": "Cyclical"}
     )
@@ -511,7 +512,6 @@ class RobotTraining(RobotData, RobotModel, Training):
     kl_anneal_ratio: float = redefault(Training, "kl_anneal_ratio", 0.5)
 
     # no settings of this lab
-    tfr_coin: ClassVar[str] = "batch"
     lr_milestones: ClassVar[tuple] = (2, 5)
     lr_gamma: ClassVar[float] = 0.1
     lr_min: ClassVar[float] = 0.0
