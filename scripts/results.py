@@ -34,7 +34,8 @@ POINTS, DPI = 8, 300
 TALL, LINE = 2.0, 0.17  # inches: of a panel, of a line of a legend
 CHARACTER, HANDLE = 0.065, 0.5  # inches: of a legend's text, of the line beside it
 FRAME = 0.5  # inches: the least width of a frame of a film strip
-STYLE = {"font.size": POINTS, "axes.titlesize": POINTS, "pdf.fonttype": 42}  # text stays text
+STYLE = {"font.size": POINTS, "axes.titlesize": POINTS, "figure.titlesize": POINTS}
+STYLE |= {"pdf.fonttype": 42}  # text stays text
 STANDARD = {"psnr_per_frame": charts.PER_FRAME, "kl": "train/kl"}  # figures of every sweep
 
 
@@ -158,13 +159,15 @@ def strip_figure(width: float, rows: Mapping[str, np.ndarray]) -> Figure:
     left = max(map(len, rows)) * CHARACTER
     times = spread(min(map(len, rows.values())), int((width - left) / FRAME))
     image = tiled([*rows.values()], times, len(times)).repeat(4, 0).repeat(4, 1)
-    tall = (width - left) * image.shape[0] / image.shape[1] + 2 * LINE
+    tall = (width - left) * image.shape[0] / image.shape[1] + 3 * LINE
     drawn = Figure(figsize=(width, tall), layout="constrained")
     axes = drawn.subplots()
     axes.imshow(image, interpolation="nearest", aspect="equal")
     gap = image.shape[1] / len(times), image.shape[0] / len(rows)
     axes.set_xticks((np.arange(len(times)) + 0.5) * gap[0], times)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * gap[1], map(on_plot, rows))
+    axes.set_xlabel("frame")
+    axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -183,22 +186,27 @@ def chart_figure(width: float, chart: charts.Chart) -> Figure:
     count = len(chart.panels)
     across = min(count, max(1, int(width / 2.3)))
     down = -(-count // across)
-    labels = [on_plot(x.label) for x in chart.panels[0].series]
+    labels = [*dict.fromkeys(on_plot(x.label) for panel in chart.panels for x in panel.series)]
     columns = max(1, int(width / (max(map(len, labels)) * CHARACTER + HANDLE)))
     lines = -(-len(labels) // columns) if 1 < len(labels) <= charts.LEGEND else 0
     drawn = Figure(figsize=(width, TALL * down + LINE * lines), layout="constrained")
     grid = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[count:]:
         axes.axis("off")
+    if chart.panels[0].title:
+        drawn.suptitle(chart.title)
+    handles = {}
     for axes, panel in zip(grid.flat, chart.panels):
         charts.draw_panel(axes, chart, panel)
         axes.set(title=on_plot(panel.title or chart.title), xlabel=chart.x, ylabel=chart.y)
         axes.label_outer()
-        handles = axes.get_legend_handles_labels()
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
         if axes.get_legend():
             axes.get_legend().remove()
     if lines:
-        drawn.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
+        drawn.legend(
+            handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False
+        )
     return drawn
 
 

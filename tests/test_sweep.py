@@ -536,7 +536,7 @@ def test_a_terminal_shows_the_plan_and_the_last_line_of_each_run(
     (runs[1].folder / "metrics.csv").write_text("epoch\n0\n1\n")
     jobs.Queue(runs, [None, None]).carry_out()
     shown = capsys.readouterr().err
-    assert "3 runs: 0 trained, 1 begun, 2 new; 13 of 15 epochs left, 2 at once" in shown
+    assert "3 runs, 2 at once: 0 trained, 1 begun, 2 new; 13 of 15 epochs left, " in shown
     assert "b: epoch 1" in shown and "3/3 runs" in shown
     assert "a\\x1b[1m: epoch 1" in shown and "\033[1m" not in shown
 
