@@ -73,7 +73,7 @@ def report(args: Namespace, jobs: Sequence[Job]) -> None:
 
 def write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     text = markdown(head, rows)
-    path.write_text(f"{text}\n")
+    write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
     print(f"\n{path}\n\n{text}\n")
 
 
