@@ -18,7 +18,7 @@ import numpy as np
 from jobs import ROOT, Job
 from matplotlib.figure import Figure
 
-from modules.errors import UserError, on_plot
+from modules.errors import UserError, on_plot, one_line
 from modules.files import write_atomically
 from modules.report import charts, clips
 from modules.report.boundary import part
@@ -68,13 +68,17 @@ def report(args: Namespace, jobs: Sequence[Job]) -> None:
     draw_standard(folder, runs, {name for name, *_ in args.figure})
 
 
+def say(text: str) -> None:
+    print(one_line(text))
+
+
 # ---------------------------------------------------------------- tables
 
 
 def write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     text = markdown(head, rows)
     write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
-    print(f"\n{path}\n\n{text}\n")
+    print(f"\n{one_line(path)}\n\n{text}\n")
 
 
 def chosen(runs: Mapping[str, Run], patterns: str) -> dict[str, Run]:
@@ -117,7 +121,7 @@ def cell(values: Sequence[float]) -> str:
 def copy(source: Path, target: Path) -> None:
     if source.exists():
         shutil.copy(source, target)
-    print(f"figure {target.stem}: {target if source.exists() else f'there is no {source}'}")
+    say(f"figure {target.stem}: {target if source.exists() else f'there is no {source}'}")
 
 
 def draw_standard(folder: Path, runs: Mapping[str, Run], listed: set[str]) -> None:
@@ -178,7 +182,7 @@ def draw_chart(folder: Path, chart: charts.Chart) -> None:
     if chart.panels:
         save(folder, chart.name, lambda width: chart_figure(width, chart))
     else:
-        print(f"figure {chart.name}: no run has values")
+        say(f"figure {chart.name}: no run has values")
 
 
 def chart_figure(width: float, chart: charts.Chart) -> Figure:
@@ -220,4 +224,4 @@ def save(folder: Path, name: str, draw: Callable[[float], Figure]) -> None:
             for kind, more in kinds.items():
                 write = partial(drawn.savefig, format=kind, **more)
                 write_atomically(path.with_suffix(f".{kind}"), write)
-        print(f"figure {name}: {path}")
+        say(f"figure {name}: {path}")

@@ -257,7 +257,7 @@ def report(words, tmp_path, monkeypatch):
 
 
 def test_names_stay_text_in_tables(report, capsys):
-    folder = report("--published", "*", "x|y")
+    folder = report("--published", "*", "x|y", "--figure", "f\033[1m", "train/kl", "*")
     row = (folder / "published.md").read_text().splitlines()[2]
     assert row.startswith(r"| a\|b\x1b[1m | x\|y | 2 |")
     assert "\033" not in capsys.readouterr().out
