@@ -5,7 +5,6 @@
     python scripts/bench.py --batches 2 8 32 --rounds 5
     python scripts/bench.py --compile MODE       another column: compiled by torch in this mode
     python scripts/bench.py --memory             peak memory and time against the size of a batch
-    python scripts/bench.py --profile            where the time of a training step goes
     python scripts/bench.py --exact              what --published_step costs, in both labs
 
 Both sides run alternately, each in its own process, so that other load slows down both; the table
@@ -24,7 +23,7 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     start()
 
 import torch
-from benchmark import memory, operations, speed
+from benchmark import memory, speed
 
 
 def parse_arguments():
@@ -43,7 +42,6 @@ def parse_arguments():
     mode = parser.add_mutually_exclusive_group().add_argument
     mode("--compile", metavar="MODE", help="Trainer.py's --compile, in a column of its own")
     mode("--memory", action="store_true", help="measure peak memory of a step")
-    mode("--profile", action="store_true", help="profile a training step instead")
     mode("--exact", action="store_true", help="time training steps with the published BatchNorm")
     add("--one", metavar="JSON", help=argparse.SUPPRESS)  # one row of --memory, in its own process
     add("--out", default="bench.json", help="file for the numbers")
@@ -60,12 +58,8 @@ def main():
         measured = memory.memory_of_one(json.loads(opts.one), torch.device(opts.device))
         print(json.dumps(measured))
         return
-    if opts.memory:
-        measure = memory.memory_table
-    else:
-        modes = {"profile": operations.profile, "exact": speed.exact_steps}
-        measure = next((modes[name] for name in modes if getattr(opts, name)), speed.bench)
-    numbers = {}
+    measure = memory.memory_table if opts.memory else speed.bench
+    measure, numbers = speed.exact_steps if opts.exact else measure, {}
     try:
         measure(opts, numbers)
     finally:

@@ -27,10 +27,4 @@ fi
 DR="$DATA" bash "$ROOT/scripts/train_best.sh" "$RUN" "${RECIPE[@]}" "${@:2}"
 
 python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt"
-echo
-echo "page            $RUN/report.html"
-echo "gifs            $RUN/pred_seq0.gif, $RUN/pred_seq1.gif, $RUN/val.gif"
-echo "film strips     $RUN/strip0.png, $RUN/strip1.png"
-echo "submission      $RUN/submission.csv"
-echo "curves          $RUN/plots/curves.png, $RUN/psnr_per_frame.png"
-echo "scores          $RUN/scores.json, $RUN/metrics.csv"
+echo "look at  $RUN/report.html"

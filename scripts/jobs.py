@@ -158,7 +158,7 @@ class Queue:
 
     def carry_out(self) -> None:
         """Returns when all jobs have ended. A signal goes to the running ones, which save."""
-        with hangups_heard(), listener.patiently(), Screen(self) as screen:
+        with listener.patiently(), Screen(self) as screen:
             try:
                 while (self.running or self.waiting) and not listener.asked:
                     self.fill_slots()
@@ -244,9 +244,9 @@ class Screen:
             begun = sum(n > 0 for n in self.done.values()) - complete
             left = self.bar.total - self.bar.n
             say(
-                f"{len(self.done)} runs: {complete} trained, {begun} begun, "
-                f"{len(self.done) - complete - begun} new; {left} of {self.bar.total} epochs left, "
-                f"{self.queue.size} at once; the time left is known after the first epoch"
+                f"{len(self.done)} runs, {self.queue.size} at once: {complete} trained, {begun} "
+                f"begun, {len(self.done) - complete - begun} new; {left} of {self.bar.total} "
+                "epochs left, their time is known after the first"
             )
         return self
 
@@ -304,20 +304,6 @@ def stop_with_parent() -> None:
     """In a new process: if its parent is killed, it receives SIGTERM; a training then saves."""
     pr_set_pdeathsig = 1
     LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def hangups_heard() -> Iterator[None]:
-    """Closing the terminal stops the runs as Ctrl-C does, unless nohup was asked to prevent it."""
-    number = getattr(signal, "SIGHUP", None)
-    heard = number and signal.getsignal(number) is signal.SIG_DFL
-    if heard:
-        signal.signal(number, listener.hear)
-    try:
-        yield
-    finally:
-        if heard:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def say(text: str) -> None:

@@ -24,7 +24,4 @@ python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
 python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
 python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/last.ckpt" \
     --twin "$RUN/twin/last.ckpt" --n_samples 20 --val_vi_len 31
-echo
-echo "page            $RUN/report.html"
-echo "futures         $RUN/futures.gif, $RUN/futures.png, $RUN/best_of_n.png, $RUN/rank_histogram.png"
-echo "z               $RUN/kl_over_time.png, $RUN/traversal.png"
+echo "look at  $RUN/report.html"

@@ -18,7 +18,7 @@ import numpy as np
 from jobs import ROOT, Job
 from matplotlib.figure import Figure
 
-from modules.errors import UserError, on_plot
+from modules.errors import UserError, on_plot, one_line
 from modules.files import write_atomically
 from modules.report import charts, clips
 from modules.report.boundary import part
@@ -34,7 +34,8 @@ POINTS, DPI = 8, 300
 TALL, LINE = 2.0, 0.17  # inches: of a panel, of a line of a legend
 CHARACTER, HANDLE = 0.065, 0.5  # inches: of a legend's text, of the line beside it
 FRAME = 0.5  # inches: the least width of a frame of a film strip
-STYLE = {"font.size": POINTS, "axes.titlesize": POINTS, "pdf.fonttype": 42}  # text stays text
+STYLE = {"font.size": POINTS, "axes.titlesize": POINTS, "figure.titlesize": POINTS}
+STYLE |= {"pdf.fonttype": 42}  # text stays text
 STANDARD = {"psnr_per_frame": charts.PER_FRAME, "kl": "train/kl"}  # figures of every sweep
 
 
@@ -67,13 +68,17 @@ def report(args: Namespace, jobs: Sequence[Job]) -> None:
     draw_standard(folder, runs, {name for name, *_ in args.figure})
 
 
+def say(text: str) -> None:
+    print(one_line(text))
+
+
 # ---------------------------------------------------------------- tables
 
 
 def write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     text = markdown(head, rows)
-    path.write_text(f"{text}\n")
-    print(f"\n{path}\n\n{text}\n")
+    write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
+    print(f"\n{one_line(path)}\n\n{text}\n")
 
 
 def chosen(runs: Mapping[str, Run], patterns: str) -> dict[str, Run]:
@@ -116,7 +121,7 @@ def cell(values: Sequence[float]) -> str:
 def copy(source: Path, target: Path) -> None:
     if source.exists():
         shutil.copy(source, target)
-    print(f"figure {target.stem}: {target if source.exists() else f'there is no {source}'}")
+    say(f"figure {target.stem}: {target if source.exists() else f'there is no {source}'}")
 
 
 def draw_standard(folder: Path, runs: Mapping[str, Run], listed: set[str]) -> None:
@@ -158,13 +163,15 @@ def strip_figure(width: float, rows: Mapping[str, np.ndarray]) -> Figure:
     left = max(map(len, rows)) * CHARACTER
     times = spread(min(map(len, rows.values())), int((width - left) / FRAME))
     image = tiled([*rows.values()], times, len(times)).repeat(4, 0).repeat(4, 1)
-    tall = (width - left) * image.shape[0] / image.shape[1] + 2 * LINE
+    tall = (width - left) * image.shape[0] / image.shape[1] + 3 * LINE
     drawn = Figure(figsize=(width, tall), layout="constrained")
     axes = drawn.subplots()
     axes.imshow(image, interpolation="nearest", aspect="equal")
     gap = image.shape[1] / len(times), image.shape[0] / len(rows)
     axes.set_xticks((np.arange(len(times)) + 0.5) * gap[0], times)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * gap[1], map(on_plot, rows))
+    axes.set_xlabel("frame")
+    axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -175,7 +182,7 @@ def draw_chart(folder: Path, chart: charts.Chart) -> None:
     if chart.panels:
         save(folder, chart.name, lambda width: chart_figure(width, chart))
     else:
-        print(f"figure {chart.name}: no run has values")
+        say(f"figure {chart.name}: no run has values")
 
 
 def chart_figure(width: float, chart: charts.Chart) -> Figure:
@@ -183,22 +190,27 @@ def chart_figure(width: float, chart: charts.Chart) -> Figure:
     count = len(chart.panels)
     across = min(count, max(1, int(width / 2.3)))
     down = -(-count // across)
-    labels = [on_plot(x.label) for x in chart.panels[0].series]
+    labels = [*dict.fromkeys(on_plot(x.label) for panel in chart.panels for x in panel.series)]
     columns = max(1, int(width / (max(map(len, labels)) * CHARACTER + HANDLE)))
     lines = -(-len(labels) // columns) if 1 < len(labels) <= charts.LEGEND else 0
     drawn = Figure(figsize=(width, TALL * down + LINE * lines), layout="constrained")
     grid = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[count:]:
         axes.axis("off")
+    if chart.panels[0].title:
+        drawn.suptitle(chart.title)
+    handles = {}
     for axes, panel in zip(grid.flat, chart.panels):
         charts.draw_panel(axes, chart, panel)
         axes.set(title=on_plot(panel.title or chart.title), xlabel=chart.x, ylabel=chart.y)
         axes.label_outer()
-        handles = axes.get_legend_handles_labels()
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
         if axes.get_legend():
             axes.get_legend().remove()
     if lines:
-        drawn.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
+        drawn.legend(
+            handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False
+        )
     return drawn
 
 
@@ -212,4 +224,4 @@ def save(folder: Path, name: str, draw: Callable[[float], Figure]) -> None:
             for kind, more in kinds.items():
                 write = partial(drawn.savefig, format=kind, **more)
                 write_atomically(path.with_suffix(f".{kind}"), write)
-        print(f"figure {name}: {path}")
+        say(f"figure {name}: {path}")

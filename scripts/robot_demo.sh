@@ -24,9 +24,4 @@ python "$ROOT/Trainer.py" --lab robot --DR "$DATA" --save_root "$RUN" "${SIZE[@]
     "${Z[@]}" "${@:2}"
 
 python "$ROOT/Tester.py" --DR "$DATA" --save_root "$RUN" --ckpt_path "$RUN/best_score.ckpt" --n_samples 3
-echo
-echo "page            $RUN/report.html"
-echo "gifs            $RUN/pred_seq0.gif, ...: truth, prediction (green: given, red: predicted)"
-echo "film strips     $RUN/strip0.png, ..."
-echo "curves          $RUN/plots/curves.png, $RUN/psnr_per_frame.png"
-echo "scores          $RUN/scores.json, $RUN/metrics.csv"
+echo "look at  $RUN/report.html"

@@ -207,7 +207,7 @@ MOMENTS = {  # of three steps an epoch and six frames a validation
 }
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_at_any_moment_saves_and_the_same_command_resumes(
     whole, command, children, tmp_path, name
 ):

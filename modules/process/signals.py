@@ -1,11 +1,16 @@
-"""SIGINT, SIGTERM and SIGUSR1: stop at once, or at the end of the current training step."""
+"""Signals stop a run at once, or at the end of the current training step.
+
+They are SIGINT, SIGTERM, SIGUSR1 and SIGHUP: its terminal was closed.
+"""
 
 import contextlib
 import signal
 from collections.abc import Iterator
 
 STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
 ]
 
 

@@ -1,1 +1,1 @@
-"""The parts of bench.py: speed, memory and profile of the package and of the plain loop."""
+"""The parts of bench.py: speed and memory of the package and of the plain loop."""
