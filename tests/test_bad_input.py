@@ -19,12 +19,6 @@ SIZE = (12, 16)
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Its test clips have 6 and 5 frames."""
-    return train_once(tmp_path_factory.mktemp("trained"))
-
-
 def assert_refused(done, code, *named):
     assert done.code == code, done.err
     assert "Traceback" not in done.out + done.err

@@ -13,7 +13,6 @@ from helpers import (
     assert_same_run,
     contents,
     differences,
-    interrupt,
     load,
     make_dataset,
     read_csv,
@@ -26,14 +25,6 @@ from modules.report.monitor import VAL_SCORES
 from modules.runs.resume import same_experiment
 
 CONSTANT = "--lr_schedule constant --kl_anneal_type None"  # what num_epoch does not change
-SETTINGS = {
-    "plain": "",
-    "ema": "--ema 0.9",
-    "free running": "--tfr 0 --optim AdamW --sigmoid",
-    "all draws": "--shuffle --jump_start 0.5 --warp 0.5 --feedback_noise 0.1 "
-    "--tfr 0.5 --tfr_coin batch --ema 0.5 --optim SGD",
-    "previous": "--posterior previous --tfr 0 --pretrain_epochs 2",
-}
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -70,27 +61,6 @@ def first_epoch(train, kept, tmp_path):
 
 
 # ---------------------------------------------------------------- resuming
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(train, tmp_path, setting):
-    assert train("whole", 3, SETTINGS[setting]).code == 0
-    assert train("parts", 2, SETTINGS[setting]).code == 0
-    done = train("parts", 3, SETTINGS[setting])
-    assert done.code == 0, done.err
-    assert "resuming" in done.out
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_schedules_over_the_whole_run_resume_too(train, tmp_path, monkeypatch):
-    """A run interrupted in epoch 2 continues its cosine and its KL ramp."""
-    line = "--lr_schedule cosine --kl_anneal_type Monotonic"
-    assert train("whole", 4, line).code == 0
-    interrupt(monkeypatch, epoch=2, step=1)
-    assert train("parts", 4, line).code == 130
-    monkeypatch.undo()
-    assert train("parts", 4, line).code == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "metrics.csv"])
@@ -265,14 +235,6 @@ def test_the_best_score_is_restored_on_resume(train, tmp_path, monkeypatch):
         train("run", num_epoch, "--partial 0.25")
         best.append(load(tmp_path / "run", "best_score.ckpt")["last_epoch"])
     assert best == [1, 1, 3]
-
-
-@pytest.mark.parametrize(("every", "kept"), [(1, [0, 1, 2]), (2, [0, 2]), (3, [0])])
-def test_per_save_keeps_every_so_many_epochs(train, tmp_path, every, kept):
-    train("run", 3, f"--per_save {every} --partial 0.25 --keep 0")
-    found = sorted(p.name for p in (tmp_path / "run").glob("epoch=*.ckpt"))
-    assert found == [f"epoch={e}.ckpt" for e in kept]
-    assert [load(tmp_path / "run", name)["last_epoch"] for name in found] == [e + 1 for e in kept]
 
 
 def test_every_checkpoint_is_plain_data_of_the_contracts_keys(train, tmp_path):

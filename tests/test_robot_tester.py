@@ -14,15 +14,14 @@ from robot_helpers import (
     predict,
     psnr,
     train_in,
-    train_robot_once,
 )
 
 from modules.report import figures, pictures
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train_robot_once(tmp_path_factory.mktemp("trained"))
+def trained(robot_trained):
+    return robot_trained
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import SHORT, SIZE, TINY, read_submission, to_rows, train_once
+from helpers import SHORT, SIZE, TINY, read_submission, to_rows
 
 import dataloader
 import Tester
@@ -17,11 +17,6 @@ from modules.evaluation.metrics import Generate_PSNR
 from modules.models import VAE_Model, loading
 
 pytestmark = pytest.mark.usefixtures("no_plots")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from helpers import SHORT, make_dataset, read_csv, read_submission, to_rows, train_once
+from helpers import SHORT, make_dataset, read_csv, read_submission, to_rows
 from PIL import Image, ImageSequence
 
 import dataloader
@@ -24,12 +24,6 @@ SIZE = (12, 16)
 VALUES = 3 * 12 * 16
 
 pytestmark = pytest.mark.usefixtures("no_plots")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The test clips have 6 and 5 frames."""
-    return train_once(tmp_path_factory.mktemp("trained"))
 
 
 def scores_of(folder):
