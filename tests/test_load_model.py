@@ -4,8 +4,7 @@ import os
 
 import pytest
 import torch
-from helpers import load, settings_of, train_once
-from robot_helpers import train_robot_once
+from helpers import load, settings_of
 
 import Tester
 from modules.checkpoints import checkpoint as ckpt
@@ -14,12 +13,10 @@ from modules.models import RecurrentVAE, VAE_Model, load_model, roll_out
 from modules.models.rollout import noise_source
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run of each lab; no test changes them."""
-    pose = train_once(tmp_path_factory.mktemp("pose"))
-    robot = train_robot_once(tmp_path_factory.mktemp("robot"))
-    return {"pose": (pose.data, pose.best), "robot": (robot.data, robot.scaled)}
+@pytest.fixture
+def runs(trained, robot_trained):
+    robot = robot_trained.data, robot_trained.scaled
+    return {"pose": (trained.data, trained.best), "robot": robot}
 
 
 def make_tester(data, path, folder, *flags):

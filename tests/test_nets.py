@@ -1,7 +1,5 @@
 """The pose lab's five nets: sizes and state_dict keys of published checkpoints, and the numbers."""
 
-import importlib
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -140,16 +138,6 @@ def test_published_state_dict_loads_strictly_and_completely(flags):
         assert torch.equal(value, published[name]), name
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("modules", n) for n in "Generator RGB_Encoder Label_Encoder Gaussian_Predictor".split()]
-    + [("modules", "Decoder_Fusion"), ("dataloader", "Dataset_Dance")]
-    + [("Trainer", n) for n in "VAE_Model kl_annealing kl_criterion Generate_PSNR".split()],
-)
-def test_published_names_are_importable(module, name):
-    assert callable(getattr(importlib.import_module(module), name))
-
-
 # ---------------------------------------------------------------- shapes and numbers
 
 
@@ -277,16 +265,6 @@ def test_bound_clamps_the_value_and_passes_the_gradient(value):
     bounded.sum().backward()
     assert_close(bounded.detach(), x.detach().clamp(-30, 10))
     assert x.grad.item() == 1.0
-
-
-def test_a_logvar_out_of_range_can_return():
-    x = torch.tensor(40.0, requires_grad=True)
-    optim = torch.optim.SGD([x], lr=1.0)
-    for _ in range(60):
-        optim.zero_grad()
-        bound(x, -30.0, 10.0).square().mul(0.1).backward()
-        optim.step()
-    assert abs(x.item()) < 1
 
 
 @pytest.mark.parametrize("bias", [200.0, 1e8, 1e30, -1e8])

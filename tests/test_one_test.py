@@ -5,32 +5,28 @@ import os
 import shutil
 
 import pytest
-from helpers import SHORT, assert_ended, contents, nothing_unfinished, train_once, tree
+from helpers import SHORT, assert_ended, contents, nothing_unfinished, tree
 
 from modules.errors import UserError
 from modules.report.groups import find_runs
 from modules.report.pages import write_run_page
 from modules.report.reading import files_of_test, read_run, write_test
-from modules.runs.folder import TESTED, folder_for_test, trained
+from modules.runs.folder import TESTED, folder_for_test
+from modules.runs.folder import trained as trained_weights
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 SCORE = 87.25  # dB
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("base"))
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained.run, tmp_path / "run")
 
 
 @pytest.fixture
-def run(base, tmp_path):
-    return shutil.copytree(base.run, tmp_path / "run")
-
-
-@pytest.fixture
-def words(base, run):
+def words(trained, run):
     """The flags of a test of the run, into its own folder."""
-    return "--DR", base.data, "--save_root", run, "--ckpt_path", run / "best_score.ckpt"
+    return "--DR", trained.data, "--save_root", run, "--ckpt_path", run / "best_score.ckpt"
 
 
 def a_test(folder, name, files):
@@ -116,13 +112,6 @@ def test_a_damaged_list_of_files_shows_none_of_them(tmp_path, damage):
     assert shown(folder) == {"new"}
 
 
-def test_a_folder_of_the_user_in_the_place_of_a_tests_file_is_named(tmp_path):
-    run = tmp_path / "run"
-    (run / "strip0.png").mkdir(parents=True)
-    with pytest.raises(UserError, match="strip0.png cannot be replaced"):
-        write_test(run, a_test(tmp_path, "new", NEW), {"trained": ""})
-
-
 # ---------------------------------------------------------------- whole scripts
 
 
@@ -139,10 +128,10 @@ def mark_scores(run):
     assert on_page(run)
 
 
-def test_a_finished_run_that_is_run_again_keeps_its_test(call, base, run, words):
+def test_a_finished_run_that_is_run_again_keeps_its_test(call, trained, run, words):
     assert_ended(call("Tester", *words))
     mark_scores(run)
-    train = "--DR", base.data, "--save_root", run, *SHORT, "--num_epoch"
+    train = "--DR", trained.data, "--save_root", run, *SHORT, "--num_epoch"
     assert_ended(call("Trainer", *train, 1))
     assert on_page(run)
     copy = shutil.copytree(run, run.with_name("copy"))
@@ -193,6 +182,6 @@ def test_one_test_at_a_time_writes_into_a_folder(call, run, words):
 
 def test_all_that_a_tester_writes_is_on_the_list(run):
     assert {"test.json", "scores.json"} <= {*TESTED}
-    assert trained(run) and trained(run / "plots") == ""
+    assert trained_weights(run) and trained_weights(run / "plots") == ""
     with pytest.raises(UserError, match="cannot be written to"), folder_for_test(run / "last.ckpt"):
         pass

@@ -48,8 +48,10 @@ def test_the_notebook_runs_from_any_folder_of_the_repository(tmp_path):
     assert notebook["nbformat"] == 4
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = "\n".join(cells)
-    for stated, small in (("num_epoch=16", "num_epoch=1, plots=False"), ("=16,", "=1,"),
-                          ("--train_frames 300", "--train_frames 80")):  # fmt: skip
+    for stated, small in (
+        ("num_epoch=16", "num_epoch=1, plots=False"), ("=16,", "=1,"), ("=60", "=12"),
+        ("10, 20, 30, 40, 59", "11"), ("300", "80"), ("--height 64", "--height 32"),
+    ):  # fmt: skip
         assert stated in code
         code = code.replace(stated, small)
     text = run(code, ROOT / "docs", TMPDIR=str(tmp_path))
