@@ -121,11 +121,6 @@ def test_order_is_numeric_for_any_number_of_digits(tmp_path):
     assert list(clips.numbers) == sorted(numbers)
 
 
-def test_poses_without_a_frame_are_ignored(dataset):
-    draw(99, True).save(dataset / "train/train_label/frame000099.png")
-    assert len(open_dance(dataset).conditions) == 16
-
-
 @pytest.mark.parametrize("above", ["", "LAB4_Dataset", "LAB4_Dataset/LAB4_Dataset"])
 def test_nested_folders_of_a_zip_are_found(tmp_path, above):
     make_dataset(tmp_path / "data" / above)
@@ -321,16 +316,6 @@ def test_a_fast_start_too_short_for_a_clip_is_an_error():
     clips = train_clips("--fast_train --fast_partial 0.05", grey_dataset(40))
     with pytest.raises(UserError, match="--fast_partial"):
         clips.clips_at(0)
-
-
-def test_batches_are_the_clips_in_order(dataset):
-    data = open_dance(dataset, length=5)
-    clips = DanceClips(data, settings_of("--train_vi_len 5 --batch_size 1"), "cpu")
-    batches = list(clips.fetch(clips.batches(0)))
-    assert [len(frames) for frames, _ in batches] == [1, 1, 1]
-    for kind in (0, 1):
-        together = torch.cat([batch[kind] for batch in batches])
-        assert torch.equal(together, torch.stack([data[i][kind] for i in range(3)]))
 
 
 # ---------------------------------------------------------------- takes and jump starts

@@ -95,12 +95,6 @@ def test_frames_and_poses_are_in_the_layout_of_the_lab(video, made):
         PoseLab(settings_of([*flags, "--val_vi_len", 13])).open_val()
 
 
-def test_the_keypoints_are_stored(video, made):
-    poses = read_joints(made[0], "--DR")
-    assert (poses.size, poses.fps) == (SIZE, 30)
-    assert np.allclose(np.concatenate([*poses.parts.values()]), video.joints, atol=1e-3)
-
-
 def test_the_page_shows_poses_numbers_and_the_command(made):
     out, facts = made
     page = (out / "quality.html").read_text()
@@ -293,12 +287,3 @@ def test_a_missing_estimator_names_the_one_command(monkeypatch, package, problem
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
     with pytest.raises(UserError, match=r"needs Python 3\.10 to 3\.12"):
         find_solution()
-
-
-def test_the_real_estimator_sees_the_drawn_dancer(tmp_path):
-    pytest.importorskip("mediapipe", reason="mediapipe is not installed")
-    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
-    from video import pose_accuracy
-
-    found, distance, *_ = pose_accuracy.measure_video(tmp_path / "a.mp4", 4, 360, 15, 30)
-    assert found > 0.95 and distance < 0.05

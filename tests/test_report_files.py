@@ -1,5 +1,6 @@
 """What a run keeps for its page: lossless frames, the page from the first epoch, console.txt."""
 
+import html
 import json
 import re
 import shlex

@@ -58,10 +58,6 @@ def test_beta_is_the_table_computed_by_hand(flags):
     assert table("beta", line) == near(BETAS[flags])
 
 
-def test_default_beta_is_ten_ramps_of_seven_epochs():
-    assert table("beta", "") == near([k / 7 for k in range(7)] * 10)
-
-
 def published_algorithm(n_iter, start, stop, n_cycle, ratio):
     """Fu et al.'s frange_cycle_linear, in fractions: `v <= stop` is exact."""
     start, stop, ratio = (Fraction(str(x)) for x in (start, stop, ratio))
@@ -102,12 +98,6 @@ def test_frange_cycle_linear_has_the_published_defaults():
     assert frange_cycle_linear(4, 0.5, 0.5) == near([0.5] * 4)
 
 
-@pytest.mark.parametrize("cycles", [6, 7, 10, 10_000])
-def test_more_cycles_than_epochs_is_one_cycle_per_epoch(cycles):
-    flags = f"--num_epoch 6 --kl_anneal_cycle {cycles} --kl_anneal_ratio 0"
-    assert table("beta", flags) == near([1] * 6)
-
-
 # ---------------------------------------------------------------- teacher forcing
 
 TFRS = {  # flags -> tfr of every epoch
@@ -126,13 +116,6 @@ TFRS = {  # flags -> tfr of every epoch
 @pytest.mark.parametrize("flags", TFRS)
 def test_tfr_is_the_table_computed_by_hand(flags):
     assert table("tfr", flags) == near(TFRS[flags])
-
-
-def test_default_tfr_first_decays_in_epoch_ten_and_ends_at_zero():
-    tfr = table("tfr", "")
-    assert tfr[:10] == [1] * 10
-    assert tfr[10:20] == near([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0])
-    assert tfr[20:] == [0] * 50
 
 
 # ---------------------------------------------------------------- learning rate
@@ -197,21 +180,12 @@ RESUMED = [
 
 
 @pytest.mark.parametrize("flags", RESUMED)
-def test_annealing_object_follows_the_table(flags):
-    settings, betas = settings_of(flags), []
-    annealing = kl_annealing(settings)
-    for _ in range(settings.num_epoch):
-        betas.append(annealing.get_beta())
-        annealing.update()
-    assert betas == table("beta", flags)
-
-
-@pytest.mark.parametrize("flags", RESUMED)
-def test_annealing_started_at_epoch_k_equals_k_updates(flags):
-    settings = settings_of(flags)
-    walked = kl_annealing(settings, current_epoch=0)
+def test_the_annealing_object_follows_the_table_from_any_epoch(flags):
+    settings, betas = settings_of(flags), table("beta", flags)
+    walked = kl_annealing(settings)
     for k in range(settings.num_epoch + 3):
         assert kl_annealing(settings, current_epoch=k).get_beta() == walked.get_beta()
+        assert k >= len(betas) or walked.get_beta() == betas[k]
         walked.update()
 
 
@@ -335,7 +309,7 @@ def random_flags(rng):
     return " ".join(f"--{name} {value}" for name, value in flags.items())
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_every_schedule_is_finite_and_in_range(seed):
     settings = settings_of(random_flags(random.Random(seed)))
     rows = schedules.table(settings)
@@ -346,20 +320,6 @@ def test_every_schedule_is_finite_and_in_range(seed):
         assert 0 <= row["beta"] <= settings.kl_anneal_stop * slack
         assert 0 <= row["tfr"] <= settings.tfr * slack
         assert 0 <= row["lr"] <= settings.lr * slack
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_tfr_never_rises_and_beta_falls_only_where_a_cycle_begins(seed):
-    settings = settings_of(random_flags(random.Random(1000 + seed)))
-    rows = schedules.table(settings)
-    falls = {b["epoch"] for a, b in zip(rows, rows[1:]) if a["beta"] > b["beta"]}
-    first = settings.pretrain_epochs
-    epochs = max(settings.num_epoch - first, 0)
-    cycles = settings.kl_anneal_cycle if settings.kl_anneal_type == "Cyclical" else 1
-    cycles = min(cycles, epochs)
-    begin = {first + int(Fraction(c * epochs, cycles)) for c in range(1, cycles)}
-    assert falls <= begin
-    assert all(a["tfr"] >= b["tfr"] - 1e-12 for a, b in zip(rows, rows[1:]))
 
 
 # ---------------------------------------------------------------- notes on posterior collapse

@@ -21,7 +21,6 @@ from helpers import (
     make_dataset,
     make_trainer,
     random_clips,
-    read_csv,
     settings_of,
 )
 
@@ -322,22 +321,3 @@ def test_a_gpu_computes_the_same_as_the_cpu(tmp_path, monkeypatch, mode, forced)
     poses, noise = torch.rand(1, 9, 3, *SIZE), noise_source("mean", 0, [0])
     rolled = [roll_out(x.model, poses[:, :1], poses, noise) for x in (there, here)]
     torch.testing.assert_close(*rolled, rtol=1e-3, atol=1e-3)
-
-
-# ---------------------------------------------------------------- bf16
-
-
-@pytest.mark.skipif(
-    device.choose_precision("auto", CPU) != "bf16", reason="this CPU does not compute in bf16"
-)
-def test_bf16_trains_as_well_as_float32(call, tmp_path, no_plots):
-    data = make_dataset(tmp_path / "data", train=24, val=12)
-    scores = {}
-    for precision in ("float32", "bf16"):
-        run = tmp_path / precision
-        flags = [*SHORT, "--precision", precision, "--num_epoch", 12, "--lr_schedule", "cosine"]
-        flags += ["--tfr", 0, "--z_source", "mean", "--pretrain_epochs", 99, "--ema", 0.9]
-        done = call("Trainer", "--DR", data, "--save_root", run, *flags, "--lr", 0.01)
-        assert done.code == 0, done.err
-        scores[precision] = read_csv(run / "metrics.csv")[-1]["val/psnr"]
-    assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.2)
