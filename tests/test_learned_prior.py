@@ -47,21 +47,6 @@ def test_z_of_a_prior_step_is_drawn_from_the_prior_of_every_frame(forced, change
 
 
 @pytest.mark.parametrize("lab", LABS)
-@pytest.mark.parametrize("prior", BOTH)
-@pytest.mark.parametrize("forced", BOTH)
-def test_given_noise_is_used_as_the_drawn_noise_is(lab, prior, forced):
-    make, clips = MAKE[lab]
-    model, inputs = make(learned_prior=True), clips(2)
-    noise = noise_of(model, inputs[0])
-    torch.manual_seed(3)
-    drawn = model(*inputs, forced, prior=prior)
-    given = model(*inputs, forced, prior=prior, noise=noise)
-    other = model(*inputs, forced, prior=prior, noise=-noise)
-    assert all(torch.equal(a, b) for a, b in zip(drawn, given) if a is not None)
-    assert not torch.allclose(given[0], other[0], atol=1e-4)
-
-
-@pytest.mark.parametrize("lab", LABS)
 @pytest.mark.parametrize("forced", BOTH)
 def test_a_prior_step_trains_the_prior_and_not_the_posterior(tmp_path, lab, forced):
     _, clips = MAKE[lab]

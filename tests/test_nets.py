@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import TINY, assert_close, settings_of
 
 from modules.models.pose import VAE_Model
 from modules.nets.course import Gaussian_Predictor, Label_Encoder
 from modules.nets.gaussian import bound
-from modules.nets.layers import DepthConvBlock, ResidualBlock
 from modules.training.losses import kl_criterion
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -154,65 +152,6 @@ def test_all_nets_keep_height_and_width(flags, h, w):
     assert found == [(2, c, h, w) for c in channels]
 
 
-def reference_residual(w, x):
-    y = F.leaky_relu(F.conv2d(x, w["conv1.weight"], w["conv1.bias"], padding=1), 0.01)
-    y = F.leaky_relu(F.conv2d(y, w["conv2.weight"], w["conv2.bias"], padding=1), 0.01)
-    return y + (F.conv2d(x, w["skip.weight"], w["skip.bias"]) if "skip.weight" in w else x)
-
-
-def reference_depth_conv_block(w, x):
-    d, f = (
-        {k.removeprefix(f"block.{i}."): v for k, v in w.items() if k.startswith(f"block.{i}.")}
-        for i in (0, 1)
-    )
-    y = F.leaky_relu(F.conv2d(x, d["conv1.0.weight"], d["conv1.0.bias"]), 0.01)
-    y = F.conv2d(y, d["depth_conv.weight"], d["depth_conv.bias"], padding=1, groups=x.shape[1])
-    y = F.conv2d(y, d["conv2.weight"], d["conv2.bias"])
-    y = y + (F.conv2d(x, d["adaptor.weight"], d["adaptor.bias"]) if "adaptor.weight" in d else x)
-    wide = F.conv2d(y, f["conv.weight"], f["conv.bias"])
-    x1, x2 = wide[:, : wide.shape[1] // 2], wide[:, wide.shape[1] // 2 :]
-    return y + F.conv2d(x1 * F.leaky_relu(x2, 0.1), f["conv_out.weight"], f["conv_out.bias"])
-
-
-@pytest.mark.parametrize("out", [4, 6], ids=["identity", "projection"])
-@pytest.mark.parametrize(
-    ("block", "reference"),
-    [(ResidualBlock, reference_residual), (DepthConvBlock, reference_depth_conv_block)],
-)
-@pytest.mark.parametrize("training", [False, True])
-def test_blocks_match_the_reference(block, reference, out, training):
-    net = with_random_weights(block(4, out))
-    x = torch.randn(2, 4, 7, 9)
-    with torch.set_grad_enabled(training):
-        found = net(x)
-    assert_close(found, reference(net.state_dict(), x))
-
-
-def reference_label_encoder(w, pose, mean, var):
-    """BatchNorm with these statistics, and no activation after it."""
-    x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
-    mean, var, scale, shift = (v.view(1, -1, 1, 1) for v in (mean, var, w["2.weight"], w["2.bias"]))
-    x = (x - mean) / (var + 1e-5).sqrt() * scale + shift
-    assert x.min() < 0, "no negative value: an activation would go unnoticed"
-    return reference_residual({k.removeprefix("4."): v for k, v in w.items()}, x)
-
-
-def test_label_encoder_in_eval_uses_running_statistics_and_no_activation():
-    net = with_random_weights(Label_Encoder(3, 6)).eval()
-    pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
-    wanted = reference_label_encoder(w, pose, w["2.running_mean"], w["2.running_var"])
-    assert_close(net(pose), wanted)
-
-
-def test_label_encoder_in_training_uses_batch_statistics():
-    net = with_random_weights(Label_Encoder(3, 6)).train()
-    pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
-    x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
-    flat = x.transpose(0, 1).flatten(1)
-    wanted = reference_label_encoder(w, pose, flat.mean(1), flat.var(1, unbiased=False))
-    assert_close(net(pose), wanted)
-
-
 def test_per_image_equals_batchnorm_in_training_mode_on_each_image():
     net = with_random_weights(Label_Encoder(3, 6))
     poses = torch.rand(3, 3, 12, 16) * torch.tensor([0.2, 1.0, 3.0]).view(3, 1, 1, 1)
@@ -231,19 +170,6 @@ def test_per_image_has_no_effect_in_training():
     plain = net(poses)
     net.per_image = True
     assert torch.equal(net(poses), plain)
-
-
-def test_gaussian_predictor_has_no_activation_before_its_last_convolution():
-    net = with_random_weights(Gaussian_Predictor(7, 4))
-    frame, pose = torch.randn(2, 5, 6, 8), torch.randn(2, 2, 6, 8)
-    x = torch.cat([frame, pose], 1)
-    for layer in list(net)[:5]:
-        x = layer(x)
-    assert x.min() < 0, "no negative value: an activation would go unnoticed"
-    out = F.conv2d(x, net[6].weight, net[6].bias)
-    _, mu, logvar = net(frame, pose)
-    assert_close(mu, out[:, :4])
-    assert_close(logvar, out[:, 4:].clamp(-30, 10))
 
 
 def test_z_has_the_mean_and_standard_deviation_of_the_posterior():

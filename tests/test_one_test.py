@@ -57,16 +57,6 @@ def test_a_test_replaces_the_one_before_and_no_file_of_the_user(tmp_path):
     assert found == {*NEW, "test.json", "strip_ideas.txt", "pred_seq7.gif"}
 
 
-@pytest.mark.parametrize("name", ["strip0.png", "seq0"])
-def test_what_is_in_the_way_of_a_tests_files_is_named(tmp_path, name):
-    """A folder in the place of a file, and a file in the place of a folder."""
-    run, place = tmp_path / "run", a_test(tmp_path, "place", ["strip0.png", "seq0/pose.gif"])
-    run.mkdir()
-    (run / name).mkdir() if name == "strip0.png" else (run / name).touch()
-    with pytest.raises(UserError, match=f"{name}.* cannot be replaced"):
-        write_test(run, place, {"trained": ""})
-
-
 class Killed(BaseException):
     pass
 
@@ -101,15 +91,6 @@ def test_a_test_that_is_killed_while_it_moves_its_files_is_never_mixed(
     write_test(folder, a_test(tmp_path, "next", NEW), {"trained": ""})
     assert shown(folder) == {"next"}
     assert not (folder / "pred_seq1.gif").exists()
-
-
-@pytest.mark.parametrize("damage", ["", "[]", '{"complete": true, "files": 3}'])
-def test_a_damaged_list_of_files_shows_none_of_them(tmp_path, damage):
-    folder = a_test(tmp_path, "run", OLD)
-    (folder / "test.json").write_text(damage)
-    assert shown(folder) == set()
-    write_test(folder, a_test(tmp_path, "new", NEW), {"trained": ""})
-    assert shown(folder) == {"new"}
 
 
 # ---------------------------------------------------------------- whole scripts

@@ -14,7 +14,6 @@ from helpers import ROOT, SHORT, assert_ended, files_below, load
 
 from modules.config import PoseTraining
 from modules.errors import UserError
-from modules.files import write_atomically
 from modules.runs.environment import commit
 from modules.runs.folder import move_aside, occupied, page_folder
 
@@ -57,16 +56,6 @@ def test_all_files_of_a_run_and_its_cache_follow_the_umask(train, call, dataset,
     kinds = {name.rpartition(".")[2] for name in modes}
     assert {"ckpt", "csv", "json", "html", "gif", "npy"} <= kinds
     assert modes == dict.fromkeys(modes, 0o666 & ~umask)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="no umask here")
-def test_a_rewritten_file_follows_the_umask_too(tmp_path, umask):
-    path = tmp_path / "file"
-    for _ in range(2):
-        write_atomically(path, lambda file: file.write(b"content"))
-        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
-        path.chmod(0o400)
-    assert files_below(tmp_path) == ["file"]
 
 
 # ---------------------------------------------------------------- args.json

@@ -129,23 +129,15 @@ def test_other_flags_are_suggested_only_if_they_clearly_fit(args, monkeypatch, c
     assert out.startswith("warning") == ("try" in end or "not have" in end)
 
 
-@pytest.mark.parametrize("script", ["Tester", "Trainer"])
-def test_an_activation_that_fits_better_is_suggested(
-    run_test, call, template, trained, tmp_path, script
-):
+def test_an_activation_that_fits_better_is_suggested(run_test, template, tmp_path):
     """The model shows one grey, that of the given frames with a sigmoid only."""
     state = {name: value.clone() for name, value in template.weights.items()}
     state["Generator.7.weight"].zero_()
     state["Generator.7.bias"].fill_(-0.2)
     torch.save({"state_dict": state}, tmp_path / "grey.ckpt")
-    places = "--DR", trained.data, "--save_root", tmp_path / "val"
-    line = "--test", "--ckpt_path", tmp_path / "grey.ckpt", *SHORT, "--no-plots"
     for name in ("none", "sigmoid"):
         flags = *SIZE_FLAGS, "--output_activation", name
-        if script == "Tester":
-            printed = run_test(*flags, ckpt=tmp_path / "grey.ckpt", name=name)[1]
-        else:
-            printed = call("Trainer", *places, *line, *flags).out
+        printed = run_test(*flags, ckpt=tmp_path / "grey.ckpt", name=name)[1]
         assert ("try --output_activation sigmoid" in printed) == (name == "none")
 
 

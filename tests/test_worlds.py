@@ -126,15 +126,6 @@ def test_flags_without_effect_are_refused(flags, named, capsys, tmp_path):
     assert stop.value.code == 2 and named in capsys.readouterr().err
 
 
-def test_defaults_of_the_worlds(tmp_path):
-    for lab, worlds in make_toy_data.WORLDS.items():
-        args = make_toy_data.parse_arguments([str(tmp_path), "--lab", lab])
-        assert args.world == worlds[0] and args.futures == 0
-        for name in worlds[1:]:
-            args = make_toy_data.parse_arguments([str(tmp_path), "--lab", lab, "--world", name])
-            assert args.futures == (20 if name == "lamps" else 50)
-
-
 # ---------------------------------------------------------------- futures and events
 
 
@@ -195,20 +186,6 @@ def test_a_disc_flies_from_wall_to_wall_and_leaves_in_all_directions():
     assert quarters.min() > 0.15 * len(angles)
 
 
-def test_a_disc_is_drawn_where_it_is():
-    rng = np.random.default_rng(0)
-    path, _ = disc.play(rng, disc.begin(rng))
-    scene = disc.make_scene(rng)
-    frames = disc.draw(scene, path)
-    rows, columns = np.mgrid[0:64, 0:64] + 0.5
-    assert frames.shape == (robot.LENGTH, 64, 64, 3)
-    for frame, place in zip(frames, path):
-        x, y = place.astype(int)
-        assert abs(frame[y, x] - 255 * disc.COLOUR).max() <= 1
-        outside = np.hypot(columns - place[0], rows - place[1]) > disc.RADIUS + disc.EDGE / 2
-        assert abs(frame - 255 * scene)[outside].max() <= 0.5
-
-
 # ---------------------------------------------------------------- slippery
 
 
@@ -251,15 +228,6 @@ def test_a_push_is_a_touch_and_sends_the_puck_off_at_random():
     assert -75 <= min(angles) < -70 and 70 < max(angles) <= 75
     assert 4 <= min(speeds) < 4.1 and 5.9 < max(speeds) <= 6
     assert set(pauses) == {0, 1, 2, 3} and set(firsts) == {5, 6, 7, 8}
-
-
-def test_the_puck_slides_out_and_back_on_a_line():
-    rng = np.random.default_rng(4)
-    start = slippery.begin(rng)
-    path, events = slippery.play(rng, start)
-    push = np.flatnonzero(events)[0]
-    way = (path[push - 1 : push + 7] - slippery.HOME) / (path[push] - slippery.HOME)
-    assert np.allclose(way, np.array((0, 1, 2, 3, 2.25, 1.5, 0.75, 0))[:, None])
 
 
 # ---------------------------------------------------------------- lamps
