@@ -82,31 +82,6 @@ def test_the_foreground_has_a_gradient_where_the_mask_is_saturated():
 # ---------------------------------------------------------------- z and noise
 
 
-@pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("posterior", ["current", "previous"])
-def test_prior_samples_z_from_a_standard_normal_without_a_posterior(forced, posterior):
-    model, (frames, poses) = make_model(posterior=posterior), random_clips(2)
-    seen = []
-    model.Decoder_Fusion.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[2]))
-    torch.manual_seed(1)
-    pred, mu, logvar = model(frames, poses, forced, prior=True)
-    z = torch.cat(seen)
-    assert mu is None and logvar is None and pred.shape == frames[:, 1:].shape
-    assert z.numel() == 2 * 4 * 4 * 12 * 16
-    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
-    torch.manual_seed(1)
-    assert torch.equal(model(frames, poses, forced, prior=True)[0], pred)
-    assert not torch.equal(model(frames, poses, forced, prior=True)[0], pred)
-
-
-@pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("posterior", ["current", "previous"])
-def test_training_samples_a_new_z_every_time(forced, posterior):
-    model, (frames, poses) = make_model(posterior=posterior), random_clips(2)
-    first, second = (model(frames, poses, forced) for _ in range(2))
-    assert not torch.equal(first[0], second[0])
-
-
 def test_input_noise_is_added_in_training_only():
     model, (frames, poses) = make_model(feedback_noise=0.5), random_clips(2)
     exact = forward(make_model(), frames, poses, False)[0]

@@ -7,12 +7,10 @@ import shutil
 import pytest
 from helpers import SHORT, assert_ended, contents, nothing_unfinished, tree
 
-from modules.errors import UserError
 from modules.report.groups import find_runs
 from modules.report.pages import write_run_page
 from modules.report.reading import files_of_test, read_run, write_test
-from modules.runs.folder import TESTED, folder_for_test
-from modules.runs.folder import trained as trained_weights
+from modules.runs.folder import folder_for_test
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 SCORE = 87.25  # dB
@@ -141,28 +139,9 @@ def test_what_a_killed_tester_leaves_is_removed_by_the_next(
     assert nothing_unfinished(run)
 
 
-def test_a_reader_names_a_test_that_was_stopped(run, in_process, tmp_path):
-    from test_compare import compare
-
-    (run / "test.json").write_text(json.dumps({"complete": False, "files": NEW}))
-    a_test(tmp_path, "run", ["scores.json"])  # no json: nobody reads it
-    write_run_page(run)
-    assert "stopped while it moved its files" in (run / "report.html").read_text()
-    done = in_process(compare.main, "compare.py", run, "--out", tmp_path / "page")
-    assert_ended(done)
-    assert done.out.count("stopped while it moved its files; run Tester.py again") == 1
-
-
 def test_one_test_at_a_time_writes_into_a_folder(call, run, words):
     with folder_for_test(run):
         done = call("Tester", *words)
         assert_ended(done, 1)
         assert "another test is writing into" in done.err and done.err.count("\n") == 0
     assert_ended(call("Tester", *words))
-
-
-def test_all_that_a_tester_writes_is_on_the_list(run):
-    assert {"test.json", "scores.json"} <= {*TESTED}
-    assert trained_weights(run) and trained_weights(run / "plots") == ""
-    with pytest.raises(UserError, match="cannot be written to"), folder_for_test(run / "last.ckpt"):
-        pass

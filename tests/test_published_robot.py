@@ -126,23 +126,3 @@ def test_what_is_typed_of_a_converted_file_is_kept_or_refused(
     done = in_process(convert_robot.main, "convert_robot.py", *words)
     assert said in done.out + done.err
     assert (done.code == 0) == (tmp_path / "x.ckpt").exists() == ("leave" not in said)
-
-
-@pytest.mark.parametrize("content", ["ours", "template", "other", "text"])
-def test_other_files_are_named_for_what_they_are(nets, path, tmp_path, in_process, content):
-    source, said = tmp_path / "x.pth", {"ours": "a checkpoint of --lab robot"}
-    said |= {"template": "published code of --lab pose", "other": "another model: fc.weight"}
-    said |= {"text": "damaged or not a checkpoint"}
-    if content == "ours":
-        in_process(convert_robot.main, "convert_robot.py", path, source)
-    elif content == "text":
-        source.write_text("no weights")
-    else:
-        name = {"template": "frame_transformation.0.conv1.weight", "other": "fc.weight"}[content]
-        torch.save({"state_dict": {name: torch.zeros(2)}}, source)
-    done = in_process(convert_robot.main, "convert_robot.py", source, tmp_path / "y.ckpt")
-    assert done.code == 1 and said[content] in done.err
-    assert not (tmp_path / "y.ckpt").exists()
-    if content == "other":
-        with pytest.raises(UserError, match="another model"):
-            load_model(source, "cpu")

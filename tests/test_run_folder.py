@@ -155,18 +155,6 @@ def test_only_what_a_run_has_written_is_moved_or_removed(tmp_path, name):
     assert (tmp_path / name).read_text() == "content"
 
 
-@pytest.mark.parametrize("left", ["best_score.ckpt", "epoch=0.ckpt"])
-def test_without_last_ckpt_the_newest_other_one_is_resumed(train, left):
-    run = train()
-    before = (run / left).read_bytes()
-    for path in run.glob("*.ckpt"):
-        if path.name != left:
-            path.unlink()
-    train("--num_epoch", 2)
-    assert load(run)["last_epoch"] == 2 and not (run / "before-1").exists()
-    assert left == "best_score.ckpt" or (run / left).read_bytes() == before
-
-
 def test_a_run_whose_checkpoints_are_gone_is_moved_aside(train):
     run = train()
     for path in run.glob("*.ckpt"):

@@ -91,11 +91,6 @@ def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, 
         assert settings.save_root == f"my runs/{job.name}"
 
 
-def test_flags_of_the_user_override_those_of_the_list(listed):
-    found = jobs_listed(listed("report_c", "runs", "--num_epoch", 7, DR="data"))
-    assert {job.settings.num_epoch for job in found} == {7}
-
-
 @pytest.mark.parametrize("script", LISTS)
 def test_smoke_shrinks_every_list_onto_drawn_data(script, listed, monkeypatch):
     drawn = []
@@ -180,11 +175,11 @@ def carry_out(children, monkeypatch, in_process):
 def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dataset, tmp_path):
     runs = tmp_path / "runs"
     small = [*SHORT, "--num_epoch", 1, "--no-plots"]
-    words = listed("report_c", runs, *small, DR=str(dataset), ONLY="*/tfr*")
+    words = listed("report_c", runs, *small, DR=str(dataset), ONLY="None/tfr*")
 
-    first = carry_out(*words, stop_at=7)  # the fourth run
+    first = carry_out(*words, stop_at=3)  # the second run
     assert first.code == 128 + signal.SIGINT, first.out + first.err
-    stopped = runs / "Cyclical/tfr1"
+    stopped = runs / "None/tfr0.5"
     assert first.started[-1] == ("Trainer.py", stopped)
     assert load(stopped)["steps_done"] == 1
     assert not (stopped / "scores.json").exists()
@@ -194,13 +189,13 @@ def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dat
     assert second.started[0] == ("Trainer.py", stopped)
     assert "resuming" in (stopped / "sweep.log").read_text()
     scripts = Counter(script for script, _ in second.started)
-    assert scripts == {"Trainer.py": 6, "Tester.py": 6}
-    assert len(list(runs.rglob("scores.json"))) == 9
-    assert second.err.count(": PSNR ") == 6
+    assert scripts == {"Trainer.py": 2, "Tester.py": 2}
+    assert len(list(runs.rglob("scores.json"))) == 3
+    assert second.err.count(": PSNR ") == 2
     page = (runs / "compare/report.html").read_text()
-    assert all(f"{kl}/tfr{tfr}" in page for kl in ("None", "Cyclical") for tfr in (1, 0.5, 0))
+    assert all(f"None/tfr{tfr}" in page for tfr in (1, 0.5, 0))
     table = (runs / "figures/published.md").read_text()
-    assert table in second.out and table.count("\n") == 2 + 9
+    assert table in second.out and table.count("\n") == 2 + 3
     assert "\n| None/tfr1 | 20.62 | 1 | " in table and "\n| None/tfr0 | - | 1 | " in table
     drawn = "train_loss train_mse train_kl train_tfr train_beta val_psnr PSNR_per_frame".split()
     drawn += ["kl", "psnr_per_frame", "test_clip0", "val_clip"]
