@@ -74,21 +74,6 @@ def test_groups_are_named_by_their_folders(tmp_path):
     }
 
 
-def test_several_groups_in_one_folder_are_kept_apart(tmp_path):
-    for tfr in (0.0, 0.5):
-        for seed in (0, 1):
-            write_run(tmp_path / f"sweep/tfr{tfr}_{seed}", [20 + tfr], seed=seed, tfr=tfr)
-    write_run(tmp_path / "base", [20], seed=0, tfr=1.0)
-    found = groups.group(groups.find_runs([tmp_path]))
-    assert {name: len(members) for name, members in found.items()} == {
-        "base": 1,
-        "sweep/tfr0.0_0 and 1 more": 2,
-        "sweep/tfr0.5_0 and 1 more": 2,
-    }
-    keys, rows = groups.differences(found)
-    assert (keys, [row[1] for row in rows]) == (["tfr"], ["1.0", "0.0", "0.5"])
-
-
 def test_a_run_from_pretrained_weights_is_another_group(tmp_path):
     for name, path in (("fresh", None), ("tuned", "a.ckpt")):
         write_run(tmp_path / name, [20], seed=0, ckpt_path=path, lr=0.1)
@@ -168,17 +153,6 @@ def test_the_best_group_is_first(runs):
 
 def ranking(folder):
     return [row[0] for row in groups.score_table(groups.group(groups.find_runs([folder])))[1]]
-
-
-def test_the_baseline_is_drawn_for_older_and_unfinished_runs_too(tmp_path):
-    write_run(
-        tmp_path / "a", [20], [30, 31], baseline="its name in an older version", seed=0, kl="None"
-    )
-    write_run(tmp_path / "b", [20], [32, 33], seed=0, kl="Cyclical")
-    write_run(tmp_path / "c", [20], seed=1, kl="Cyclical")
-    found = groups.find_runs([tmp_path])
-    (line,) = groups.baseline(found, groups.frames_of, "frame", groups.COPIED)
-    assert (line.x, line.y, line.baseline) == ([1, 2], [12, 12], True)
 
 
 # ---------------------------------------------------------------- groups and panels by a flag

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,11 +22,9 @@ from helpers import (
     fewer,
     load,
     nothing_unfinished,
-    tree,
 )
 
 from modules.checkpoints import checkpoint as ckpt
-from modules.runs.folder import move_aside
 
 STEPWISE = ["every source of randomness and EMA", "the robot lab"]
 SEED = 7
@@ -140,28 +137,6 @@ def test_a_run_that_dies_while_decoding_leaves_no_incomplete_cache(
     assert_ended(children.run(*flags))
     assert_same_files(folder, parts)
     assert nothing_unfinished(cache)
-
-
-def test_a_kill_while_a_run_is_moved_aside_loses_none_of_its_files(
-    whole, command, children, tmp_path, monkeypatch
-):
-    folder, *_ = whole()
-    before = {str(p): (folder / p).read_bytes() for p in tree(folder)}
-    for renames in range(4):
-        parts = shutil.copytree(folder, tmp_path / f"parts{renames}")
-        left = iter(range(renames))
-        rename = Path.rename
-
-        def fail(path, target, left=left, rename=rename):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            rename(path, target)
-
-        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(Path, "rename", fail)
-            move_aside(parts)
-        found = {p.name: (parts / p).read_bytes() for p in tree(parts)}
-        assert found == {Path(name).name: data for name, data in before.items()}
 
 
 # ---------------------------------------------------------------- signals

@@ -188,25 +188,6 @@ def test_a_page_of_a_run_that_trains_reloads_itself(chrome, run_page, tmp_path):
     assert chrome.run("location.hash") == f"#frame={LENGTH // 2 + 1}"
 
 
-def test_printed_it_is_on_white_without_controls(chrome, compared):
-    chrome.open(compared, dark=True, after=f"#frame={FRAME}")
-    chrome.send("Emulation.setEmulatedMedia", media="print")
-    assert chrome.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    visible = "[...document.querySelectorAll('button, input')].filter(e => e.checkVisibility())"
-    assert chrome.run(f"{visible}.every(e => e.closest('th, .legend'))")
-    text = chrome.run("document.body.innerText")
-    assert "best val PSNR" in text and f"frame {FRAME} of 0..{LENGTH - 1}" in text
-    chrome.send("Emulation.setEmulatedMedia", media="")
-
-
-def test_every_picture_and_screen_has_a_name(chrome, run_page):
-    chrome.open(run_page)
-    nameless = "[...document.querySelectorAll('img, canvas, svg, button, input, select')].filter("
-    nameless += "e => !(e.alt || e.ariaLabel || e.textContent.trim() || e.closest('label')"
-    nameless += " || e.ariaHidden)).length"
-    assert chrome.run(nameless) == 0
-
-
 # ---------------------------------------------------------------- the player
 
 

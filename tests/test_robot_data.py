@@ -210,16 +210,6 @@ def test_a_rewritten_table_is_read_again(robot_data):
     assert len([*(robot_data / ".cache").glob("train-rows*.npy")]) == 1
 
 
-def test_tables_are_read_again_when_a_frame_moves_to_another_clip(root):
-    a, b = (write_clip(root, "train", 0, i, 8) for i in range(2))
-    (b / "7.png").rename(root / "kept.png")
-    open_split(root)
-    (root / "kept.png").rename(b / "7.png")
-    (a / "7.png").unlink()
-    frames, rows = origins(open_split(root))
-    assert rows == frames
-
-
 # ---------------------------------------------------------------- training clips
 
 

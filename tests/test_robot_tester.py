@@ -162,37 +162,6 @@ def test_futures_are_samples_where_the_scored_rollout_has_z_of_the_mean(run_test
     assert scores["mean"]["psnr"] == pytest.approx(expected)
 
 
-# ---------------------------------------------------------------- gifs and film strips
-
-
-def solid(colours, size=(6, 8)):
-    """uint8 clip (T, H, W, 3) of one colour per frame."""
-    return np.tile(np.array(colours, np.uint8)[:, None, None], (1, *size, 1))
-
-
-def colours_in(path):
-    """-> (width, height), {colour: number of pixels} of an image."""
-    with Image.open(path) as image:
-        rgb = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    colours, counts = np.unique(rgb, axis=0, return_counts=True)
-    return image.size, dict(zip(map(tuple, colours.tolist()), counts.tolist()))
-
-
-def test_a_strip_shows_every_frame_of_every_row_once_and_wraps(tmp_path):
-    sizes = []
-    for times in (12, 13):
-        hues = [(5 + 8 * t, 250 - 8 * t, 40) for t in range(times)]
-        rows = {"one": solid(hues), "two": solid([(b, g, r) for r, g, b in hues])}
-        pictures.draw_strip(tmp_path / "strip.png", rows, range(times))
-        size, found = colours_in(tmp_path / "strip.png")
-        areas = [found.get(colour, 0) for hue in hues for colour in (hue, hue[::-1])]
-        assert min(areas) > 100
-        assert max(areas) < 1.3 * min(areas)
-        sizes.append(size)
-    (width, height), (same, larger) = sizes
-    assert width == same and height < larger
-
-
 # ---------------------------------------------------------------- refusals
 
 REFUSED = {

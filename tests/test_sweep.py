@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,17 +76,6 @@ def test_every_figure_and_table_of_a_report_has_columns_and_runs(script, listed)
     assert {source for _, source in args.copy} <= pictures
     names = [name for name, *_ in (*args.figure, *args.table, *args.copy)]
     assert len(set(names)) == len(names) > 3
-
-
-def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, tmp_path):
-    (tmp_path / "my work").mkdir()
-    words = listed(
-        "report_c", "my runs", "--cache_dir", "a b", cwd=tmp_path / "my work", DR="my data"
-    )
-    for job in jobs_listed(words):
-        settings = job.settings
-        assert (settings.DR, settings.cache_dir) == ("my data", "a b")
-        assert settings.save_root == f"my runs/{job.name}"
 
 
 @pytest.mark.parametrize("script", LISTS)
@@ -534,42 +521,6 @@ def test_a_terminal_shows_the_plan_and_the_last_line_of_each_run(
     assert "3 runs: 0 trained, 1 begun, 2 new; 13 of 15 epochs left, 2 at once" in shown
     assert "b: epoch 1" in shown and "3/3 runs" in shown
     assert "a\\x1b[1m: epoch 1" in shown and "\033[1m" not in shown
-
-
-SLEEPER = """
-import pathlib, signal, sys, time
-def stop(number, frame):
-    pathlib.Path(sys.argv[1]).write_text("saved")
-    sys.exit()
-signal.signal(signal.SIGTERM, stop)
-print("begun", flush=True)
-time.sleep(60)
-"""
-SWEEP = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-import jobs
-jobs.start(sys.argv[2:4], jobs.Path(sys.argv[4]), {})
-time.sleep(60)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent died")
-def test_a_killed_sweep_stops_its_runs(tmp_path):
-    script, saved, log = tmp_path / "sleeper.py", tmp_path / "saved", tmp_path / "log"
-    script.write_text(SLEEPER)
-    words = [sys.executable, "-c", SWEEP, ROOT / "scripts", script, saved, log]
-    with subprocess.Popen(list(map(str, words))) as parent:
-        wait_for(lambda: log.exists() and "begun" in log.read_text())
-        parent.kill()
-    wait_for(saved.exists)
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_script_has_a_session_of_its_own_and_its_text_is_kept(tmp_path):

@@ -278,13 +278,6 @@ def test_truth_gives_the_same_scores_as_folders_and_as_csv(run_test, trained, tm
     assert default == folders == table
 
 
-def test_truth_of_one_clip_may_be_a_folder_of_images(run_test, tmp_path):
-    data = make_dataset(tmp_path / "one", clips=(6,))
-    default = scores_of(run_test(data=data, name="a")[0])
-    folder = data / "test/test_truth/0"
-    assert scores_of(run_test("--truth", folder, data=data, name="b")[0]) == default
-
-
 def test_public_and_private_scores_are_printed(run_test, tmp_path):
     data = make_dataset(tmp_path / "data", clips=[2] * 5)
     folder, printed = run_test(data=data)

@@ -108,24 +108,6 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
     assert load(run)["trackers"]["wandb"]["id"] == "id1"
 
 
-def test_a_tracker_that_fails_costs_one_warning_and_is_sent_the_rows_later(
-    service, train, monkeypatch
-):
-    log, failing = trackers.WeightsAndBiases.log, [1, 2]
-
-    def log_unless(self, row):
-        service.down = row["epoch"] in failing
-        if service.down:
-            failing.remove(row["epoch"])
-        log(self, row)
-
-    monkeypatch.setattr(trackers.WeightsAndBiases, "log", log_unless)
-    run, text = train("--wandb", "--num_epoch", 4, "--no-plots")
-    assert text.count("warning: what --wandb is sent is left out: ConnectionError: no route") == 1
-    assert list(service.rows) == [0, 1, 2, 3]
-    assert load(run)["last_epoch"] == 4
-
-
 def test_a_tracker_that_is_down_to_the_end_is_sent_the_rows_by_the_next_start(service, train):
     service.down = True
     run, text = train("--wandb", "--num_epoch", 2)

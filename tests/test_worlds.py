@@ -244,20 +244,6 @@ def test_lamps_toggle_as_often_as_stated():
     assert np.array_equal(events, [False, *toggles.any(1)])
 
 
-def test_lamps_is_the_world_of_the_dancer_with_lamps(make):
-    plain, lit = make("dancer"), make("lamps")
-    differing = np.zeros((32, 64), bool)
-    for path in sorted(plain.rglob("*.png")):
-        other = lit / path.relative_to(plain)
-        if "label" in str(path):
-            assert path.read_bytes() == other.read_bytes()  # poses do not show the lamps
-        else:
-            differing |= (abs(image(path).astype(int) - image(other)) > 2).any(-1)
-    assert differing[:8].any() and not differing[18:].any()
-    extra = {name.split("/")[0] for name in hashes(lit).keys() - hashes(plain).keys()}
-    assert extra == {"events", "futures"}
-
-
 def test_every_toggle_is_an_event_and_visible_at_the_training_size(make):
     root = make("lamps")
     assert set(read_events(root, "val")) == {0}
@@ -322,17 +308,6 @@ def test_a_bad_list_of_events_is_named(text, tmp_path):
     (tmp_path / "events/val.csv").write_bytes(text)
     with pytest.raises(UserError, match=r"events/val\.csv"):
         read_events(tmp_path, "val")
-
-
-def test_a_list_of_events_may_come_from_elsewhere(tmp_path):
-    (tmp_path / "events").mkdir()
-    (tmp_path / "events/val.csv").write_bytes("\ufeffclip,frame\r\n2,5\r\n0,7\r\n2,3\r\n".encode())
-    assert read_events(tmp_path, "val") == {2: [3, 5], 0: [7]}
-    (tmp_path / "events/val.csv").write_text("clip,frame\n")
-    assert read_events(tmp_path, "val") == {}
-    (tmp_path / "events/test.csv").mkdir()
-    with pytest.raises(UserError, match=r"events/test\.csv"):
-        read_events(tmp_path, "test")
 
 
 def stored(**arrays):
