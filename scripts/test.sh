@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: bash scripts/test.sh [pytest's own flags]
+# Runs the tests: bash scripts/test.sh [--quick] [pytest's own flags]
 source "$(dirname "$0")/setup.sh"
 cd "$ROOT"
 install tests/requirements.txt

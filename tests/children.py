@@ -6,7 +6,6 @@ nothing: a process that has trained cannot be forked safely.
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -118,28 +117,19 @@ class Faults:
 
     `at` is a list of (place, nth, signal's name). Places: save F (before a rename), half (of a
     checkpoint is written), saved F, step, stepped, frame (of a validation), picture F (decoded).
-    `poison`: the steps whose batch is NaN. `limit`: on the size of a file. `most_skipped`:
-    non-finite steps in a row that end a run. `memory`: the free bytes that the machine reports.
+    `poison`: the steps whose batch is NaN. `most_skipped`: non-finite
+    steps in a row that end a run.
     """
 
-    def __init__(self, trainer, log, at=(), poison=(), limit=None, **changes):
+    def __init__(self, trainer, log, at=(), poison=(), most_skipped=None):
         self.log, self.at, self.poison, self.passed = log, at, poison, {}
         self.lock = threading.Lock()
-        os.fsync = lambda handle: None  # slow; only a power cut needs it
         self.watch_saves()
         self.watch_training(trainer)
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        self.change(**changes)
-
-    def change(self, most_skipped=None, memory=None):
-        from modules.data import clips
-        from modules.runs import stuck
-
         if most_skipped:
+            from modules.runs import stuck
+
             stuck.MOST_SKIPPED = most_skipped
-        if memory is not None:
-            clips.free_memory = lambda device: memory
 
     def pass_by(self, place, name=""):
         os.write(self.log, f"{place} {name}".strip().encode() + b"\n")

@@ -1,5 +1,6 @@
 """Fixtures: the scripts called as a user calls them, and runs to interrupt."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,7 +23,9 @@ from helpers import (
     make_dataset,
     make_robot_data,
     settings_of,
+    train_once,
 )
+from robot_helpers import train_robot_once
 
 import Tester
 import Trainer
@@ -32,7 +35,39 @@ from modules.cli.parser import parse
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `command &` in a script ignores it
 # Tiny nets: a second thread costs more than it saves.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+os.fsync = lambda handle: None  # slow; only a power cut needs it
 MAINS = {"Trainer": lambda: Trainer.main(*parse("Trainer")), "Tester": Tester.main}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="no test that starts a process or trains")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick(request):
+    """With --quick a test is skipped as soon as it starts a process or takes a training step."""
+
+    def skip(*_, **__):
+        pytest.skip("--quick")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("quick"):
+            patch.setattr(subprocess.Popen, "__init__", skip)
+            patch.setattr(multiprocessing.process.BaseProcess, "start", skip)
+            patch.setattr(Trainer.Trainer, "training_one_step", skip)
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A dataset and a run of one epoch; tests change only copies. Test clips: 6 and 5 frames."""
+    return train_once(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def robot_trained(tmp_path_factory):
+    """The same of the robot lab."""
+    return train_robot_once(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
@@ -153,10 +188,18 @@ SETTINGS = {
     "plain": ("pose", ""),
     "every source of randomness and EMA": ("pose", DRAWS),
     "free running, AdamW": ("pose", "--tfr 0 --optim AdamW --sigmoid"),
-    "posterior of the previous frame": ("pose", "--posterior previous --optim RMSprop"),
-    "the robot lab": ("robot", "--tfr 0.5 --learned_prior --ema 0.9 --random_offset --standardise"),
+    "posterior of the previous frame": (
+        "pose", "--posterior previous --tfr 0 --pretrain_epochs 2 --optim RMSprop"),
+    "schedules over the whole run": (
+        "pose", "--lr_schedule cosine --kl_anneal_type Monotonic --optim SGD"),
+    "steps of a learned prior": ("pose", "--learned_prior --posterior_share 0.5 --tfr 0.5"),
+    "the robot lab": (
+        "robot", "--tfr 0.5 --learned_prior --posterior_share 0.5 --ema 0.9 --random_offset "
+        "--standardise --condition previous --last_frame_skip --z_source mean"),
+    "the robot lab's schedules": (
+        "robot", "--kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_d_step 0.3"),
     "two epochs": ("pose", "--num_epoch 2"),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -183,16 +226,15 @@ def command(lab_data):
 
 @pytest.fixture(scope="session")
 def whole(command, children, tmp_path_factory):
-    """whole(setting, plots) -> folder, seconds and places of an uninterrupted run."""
+    """whole(setting) -> the folder of an uninterrupted run, and how long it took."""
     runs = {}
 
-    def run(setting="plain", plots=False):
-        if (setting, plots) not in runs:
-            folder = tmp_path_factory.mktemp("whole") / "run"
-            start = time.perf_counter()
-            done = children.run(*command(setting, folder), plots=plots)
+    def run(setting="plain"):
+        if setting not in runs:
+            folder, start = tmp_path_factory.mktemp("whole") / "run", time.perf_counter()
+            done = children.run(*command(setting, folder))
             assert done.code == 0, done.err
-            runs[setting, plots] = folder, time.perf_counter() - start, done.places
-        return runs[setting, plots]
+            runs[setting] = folder, time.perf_counter() - start
+        return runs[setting]
 
     return run

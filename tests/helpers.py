@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # before modules is imported
 
 from modules.cli.parser import Parser  # noqa: E402
 from modules.config.fields import settings_from  # noqa: E402
+from modules.process.signals import listener  # noqa: E402
 from modules.report.reading import write_test  # noqa: E402
 from modules.runs.folder import trained  # noqa: E402
 
@@ -246,7 +248,20 @@ def nothing_unfinished(folder):
 
 
 def interrupt(monkeypatch, epoch, step):
-    """Ctrl-C at this step of this epoch."""
+    """Ctrl-C before this step of this epoch: nothing is saved."""
+    at_step(monkeypatch, epoch, step, keyboard_interrupt)
+
+
+def stop(monkeypatch, epoch, step):
+    """SIGTERM in this step of this epoch: the run saves after it, and ends with 143."""
+    at_step(monkeypatch, epoch, step, lambda: setattr(listener, "asked", signal.SIGTERM))
+
+
+def keyboard_interrupt():
+    raise KeyboardInterrupt
+
+
+def at_step(monkeypatch, epoch, step, action):
     from Trainer import Trainer
 
     one_step, steps = Trainer.training_one_step, []
@@ -254,7 +269,7 @@ def interrupt(monkeypatch, epoch, step):
     def training_one_step(self, *batch, **more):
         steps.append(self.current_epoch)
         if steps.count(epoch) > step:
-            raise KeyboardInterrupt
+            action()
         return one_step(self, *batch, **more)
 
     monkeypatch.setattr(Trainer, "training_one_step", training_one_step)

@@ -1,4 +1,4 @@
-"""Twenty training steps of many settings, by one process or by the ranks of torchrun.
+"""Eight training steps of many settings, by one process or by the ranks of torchrun.
 
 torchrun --nproc_per_node N rank_cases.py POSE_DATA ROBOT_DATA OUT CASES...
 """
@@ -16,7 +16,7 @@ from modules.process.ranks import ranks
 from modules.training.schedules import coins
 from Trainer import Trainer
 
-WHOLE, STEPS = 4, 20  # clips of a batch: the last of an epoch is smaller, and does not divide
+WHOLE, STEPS = 4, 8  # clips of a batch: the last of an epoch is smaller, and does not divide
 POSE = " ".join(SHORT) + " --shuffle --tfr_coin batch --optim SGD --lr 0.01 "
 ARM = f"{ROBOT_SIZES} --epoch_size 3 --optim SGD --lr 0.0002 "
 BEST = (

@@ -19,12 +19,6 @@ SIZE = (12, 16)
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Its test clips have 6 and 5 frames."""
-    return train_once(tmp_path_factory.mktemp("trained"))
-
-
 def assert_refused(done, code, *named):
     assert done.code == code, done.err
     assert "Traceback" not in done.out + done.err
@@ -35,156 +29,72 @@ def assert_refused(done, code, *named):
 # ---------------------------------------------------------------- the dataset
 
 
-def no_folder(root):
-    shutil.rmtree(root)
-    return root
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def empty_folder(root):
-    shutil.rmtree(root)
-    root.mkdir()
-    return root
+def empty(path):
+    remove(path)
+    path.mkdir()
 
 
-def no_images(root):
-    shutil.rmtree(root / "train/train_img")
-    (root / "train/train_img").mkdir()
-    return root / "train/train_img"
+def keep_first(count):
+    return lambda path: [remove(x) for x in sorted(path.iterdir())[count:]]
 
 
-def no_poses(root):
-    shutil.rmtree(root / "train/train_label")
-    return root / "train/train_label"
-
-
-def one_pose_missing(root):
-    path = root / "train/train_label/frame000007.png"
-    path.unlink()
-    return path
-
-
-def truncated_image(root):
-    path = root / "train/train_img/frame000003.png"
+def cut(path):
     path.write_bytes(path.read_bytes()[:-60])
-    return path
 
 
-def empty_image(root):
-    path = root / "train/train_label/frame000003.png"
-    path.write_bytes(b"")
-    return path
-
-
-def text_as_image(root):
-    path = root / "val/val_img/frame000002.png"
+def write_text(path):
     path.write_text("not a picture")
-    return path
 
 
-def wrong_byte_in_an_image(root):
+def flip_a_byte(path):
     """Of full length, but its pixels cannot be decompressed; a native decoder may crash."""
-    path = root / "train/train_img/frame000003.png"
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 20] ^= 255
     path.write_bytes(data)
-    return path
 
 
-def no_validation(root):
-    shutil.rmtree(root / "val")
-    return "val/val_img"
-
-
-def few_training_frames(root):
-    for path in sorted((root / "train/train_img").iterdir())[3:]:
-        path.unlink()
-    return "--train_vi_len"
-
-
-def few_validation_frames(root):
-    (root / "val/val_img/frame000005.png").unlink()
-    return "--val_vi_len"
-
-
-FOR_TRAINING = [
-    no_folder, empty_folder, no_images, no_poses, one_pose_missing, truncated_image, empty_image,
-    text_as_image, wrong_byte_in_an_image, no_validation, few_training_frames,
-    few_validation_frames,
+IMAGES, POSES = "train/train_img", "train/train_label"
+FOR_TRAINING = [  # what is done to which file or folder; what the message names instead of it
+    (remove, "", ""), (empty, "", ""), (empty, IMAGES, ""), (remove, POSES, ""),
+    (remove, f"{POSES}/frame000007.png", ""), (cut, f"{IMAGES}/frame000003.png", ""),
+    (write_text, "val/val_img/frame000002.png", ""), (flip_a_byte, f"{IMAGES}/frame000003.png", ""),
+    (remove, "val", "val/val_img"), (keep_first(3), IMAGES, "--train_vi_len"),
+    (keep_first(5), "val/val_img", "--val_vi_len"),
+]  # fmt: skip
+FOR_TEST = [
+    (remove, "", ""), (empty, "", ""), (remove, "test/test_label/1", ""),
+    (empty, "test/test_label/0", ""), (empty, "test/test_img", ""),
+    (remove, "test/test_img/1/frame000100.png", "test/test_img/1"),
+    (write_text, "test/test_img/0/frame000000.png", ""), (keep_first(1), "test/test_label/1", ""),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("spoil", FOR_TRAINING)
-def test_a_dataset_that_cannot_be_trained_on(dataset, spoil):
-    named = spoil(dataset)
-    with pytest.raises(UserError, match=re.escape(str(named))):
-        for mode, length in (("train", 4), ("val", 6)):
-            Dataset_Dance(dataset, mode, length, size=SIZE)
+def open_for_training(root):
+    for mode, length in (("train", 4), ("val", 6)):
+        Dataset_Dance(root, mode, length, size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place", "named", "read"),
+    [(*case, open_for_training) for case in FOR_TRAINING]
+    + [(*case, lambda root: load_test_clips(root, SIZE)) for case in FOR_TEST],
+)
+def test_a_dataset_that_cannot_be_read(dataset, spoil, place, named, read):
+    spoil(dataset / place)
+    with pytest.raises(UserError, match=re.escape(named or str(dataset / place))):
+        read(dataset)
 
 
 def test_a_mistake_is_one_line_and_leaves_no_file(call, dataset, tmp_path):
-    named, run = truncated_image(dataset), tmp_path / "run"
+    named, run = dataset / IMAGES / "frame000003.png", tmp_path / "run"
+    cut(named)
     done = call("Trainer", "--DR", dataset, "--save_root", run, "--num_epoch", 1, *SHORT)
     assert_refused(done, 1, named)
     assert files_below(run) == []
-
-
-def clip_without_poses(root):
-    shutil.rmtree(root / "test/test_label/1")
-    return root / "test/test_label/1"
-
-
-def clip_with_an_empty_pose_folder(root):
-    shutil.rmtree(root / "test/test_label/0")
-    (root / "test/test_label/0").mkdir()
-    return root / "test/test_label/0"
-
-
-def clip_without_its_first_frame(root):
-    (root / "test/test_img/1/frame000100.png").unlink()
-    return root / "test/test_img/1"
-
-
-def no_clips(root):
-    shutil.rmtree(root / "test/test_img")
-    (root / "test/test_img").mkdir()
-    return root / "test/test_img"
-
-
-def given_frame_damaged(root):
-    path = root / "test/test_img/0/frame000000.png"
-    path.write_text("not a picture")
-    return path
-
-
-FOR_TEST = [
-    no_folder, empty_folder, clip_without_poses, clip_with_an_empty_pose_folder,
-    clip_without_its_first_frame, no_clips, given_frame_damaged,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("spoil", FOR_TEST)
-def test_a_dataset_that_cannot_be_tested_on(dataset, spoil):
-    named = spoil(dataset)
-    with pytest.raises(UserError, match=re.escape(str(named))):
-        load_test_clips(dataset, SIZE)
-
-
-@pytest.mark.parametrize("truth", ["missing", "text.csv", "short.csv", "empty"])
-def test_truth_that_does_not_fit_the_test_clips(call, trained, tmp_path, truth):
-    (tmp_path / "text.csv").write_text("id,0\n0,black\n")
-    (tmp_path / "short.csv").write_text("id,0\n0,1\n")
-    (tmp_path / "empty").mkdir()
-    flags = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
-    done = call("Tester", *flags, "--truth", tmp_path / truth)
-    assert_refused(done, 1, tmp_path / truth)
-    assert files_below(tmp_path / "run") == []
-
-
-def test_a_test_clip_of_one_pose_is_refused(dataset):
-    for path in sorted((dataset / "test/test_label/1").iterdir())[1:]:
-        path.unlink()
-    with pytest.raises(UserError, match="test_label/1"):
-        load_test_clips(dataset, SIZE)
 
 
 # ---------------------------------------------------------------- flags
@@ -208,6 +118,19 @@ def try_flags(call, *flags):
         ("--lr_schedule cosine --lr 1e-4 --lr_min 1e-3", "--lr_min"),
         ("--lab robot --tfr 0.2 --tfr_lower_bound 0.5", "--tfr_lower_bound"),
         ("--lr_milestones -2", "--lr_milestones"),
+        ("--scene --sigmoid", "--scene"),
+        ("--scene=0", "--scene"),
+        ("--nets unet --frame_H 13", "--frame_H"),
+        ("--learned_prior --posterior previous", "--posterior"),
+        ("--learned_prior --no-latent", "--learned_prior"),
+        ("--lab robot --n_past 1 --skip_from second_last", "--n_past 2 or more"),
+        ("--lab robot --last_frame_skip --skip_from second_last", "leave one of them out"),
+        ("--lab robot --n_past 4 --n_future 9 --n_e 12", "--n_eval"),
+        ("--lab robot --batch_size 1", "--batch_size"),
+        ("--lab car", "robot"),
+        ("--device gpu", "--device"),
+        ("--device=", "--device"),
+        ("--frame 3", "--frame"),
         ("--lr_milestones 2 x", "--lr_milestones"),
     ],
 )
@@ -219,28 +142,19 @@ def test_contradictory_flags_or_flags_without_effect_are_wrong_usage(call, line,
 
 
 @pytest.mark.parametrize("script", ["Trainer", "Tester"])
-@pytest.mark.parametrize("name", ["bad.ckpt", "missing.ckpt"])
-def test_a_file_that_is_no_checkpoint_is_refused(call, trained, tmp_path, script, name):
-    (tmp_path / "bad.ckpt").write_text("not a checkpoint")
-    run, bad = tmp_path / "run", tmp_path / name
+def test_a_file_that_is_no_checkpoint_is_refused(call, trained, tmp_path, script):
+    run, bad = tmp_path / "run", tmp_path / "bad.ckpt"
+    bad.write_text("not a checkpoint")
     sizes = SHORT if script == "Trainer" else ()
     done = call(script, "--DR", trained.data, "--save_root", run, *sizes, "--ckpt_path", bad)
     assert_refused(done, 1, bad)
     assert files_below(run) == []
 
 
-@pytest.mark.parametrize("flag", ["--F_dim", "--N_dim"])
-def test_tester_refuses_sizes_that_are_not_the_checkpoints(call, trained, tmp_path, flag):
+def test_sizes_that_are_not_the_checkpoints_are_refused(call, trained, tmp_path):
     flags = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt_path", trained.best]
-    done = call("Tester", *flags, flag, 16)
-    assert_refused(done, 1, flag, "16", trained.best)
-    assert files_below(tmp_path / "run") == []
-
-
-def test_trainer_refuses_to_start_from_a_checkpoint_of_other_sizes(call, trained, tmp_path):
-    flags = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt_path", trained.best]
-    done = call("Trainer", *flags, *SHORT, "--F_dim", 16)
-    assert_refused(done, 1, trained.best)
+    assert_refused(call("Tester", *flags, "--F_dim", 16), 1, "--F_dim", "16", trained.best)
+    assert_refused(call("Trainer", *flags, *SHORT, "--F_dim", 16), 1, trained.best)
     assert files_below(tmp_path / "run") == []
 
 

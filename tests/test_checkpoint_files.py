@@ -7,18 +7,13 @@ import random
 
 import pytest
 import torch
-from helpers import differences, load, train_once
+from helpers import differences, load
 
 from modules.checkpoints import checkpoint as ckpt
 from modules.errors import UserError
 from modules.models import VAE_Model, load_model
 from modules.models.loading import load_weights
 from modules.runs import saving
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("trained"))
 
 
 def refused(path, *words):

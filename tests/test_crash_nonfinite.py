@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from modules.config import OPTIMIZERS
 from modules.errors import UserError
 from modules.runs import stuck
 from modules.runs.resume import state_of
-from modules.runs.saving import save_epoch
 
 
 @pytest.fixture
@@ -85,23 +83,19 @@ def test_a_step_with_infinite_statistics_leaves_every_tensor_as_it_was(one_train
     assert differences(before, after) == []
 
 
-@pytest.mark.parametrize("stop", [False, True])
 def test_a_run_gives_up_after_many_skipped_steps_with_its_last_good_checkpoint(
-    whole, command, children, tmp_path, stop
+    whole, command, children, tmp_path
 ):
     """Also if it was stopped between its non-finite steps."""
     folder, *_ = whole()
     flags = command("plain", tmp_path / "run")
-    if stop:
-        done = children.run(*flags, poison=[4], at=[("stepped", 4, "SIGTERM")], most_skipped=3)
-        assert_ended(done, 143)
-        done = children.run(*flags, poison=[1, 2, 3], most_skipped=3)
-    else:
-        done = children.run(*flags, poison=[4, 5, 6], most_skipped=3)
+    done = children.run(*flags, poison=[4], at=[("stepped", 4, "SIGTERM")], most_skipped=3)
+    assert_ended(done, 143)
+    done = children.run(*flags, poison=[1, 2], most_skipped=3)
     assert_ended(done, 1)
     assert "3 consecutive steps" in done.err
     good, kept = map(reproducible, (folder / "epoch=0.ckpt", tmp_path / "run/last.ckpt"))
-    assert (kept["last_epoch"], kept["steps_done"]) == (1, stop)
+    assert (kept["last_epoch"], kept["steps_done"]) == (1, 1)
     for part in ("state_dict", "optimizer", "history"):
         assert differences(good[part], kept[part]) == []
 
@@ -131,17 +125,6 @@ def test_a_few_poisoned_batches_are_skipped_and_counted(command, children, tmp_p
     assert all(w.isfinite().all() for w in state["state_dict"].values())
 
 
-def test_weights_that_predict_nan_never_become_the_best(command, children, tmp_path, one_trainer):
-    trainer = one_trainer("pose")
-    with torch.no_grad():
-        next(trainer.model.Generator.parameters()).fill_(float("nan"))
-    scores = trainer.validate()
-    Path(tmp_path / "run").mkdir()
-    save_epoch(trainer, scores)
-    assert trainer.best_score is None
-    assert not (tmp_path / "run/best_score.ckpt").exists()
-
-
 HOSTILE = {
     "beta 0 at the start, tfr 0, lr 1e-3": "--kl_anneal_type Cyclical --kl_anneal_cycle 2 --tfr 0",
     "no KL at all": "--kl_anneal_type None --kl_anneal_stop 0 --tfr 0 --grad_clip 0",
@@ -150,7 +133,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("setting", HOSTILE)
-def test_settings_that_gave_nan_elsewhere_train_to_the_end(call, lab_data, tmp_path, setting):
+def test_settings_that_gave_nan_elsewhere_train_to_the_end(
+    call, lab_data, tmp_path, no_plots, setting
+):
     flags = [*SHORT, "--num_epoch", 6, "--batch_size", 1, *HOSTILE[setting].split()]
     done = call("Trainer", "--DR", lab_data["pose"], "--save_root", tmp_path / "run", *flags)
     assert_ended(done)

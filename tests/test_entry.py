@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from matplotlib.figure import Figure
 
 from modules.cli import entry
-from modules.errors import UserError
+from modules.errors import UserError, on_plot, one_line
 
 SLOW = """
 import runpy, sys
@@ -118,3 +119,22 @@ def test_a_signal_that_the_parent_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# ---------------------------------------------------------------- names with odd characters
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mred", "\u202eabc", "\udcff", "x" * 10**5])
+def test_a_name_is_one_printable_line(name):
+    shown = one_line(name)
+    assert shown.isprintable() and len(shown) < 3000 and shown.encode()
+    assert one_line("a $x$ \\frac é 模型") == "a $x$ \\frac é 模型"
+
+
+@pytest.mark.parametrize("name", ["$x$", "\\frac{a}", "_hidden", "a$b"])
+def test_a_plot_shows_a_name_as_it_is(name):
+    axes = Figure().subplots()
+    axes.plot([0, 1], label=on_plot(name))
+    (text,) = axes.legend().get_texts()
+    plain, is_math = text._preprocess_math(text.get_text())
+    assert not is_math and plain.strip() == name

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from helpers import ROBOT, SHORT, make_dataset, make_robot_data, make_trainer, settings_of
+from helpers import ROBOT, SHORT, make_dataset, make_robot_data, settings_of
 
 from modules.checkpoints import checkpoint as ckpt
-from modules.config import OBJECTIVES
-from modules.report import charts
 from modules.training.schedules import draws_from_prior
 from Trainer import train
 
@@ -66,11 +64,3 @@ def test_best_weights_from_before_the_posterior_get_no_kl_report(run, tmp_path, 
     assert "\nELBO" in printed and "\nKL " not in printed
     run("b", *flags, "--num_epoch", 3, "--val_every", 3)  # the best weights have a posterior
     assert "\nKL " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("loss", ["mse", "calibrated", "calibrated_batch"])
-def test_curves_name_the_loss_that_is_minimised(tmp_path, monkeypatch, loss):
-    labels = []
-    monkeypatch.setattr(charts, "draw_curves", lambda *given: labels.append(given[2]))
-    make_trainer(tmp_path, loss=loss).monitor.draw_curves()
-    assert labels == [OBJECTIVES[loss]]

@@ -36,35 +36,6 @@ def area(image, colour):
 # ---------------------------------------------------------------- curves
 
 
-@pytest.mark.parametrize(
-    ("kl", "first", "events"),
-    [([0.1, 4.0, 2.0, 0.3], 1, [2]), ([0.0] * 6, 1, []), ([1.0], 1, [1])],
-    ids=["one event", "flat", "one frame"],
-)
-def test_kl_over_time(tmp_path, kl, first, events):
-    distribution.draw_kl_over_time(tmp_path / "kl.png", kl, first, events)
-    assert read(tmp_path / "kl.png").std() > 0
-
-
-def test_events_are_vertical_lines(tmp_path):
-    dark = []
-    for events in ([], [4], [4, 8]):
-        distribution.draw_kl_over_time(tmp_path / "kl.png", [0.0] * 12, 1, events)
-        image = read(tmp_path / "kl.png")
-        middle = image[image.shape[0] // 3 : image.shape[0] * 2 // 3].max(axis=-1) < 160
-        dark.append((middle.sum(axis=0) > 0.2 * len(middle)).sum())
-    assert dark[0] < dark[1] < dark[2]  # the first are the edges of the plot
-
-
-@pytest.mark.parametrize("m", [1, 2, 100])
-@pytest.mark.parametrize("baseline", [{}, {"twin": {"psnr": 26.5, "ssim": 0.9}}], ids=str)
-def test_best_of(tmp_path, m, baseline):
-    scores = 26 + torch.randn(m, 3, generator=torch.Generator().manual_seed(0))
-    curves = {"psnr": best_of_curve(scores), "ssim": best_of_curve(scores / 30)}
-    distribution.draw_best_of(tmp_path / "best.png", curves, baseline)
-    assert read(tmp_path / "best.png").std() > 0
-
-
 def test_ranks_of_other_forecasts_are_lines_over_the_histogram(tmp_path):
     orange, green = (213, 94, 0), (0, 158, 115)  # of the page
     twin, ideal, nothing_moves = [4, 3, 2, 1], [1, 4, 1, 4], [0] * 4
@@ -123,15 +94,6 @@ def test_the_largest_deviation_is_white_and_equal_futures_are_black(tmp_path):
         grey, total = area(image, (128, 128, 128)), area(image, GREEN)
         assert grey == pytest.approx(total / 2 if whites else 0, abs=0.01 * total)  # and letters
         assert (area(image, BLACK) >= total) == (not whites)
-
-
-def test_a_traversal_has_a_row_per_dimension_and_a_column_per_value(tmp_path):
-    shades = [(10 + 30 * i, 200 - 30 * i, 60) for i in range(7)]
-    rows = {name: torch.cat([clip(s, 1) for s in shades]) for name in ("dimension 3", "other")}
-    distribution.draw_traversal(tmp_path, rows)
-    image = read(tmp_path / "traversal.png")
-    assert len({int(area(image, shade)) for shade in shades}) == 1
-    assert area(image, shades[0]) > 0
 
 
 @pytest.mark.parametrize("rows", [1, 4])

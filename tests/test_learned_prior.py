@@ -6,9 +6,6 @@ from helpers import (
     ROBOT,
     TINY,
     assert_close,
-    assert_ended,
-    assert_same_run,
-    interrupt,
     make_model,
     make_trainer,
     random_clips,
@@ -50,21 +47,6 @@ def test_z_of_a_prior_step_is_drawn_from_the_prior_of_every_frame(forced, change
 
 
 @pytest.mark.parametrize("lab", LABS)
-@pytest.mark.parametrize("prior", BOTH)
-@pytest.mark.parametrize("forced", BOTH)
-def test_given_noise_is_used_as_the_drawn_noise_is(lab, prior, forced):
-    make, clips = MAKE[lab]
-    model, inputs = make(learned_prior=True), clips(2)
-    noise = noise_of(model, inputs[0])
-    torch.manual_seed(3)
-    drawn = model(*inputs, forced, prior=prior)
-    given = model(*inputs, forced, prior=prior, noise=noise)
-    other = model(*inputs, forced, prior=prior, noise=-noise)
-    assert all(torch.equal(a, b) for a, b in zip(drawn, given) if a is not None)
-    assert not torch.allclose(given[0], other[0], atol=1e-4)
-
-
-@pytest.mark.parametrize("lab", LABS)
 @pytest.mark.parametrize("forced", BOTH)
 def test_a_prior_step_trains_the_prior_and_not_the_posterior(tmp_path, lab, forced):
     _, clips = MAKE[lab]
@@ -80,17 +62,3 @@ def test_a_prior_step_trains_the_prior_and_not_the_posterior(tmp_path, lab, forc
     assert sum(p.grad.abs().sum() for p in trainer.model.prior.parameters()) > 0
     posterior = getattr(trainer.model, POSTERIORS[lab])
     assert all(p.grad is None for p in posterior.parameters())
-
-
-# ---------------------------------------------------------------- resume
-
-
-@pytest.mark.parametrize("setting", ["free running, AdamW", "the robot lab"])
-def test_a_resumed_run_is_the_uninterrupted_one(call, command, tmp_path, monkeypatch, setting):
-    more = "--learned_prior --posterior_share 0.5 --no-plots".split()
-    assert_ended(call(*command(setting, tmp_path / "whole", *more)))
-    with monkeypatch.context() as patch:
-        interrupt(patch, epoch=1, step=1)
-        assert_ended(call(*command(setting, tmp_path / "parts", *more)), 130)
-    assert_ended(call(*command(setting, tmp_path / "parts", *more)))
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")

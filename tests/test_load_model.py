@@ -4,8 +4,7 @@ import os
 
 import pytest
 import torch
-from helpers import load, settings_of, train_once
-from robot_helpers import train_robot_once
+from helpers import settings_of
 
 import Tester
 from modules.checkpoints import checkpoint as ckpt
@@ -14,12 +13,10 @@ from modules.models import RecurrentVAE, VAE_Model, load_model, roll_out
 from modules.models.rollout import noise_source
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run of each lab; no test changes them."""
-    pose = train_once(tmp_path_factory.mktemp("pose"))
-    robot = train_robot_once(tmp_path_factory.mktemp("robot"))
-    return {"pose": (pose.data, pose.best), "robot": (robot.data, robot.scaled)}
+@pytest.fixture
+def runs(trained, robot_trained):
+    robot = robot_trained.data, robot_trained.scaled
+    return {"pose": (trained.data, trained.best), "robot": robot}
 
 
 def make_tester(data, path, folder, *flags):
@@ -54,16 +51,6 @@ def test_by_default_noise_is_that_of_seed_0_and_clips_counted_from_0(runs, tmp_p
     model = load_model(path, "cpu")
     pred = roll_out(model, tester.given[0][None], tester.conditions[0][None])
     assert torch.equal(pred[0], tester.rollout()[0])
-
-
-@pytest.mark.parametrize("lab", FAMILIES)
-def test_settings_are_those_of_the_checkpoint(runs, lab):
-    path = runs[lab][1]
-    stored, settings = load(path.parent, path.name)["args"], load_model(path, "cpu").settings
-    model_settings = settings.as_dict().keys() - {"device", "precision"}
-    assert {k: getattr(settings, k) for k in model_settings} == {
-        k: stored[k] for k in model_settings
-    }
 
 
 # ---------------------------------------------------------------- checkpoints of the template

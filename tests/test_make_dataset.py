@@ -17,9 +17,8 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "scripts"))
 import make_dataset
 from toy import dance
-from video import build
 from video.estimator import find_solution
-from video.joints import read_joints, write_joints
+from video.joints import read_joints
 from video.quality import verdict_of
 from video.skeleton import draw_skeleton
 
@@ -95,12 +94,6 @@ def test_frames_and_poses_are_in_the_layout_of_the_lab(video, made):
         PoseLab(settings_of([*flags, "--val_vi_len", 13])).open_val()
 
 
-def test_the_keypoints_are_stored(video, made):
-    poses = read_joints(made[0], "--DR")
-    assert (poses.size, poses.fps) == (SIZE, 30)
-    assert np.allclose(np.concatenate([*poses.parts.values()]), video.joints, atol=1e-3)
-
-
 def test_the_page_shows_poses_numbers_and_the_command(made):
     out, facts = made
     page = (out / "quality.html").read_text()
@@ -123,30 +116,6 @@ def test_the_window_is_around_the_poses(video, tmp_path):
     expected = (joints[..., :2] - (left, top)) * HEIGHT / height
     assert np.abs(placed[..., :2] - expected).max() < 0.5
     assert ((placed[..., :2] >= 0) & (placed[..., :2] <= SIZE[::-1])).mean() > 0.99
-
-
-@pytest.mark.parametrize(
-    ("size", "low", "high", "share"),
-    [((720, 1280), (500, 100), (700, 600), 1), ((1280, 720), (200, 200), (500, 1100), 0.4),
-     ((480, 640), (10, 5), (630, 475), 0.6), ((400, 800), (0, 0), (60, 60), 1)],
-)  # fmt: skip
-def test_a_window_holds_all_poses_and_has_bars_only_if_it_must(size, low, high, share):
-    joints = np.ones((10, 18, 3))
-    joints[..., :2] = np.linspace(low, high, 18)
-    left, top, width, height = build.window_around(joints, size, 2)
-    assert width == pytest.approx(2 * height)
-    assert left <= low[0] and top <= low[1] and left + width >= high[0] and top + height >= high[1]
-    assert build.visible_share((left, top, width, height), size) == pytest.approx(share, abs=0.06)
-
-
-def test_pictures_of_another_aspect(video, tmp_path):
-    joints = video.joints.copy()
-    joints[..., 0] = joints[..., 0] * 0.2 + 50  # dances on the spot
-    facts = make(video.folder, tmp_path / "me", Known(joints), "--width", 48)
-    assert facts["window"][2] == pytest.approx(0.75 * facts["window"][3], abs=0.1)
-    assert Image.open(tmp_path / "me/train/train_img/frame000000.png").size == (48, HEIGHT)
-    page = (tmp_path / "me/quality.html").read_text()
-    assert "runs/me --frame_H 32 --frame_W 24" in page
 
 
 def test_short_gaps_are_filled_and_long_ones_left_out(video, tmp_path):
@@ -231,15 +200,6 @@ def test_a_camera_that_moves_gets_no_scene(video, tmp_path, capsys):
     assert "runs/me --no-scene --warp 0 --sigmoid<" in (tmp_path / "me/quality.html").read_text()
 
 
-def test_a_joints_file_that_is_damaged_or_of_another_skeleton_is_named(made, tmp_path):
-    (tmp_path / "joints.npz").write_bytes((made[0] / "joints.npz").read_bytes()[:100])
-    with pytest.raises(UserError, match=r"joints\.npz cannot be read as joints"):
-        read_joints(tmp_path, "--DR")
-    write_joints(tmp_path, {"train": np.zeros((4, 17, 3))}, (8, 8), 30)
-    with pytest.raises(UserError, match=r"joints\.npz: train has the shape \(4, 17, 3\)"):
-        read_joints(tmp_path, "--DR")
-
-
 # ---------------------------------------------------------------- what is refused
 
 
@@ -269,16 +229,6 @@ def test_what_is_refused_is_one_sentence_and_leaves_nothing(video, tmp_path, tex
 
 
 @pytest.mark.parametrize(
-    ("flags", "text"),
-    [("--start 3 --end 2", "--end 2 is not after"), ("--crop 0 0 8 8", "at least 16")],
-)
-def test_flags_that_contradict_each_other(flags, text, capsys):
-    with pytest.raises(SystemExit):
-        make_dataset.parse_arguments(["video.mp4", "out", *flags.split()])
-    assert text in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("package", "problem"),
     [
         (None, "finding poses needs a package"),
@@ -293,12 +243,3 @@ def test_a_missing_estimator_names_the_one_command(monkeypatch, package, problem
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
     with pytest.raises(UserError, match=r"needs Python 3\.10 to 3\.12"):
         find_solution()
-
-
-def test_the_real_estimator_sees_the_drawn_dancer(tmp_path):
-    pytest.importorskip("mediapipe", reason="mediapipe is not installed")
-    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
-    from video import pose_accuracy
-
-    found, distance, *_ = pose_accuracy.measure_video(tmp_path / "a.mp4", 4, 360, 15, 30)
-    assert found > 0.95 and distance < 0.05

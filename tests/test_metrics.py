@@ -25,7 +25,6 @@ from modules.evaluation.metrics import (
     score_clips,
     score_rollout,
 )
-from modules.report.tables import print_scores
 from modules.training.losses import (
     MSE_FLOOR,
     calibrated_loss,
@@ -259,12 +258,3 @@ def test_competition_groups_are_clips_0_to_2_and_3_to_4_of_at_least_five(suffix)
     clips = [{f"psnr_competition{suffix}": x, "psnr_min": x} for x in values]
     for count, groups in ((4, []), (5, [3.0, 15.0]), (6, [3.0, 15.0])):
         assert [*competition_groups(clips[:count], suffix).values()] == groups
-
-
-@pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_clamped_scores_are_printed_where_a_clamp_matters(capsys, scale):
-    true = images(130, 3, 12, 12)
-    clip = score_clip(true * scale, true) | course_averages(true * scale, true)
-    print_scores({"clips": [clip], "mean": clip, "averages": AVERAGES}, "baseline")
-    printed = capsys.readouterr().out
-    assert ("2023 clamped" in printed) == ("2024 clamped" in printed) == (scale > 1)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import assert_close, make_model, random_clips, settings_of
+from helpers import assert_close, make_model, random_clips
 from pose_reference import EXTRAS, reference_forward
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -68,35 +68,6 @@ def test_the_gradient_reaches_the_first_frame_only_with_full_feedback():
     assert reached["frame"] == 0 and reached["features"] == 0
 
 
-@pytest.mark.parametrize("feedback", ["full", "frame", "features"])
-@pytest.mark.parametrize("posterior", ["current", "previous"])
-@pytest.mark.parametrize("forced", [True, False])
-def test_every_net_has_a_gradient_in_every_strategy(feedback, posterior, forced):
-    if settings_of(["--feedback", feedback, "--posterior", posterior]).contradiction():
-        pytest.skip("the command line refuses this combination")
-    model, (frames, poses) = make_model(feedback=feedback, posterior=posterior), random_clips(2)
-    grads = gradients(model, model(frames, poses, forced), frames)
-    for net in (name for name, _ in model.named_children()):
-        assert any(g is not None and g.any() for k, g in grads.items() if k.startswith(net)), net
-
-
-def test_free_running_differs_from_teacher_forcing_after_the_first_frame():
-    model, (frames, poses) = make_model(), random_clips(2)
-    forced, free = (forward(model, frames, poses, mode)[0] for mode in (True, False))
-    assert_close(forced[:, 0], free[:, 0])
-    assert (forced[:, 1:] - free[:, 1:]).abs().amax() > 1e-4
-
-
-@pytest.mark.parametrize("forced", [True, False])
-def test_the_sigmoid_is_applied_to_the_output_of_the_generator(forced):
-    plain, squashed = make_model(), make_model(output_activation="sigmoid")
-    squashed.load_state_dict(plain.state_dict())
-    frames, poses = random_clips(2, 2)
-    pred, expected = (forward(model, frames, poses, forced)[0] for model in (squashed, plain))
-    assert_close(pred, torch.sigmoid(expected))
-    assert 0 < pred.min() and pred.max() < 1
-
-
 def test_the_foreground_has_a_gradient_where_the_mask_is_saturated():
     model = make_model(scene=True)
     last = model.Generator[-1]
@@ -111,31 +82,6 @@ def test_the_foreground_has_a_gradient_where_the_mask_is_saturated():
 # ---------------------------------------------------------------- z and noise
 
 
-@pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("posterior", ["current", "previous"])
-def test_prior_samples_z_from_a_standard_normal_without_a_posterior(forced, posterior):
-    model, (frames, poses) = make_model(posterior=posterior), random_clips(2)
-    seen = []
-    model.Decoder_Fusion.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[2]))
-    torch.manual_seed(1)
-    pred, mu, logvar = model(frames, poses, forced, prior=True)
-    z = torch.cat(seen)
-    assert mu is None and logvar is None and pred.shape == frames[:, 1:].shape
-    assert z.numel() == 2 * 4 * 4 * 12 * 16
-    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
-    torch.manual_seed(1)
-    assert torch.equal(model(frames, poses, forced, prior=True)[0], pred)
-    assert not torch.equal(model(frames, poses, forced, prior=True)[0], pred)
-
-
-@pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("posterior", ["current", "previous"])
-def test_training_samples_a_new_z_every_time(forced, posterior):
-    model, (frames, poses) = make_model(posterior=posterior), random_clips(2)
-    first, second = (model(frames, poses, forced) for _ in range(2))
-    assert not torch.equal(first[0], second[0])
-
-
 def test_input_noise_is_added_in_training_only():
     model, (frames, poses) = make_model(feedback_noise=0.5), random_clips(2)
     exact = forward(make_model(), frames, poses, False)[0]
@@ -145,19 +91,6 @@ def test_input_noise_is_added_in_training_only():
 
 
 # ---------------------------------------------------------------- poses and the true future
-
-
-@pytest.mark.parametrize("forced", [True, False])
-@pytest.mark.parametrize("t", [1, 3, 4])
-def test_a_pose_affects_its_own_frame(forced, t):
-    model, (frames, poses) = make_model(), random_clips(2)
-    other = poses.clone()
-    other[:, t] = 1 - poses[:, t]
-    change = forward(model, frames, other, forced)[0] - forward(model, frames, poses, forced)[0]
-    change = change.abs().amax(dim=(0, 2, 3, 4)).tolist()  # of frames 1, 2, 3, 4
-    assert change[t - 1] > 1e-6
-    unchanged = change[: t - 1] + (change[t:] if forced else [])
-    assert all(distance < 1e-12 for distance in unchanged)
 
 
 def test_the_pose_of_the_given_frame_is_not_used():

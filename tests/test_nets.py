@@ -1,16 +1,12 @@
 """The pose lab's five nets: sizes and state_dict keys of published checkpoints, and the numbers."""
 
-import importlib
-
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import TINY, assert_close, settings_of
 
 from modules.models.pose import VAE_Model
 from modules.nets.course import Gaussian_Predictor, Label_Encoder
 from modules.nets.gaussian import bound
-from modules.nets.layers import DepthConvBlock, ResidualBlock
 from modules.training.losses import kl_criterion
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -140,16 +136,6 @@ def test_published_state_dict_loads_strictly_and_completely(flags):
         assert torch.equal(value, published[name]), name
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("modules", n) for n in "Generator RGB_Encoder Label_Encoder Gaussian_Predictor".split()]
-    + [("modules", "Decoder_Fusion"), ("dataloader", "Dataset_Dance")]
-    + [("Trainer", n) for n in "VAE_Model kl_annealing kl_criterion Generate_PSNR".split()],
-)
-def test_published_names_are_importable(module, name):
-    assert callable(getattr(importlib.import_module(module), name))
-
-
 # ---------------------------------------------------------------- shapes and numbers
 
 
@@ -164,65 +150,6 @@ def test_all_nets_keep_height_and_width(flags, h, w):
     found = [tuple(x.shape) for x in (frame, pose, z, mu, logvar, fused, out)]
     channels = [a.F_dim, a.L_dim, a.N_dim, a.N_dim, a.N_dim, a.D_out_dim, 3]
     assert found == [(2, c, h, w) for c in channels]
-
-
-def reference_residual(w, x):
-    y = F.leaky_relu(F.conv2d(x, w["conv1.weight"], w["conv1.bias"], padding=1), 0.01)
-    y = F.leaky_relu(F.conv2d(y, w["conv2.weight"], w["conv2.bias"], padding=1), 0.01)
-    return y + (F.conv2d(x, w["skip.weight"], w["skip.bias"]) if "skip.weight" in w else x)
-
-
-def reference_depth_conv_block(w, x):
-    d, f = (
-        {k.removeprefix(f"block.{i}."): v for k, v in w.items() if k.startswith(f"block.{i}.")}
-        for i in (0, 1)
-    )
-    y = F.leaky_relu(F.conv2d(x, d["conv1.0.weight"], d["conv1.0.bias"]), 0.01)
-    y = F.conv2d(y, d["depth_conv.weight"], d["depth_conv.bias"], padding=1, groups=x.shape[1])
-    y = F.conv2d(y, d["conv2.weight"], d["conv2.bias"])
-    y = y + (F.conv2d(x, d["adaptor.weight"], d["adaptor.bias"]) if "adaptor.weight" in d else x)
-    wide = F.conv2d(y, f["conv.weight"], f["conv.bias"])
-    x1, x2 = wide[:, : wide.shape[1] // 2], wide[:, wide.shape[1] // 2 :]
-    return y + F.conv2d(x1 * F.leaky_relu(x2, 0.1), f["conv_out.weight"], f["conv_out.bias"])
-
-
-@pytest.mark.parametrize("out", [4, 6], ids=["identity", "projection"])
-@pytest.mark.parametrize(
-    ("block", "reference"),
-    [(ResidualBlock, reference_residual), (DepthConvBlock, reference_depth_conv_block)],
-)
-@pytest.mark.parametrize("training", [False, True])
-def test_blocks_match_the_reference(block, reference, out, training):
-    net = with_random_weights(block(4, out))
-    x = torch.randn(2, 4, 7, 9)
-    with torch.set_grad_enabled(training):
-        found = net(x)
-    assert_close(found, reference(net.state_dict(), x))
-
-
-def reference_label_encoder(w, pose, mean, var):
-    """BatchNorm with these statistics, and no activation after it."""
-    x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
-    mean, var, scale, shift = (v.view(1, -1, 1, 1) for v in (mean, var, w["2.weight"], w["2.bias"]))
-    x = (x - mean) / (var + 1e-5).sqrt() * scale + shift
-    assert x.min() < 0, "no negative value: an activation would go unnoticed"
-    return reference_residual({k.removeprefix("4."): v for k, v in w.items()}, x)
-
-
-def test_label_encoder_in_eval_uses_running_statistics_and_no_activation():
-    net = with_random_weights(Label_Encoder(3, 6)).eval()
-    pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
-    wanted = reference_label_encoder(w, pose, w["2.running_mean"], w["2.running_var"])
-    assert_close(net(pose), wanted)
-
-
-def test_label_encoder_in_training_uses_batch_statistics():
-    net = with_random_weights(Label_Encoder(3, 6)).train()
-    pose, w = torch.rand(2, 3, 12, 16), net.state_dict()
-    x = F.conv2d(F.pad(pose, (3, 3, 3, 3), mode="reflect"), w["1.weight"], w["1.bias"])
-    flat = x.transpose(0, 1).flatten(1)
-    wanted = reference_label_encoder(w, pose, flat.mean(1), flat.var(1, unbiased=False))
-    assert_close(net(pose), wanted)
 
 
 def test_per_image_equals_batchnorm_in_training_mode_on_each_image():
@@ -245,19 +172,6 @@ def test_per_image_has_no_effect_in_training():
     assert torch.equal(net(poses), plain)
 
 
-def test_gaussian_predictor_has_no_activation_before_its_last_convolution():
-    net = with_random_weights(Gaussian_Predictor(7, 4))
-    frame, pose = torch.randn(2, 5, 6, 8), torch.randn(2, 2, 6, 8)
-    x = torch.cat([frame, pose], 1)
-    for layer in list(net)[:5]:
-        x = layer(x)
-    assert x.min() < 0, "no negative value: an activation would go unnoticed"
-    out = F.conv2d(x, net[6].weight, net[6].bias)
-    _, mu, logvar = net(frame, pose)
-    assert_close(mu, out[:, :4])
-    assert_close(logvar, out[:, 4:].clamp(-30, 10))
-
-
 def test_z_has_the_mean_and_standard_deviation_of_the_posterior():
     torch.manual_seed(0)
     mu = torch.tensor([3.0, -1.0]).view(2, 1).expand(2, 40_000)
@@ -277,16 +191,6 @@ def test_bound_clamps_the_value_and_passes_the_gradient(value):
     bounded.sum().backward()
     assert_close(bounded.detach(), x.detach().clamp(-30, 10))
     assert x.grad.item() == 1.0
-
-
-def test_a_logvar_out_of_range_can_return():
-    x = torch.tensor(40.0, requires_grad=True)
-    optim = torch.optim.SGD([x], lr=1.0)
-    for _ in range(60):
-        optim.zero_grad()
-        bound(x, -30.0, 10.0).square().mul(0.1).backward()
-        optim.step()
-    assert abs(x.item()) < 1
 
 
 @pytest.mark.parametrize("bias", [200.0, 1e8, 1e30, -1e8])

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import ROBOT, TINY, make_trainer, random_clips, train_once
-from robot_helpers import make_tester, random_robot_clips, scale_weights, train_robot_once
+from helpers import ROBOT, TINY, make_trainer, random_clips
+from robot_helpers import make_tester, random_robot_clips, scale_weights
 
 import Tester
 from modules.checkpoints import checkpoint as ckpt
@@ -92,12 +92,11 @@ def pose_tester(base, folder, *flags):
 
 @pytest.mark.parametrize("lab", ["pose", "robot"])
 @pytest.mark.parametrize("z_source", ["sample", "mean"])
-def test_the_testers_futures_do_not_depend_on_the_truth(tmp_path, lab, z_source):
-    train, make = {
-        "pose": (train_once, pose_tester),
-        "robot": (train_robot_once, make_tester),
-    }[lab]
-    tester = make(train(tmp_path), tmp_path / "test", "--n_samples", 3, "--z_source", z_source)
+def test_the_testers_futures_do_not_depend_on_the_truth(
+    trained, robot_trained, tmp_path, lab, z_source
+):
+    make, run = (pose_tester, trained) if lab == "pose" else (make_tester, robot_trained)
+    tester = make(run, tmp_path / "test", "--n_samples", 3, "--z_source", z_source)
     results = []
     for hide in (False, True):
         if hide:

@@ -5,32 +5,26 @@ import os
 import shutil
 
 import pytest
-from helpers import SHORT, assert_ended, contents, nothing_unfinished, train_once, tree
+from helpers import SHORT, assert_ended, contents, nothing_unfinished, tree
 
-from modules.errors import UserError
 from modules.report.groups import find_runs
 from modules.report.pages import write_run_page
 from modules.report.reading import files_of_test, read_run, write_test
-from modules.runs.folder import TESTED, folder_for_test, trained
+from modules.runs.folder import folder_for_test
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 SCORE = 87.25  # dB
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("base"))
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained.run, tmp_path / "run")
 
 
 @pytest.fixture
-def run(base, tmp_path):
-    return shutil.copytree(base.run, tmp_path / "run")
-
-
-@pytest.fixture
-def words(base, run):
+def words(trained, run):
     """The flags of a test of the run, into its own folder."""
-    return "--DR", base.data, "--save_root", run, "--ckpt_path", run / "best_score.ckpt"
+    return "--DR", trained.data, "--save_root", run, "--ckpt_path", run / "best_score.ckpt"
 
 
 def a_test(folder, name, files):
@@ -59,16 +53,6 @@ def test_a_test_replaces_the_one_before_and_no_file_of_the_user(tmp_path):
     assert files_of_test(folder) == ({*NEW}, "")
     found = {str(path) for path in tree(folder)}
     assert found == {*NEW, "test.json", "strip_ideas.txt", "pred_seq7.gif"}
-
-
-@pytest.mark.parametrize("name", ["strip0.png", "seq0"])
-def test_what_is_in_the_way_of_a_tests_files_is_named(tmp_path, name):
-    """A folder in the place of a file, and a file in the place of a folder."""
-    run, place = tmp_path / "run", a_test(tmp_path, "place", ["strip0.png", "seq0/pose.gif"])
-    run.mkdir()
-    (run / name).mkdir() if name == "strip0.png" else (run / name).touch()
-    with pytest.raises(UserError, match=f"{name}.* cannot be replaced"):
-        write_test(run, place, {"trained": ""})
 
 
 class Killed(BaseException):
@@ -107,22 +91,6 @@ def test_a_test_that_is_killed_while_it_moves_its_files_is_never_mixed(
     assert not (folder / "pred_seq1.gif").exists()
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"complete": true, "files": 3}'])
-def test_a_damaged_list_of_files_shows_none_of_them(tmp_path, damage):
-    folder = a_test(tmp_path, "run", OLD)
-    (folder / "test.json").write_text(damage)
-    assert shown(folder) == set()
-    write_test(folder, a_test(tmp_path, "new", NEW), {"trained": ""})
-    assert shown(folder) == {"new"}
-
-
-def test_a_folder_of_the_user_in_the_place_of_a_tests_file_is_named(tmp_path):
-    run = tmp_path / "run"
-    (run / "strip0.png").mkdir(parents=True)
-    with pytest.raises(UserError, match="strip0.png cannot be replaced"):
-        write_test(run, a_test(tmp_path, "new", NEW), {"trained": ""})
-
-
 # ---------------------------------------------------------------- whole scripts
 
 
@@ -139,10 +107,10 @@ def mark_scores(run):
     assert on_page(run)
 
 
-def test_a_finished_run_that_is_run_again_keeps_its_test(call, base, run, words):
+def test_a_finished_run_that_is_run_again_keeps_its_test(call, trained, run, words):
     assert_ended(call("Tester", *words))
     mark_scores(run)
-    train = "--DR", base.data, "--save_root", run, *SHORT, "--num_epoch"
+    train = "--DR", trained.data, "--save_root", run, *SHORT, "--num_epoch"
     assert_ended(call("Trainer", *train, 1))
     assert on_page(run)
     copy = shutil.copytree(run, run.with_name("copy"))
@@ -171,28 +139,9 @@ def test_what_a_killed_tester_leaves_is_removed_by_the_next(
     assert nothing_unfinished(run)
 
 
-def test_a_reader_names_a_test_that_was_stopped(run, in_process, tmp_path):
-    from test_compare import compare
-
-    (run / "test.json").write_text(json.dumps({"complete": False, "files": NEW}))
-    a_test(tmp_path, "run", ["scores.json"])  # no json: nobody reads it
-    write_run_page(run)
-    assert "stopped while it moved its files" in (run / "report.html").read_text()
-    done = in_process(compare.main, "compare.py", run, "--out", tmp_path / "page")
-    assert_ended(done)
-    assert done.out.count("stopped while it moved its files; run Tester.py again") == 1
-
-
 def test_one_test_at_a_time_writes_into_a_folder(call, run, words):
     with folder_for_test(run):
         done = call("Tester", *words)
         assert_ended(done, 1)
         assert "another test is writing into" in done.err and done.err.count("\n") == 0
     assert_ended(call("Tester", *words))
-
-
-def test_all_that_a_tester_writes_is_on_the_list(run):
-    assert {"test.json", "scores.json"} <= {*TESTED}
-    assert trained(run) and trained(run / "plots") == ""
-    with pytest.raises(UserError, match="cannot be written to"), folder_for_test(run / "last.ckpt"):
-        pass

@@ -8,7 +8,6 @@ from torch.distributions import Normal, kl_divergence
 
 from modules.config import RobotModel
 from modules.models.robot import RecurrentVAE
-from modules.models.rollout import noise_source
 from modules.training.losses import kl_criterion
 
 G, Z, RNN, B, FUTURE = 8, 4, 16, 2, 3
@@ -193,21 +192,6 @@ def test_rollout_equals_the_plain_loop(changes, skip_frames):
     torch.testing.assert_close(out[:, past:], expected[:, past - 1 :], **EXACT)
 
 
-@torch.no_grad()
-def test_calls_and_clips_are_independent():
-    model = make(learned_prior=True)
-    frames, conditions = clips(model.settings, 3)
-
-    def roll(numbers):
-        draw = noise_source("prior", 1, numbers)
-        return torch.stack([*model.rollout(frames[numbers, :2], conditions[numbers], draw)], 1)
-
-    together = roll([0, 1, 2])
-    model(frames, conditions, True)
-    for clip in range(3):
-        torch.testing.assert_close(roll([clip]), together[clip : clip + 1], **EXACT)
-
-
 def test_teacher_forcing_calls_every_net_once():
     model, calls = make(learned_prior=True).train(), []
     frames, conditions = clips(model.settings)
@@ -218,13 +202,6 @@ def test_teacher_forcing_calls_every_net_once():
 
 
 # ---------------------------------------------------------------- numbers, precision, conditions
-
-
-def test_skips_of_the_second_last_frame_need_two_given_frames():
-    assert "--n_past 2 or more" in options(n_past=1, skip_from="second_last").contradiction()
-    both = options(skip_from="second_last", last_frame_skip=True).contradiction()
-    assert "leave one of them out" in both
-    assert options(skip_from="second_last").contradiction() is None
 
 
 @pytest.mark.parametrize("learned_prior", BOTH)

@@ -4,20 +4,18 @@ import html
 import json
 import re
 import shlex
-import signal
 
 import numpy as np
 import pytest
 import torch
-from helpers import SHORT, assert_ended, interrupt, write_tested
+from helpers import SHORT, assert_ended, interrupt, stop, write_tested
 
-import Trainer
 from modules.cli.parser import parse
 from modules.data.pose import Dataset_Dance
 from modules.models import load_model
 from modules.models.rollout import noise_source, roll_out
-from modules.process.signals import listener
 from modules.report import clips, pages, summary
+from modules.report.groups import find_runs
 from modules.report.pictures import to_uint8
 from modules.report.reading import Run, read_csv, read_run
 from modules.report.summary import command
@@ -53,12 +51,22 @@ def test_packed_frames_come_back_to_the_bit():
     assert len(clips.pack(still)) < len(clips.pack(frames)) + 200  # what does not move is free
 
 
-def test_the_clips_of_a_run_are_its_rollouts(call, flags, dataset, tmp_path):
+def test_clips_console_and_page_of_a_finished_run(call, flags, page, dataset, tmp_path):
     run = tmp_path / "run"
-    assert_ended(call("Trainer", *flags))
+    done = call("Trainer", *flags)
+    assert_ended(done)
+    console = (run / "console.txt").read_text()
+    assert console.startswith("--- ") and console.partition("\n")[2] == done.out
+    text, data = page()
+    assert "unfinished" not in text and "training: " not in text
+    titles = [clip["title"] for clip in data["clips"]]
+    assert titles == ["validation, best weights", "sampled futures, first 6 frames"]
+    assert call("Trainer", *flags, "--lr", 0.5).code == 1  # refused: its console is left alone
+    assert (run / "console.txt").read_text() == console
     best, size = run / "best_score.ckpt", (12, 16)
     place = "--DR", dataset, "--save_root", run, "--ckpt_path", best
-    assert_ended(call("Tester", *place, "--n_samples", 2))
+    tested = call("Tester", *place, "--n_samples", 2)
+    assert (run / "console.txt").read_text().endswith(tested.out)
     model = load_model(best)
     frames, poses = Dataset_Dance(dataset, "val", 6, 1.0, size)[0]
     noise = noise_source("sample", 0, [0])
@@ -104,49 +112,41 @@ def test_a_page_holds_no_more_clips_than_its_budget(tmp_path, monkeypatch):
     assert text.count('type="text/plain"') == 2 and "1 more clips are left out" in text
 
 
+@pytest.mark.parametrize("text", ["\ufeffepoch,val/psnr\n0,20.5\n", "epoch,val/psnr,x\n0,20.5,\n"])
+def test_a_table_with_a_mark_of_its_encoding_or_empty_cells_is_read(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text, "utf-8")
+    (tmp_path / "args.json").write_text("\ufeff" + json.dumps({"lab": "pose"}), "utf-8")
+    (run,) = find_runs([tmp_path])
+    assert run.epochs[0]["epoch"] == 0 and run.epochs[0]["val/psnr"] == 20.5
+
+
+@pytest.mark.parametrize("value", ["NaN", "null"])
+def test_a_score_that_is_not_finite_is_a_dash_on_the_page(tmp_path, value):
+    (tmp_path / "metrics.csv").write_text("epoch,val/psnr\n0,20.5\n")
+    scores = f'{{"mean": {{"psnr": {value}}}, "clips": [{{"psnr": {value}}}]}}'
+    write_tested(tmp_path, {"scores.json": scores})
+    pages.write_run_page(tmp_path)
+    text = (tmp_path / "report.html").read_text().partition("<script")[0].lower()
+    assert "test clip 0" in text and "nan" not in text
+
+
 # ---------------------------------------------------------------- the page of a run that goes on
 
 
-def test_the_page_is_there_from_the_first_epoch_on(call, flags, page, monkeypatch):
+def test_the_page_is_there_from_the_first_epoch_on(call, flags, page, monkeypatch, tmp_path):
     interrupt(monkeypatch, epoch=1, step=0)
     assert call("Trainer", *flags).code == 130
     text, data = page()
     assert re.search(r"training: 1 of 2 epochs done, about \d+:\d+ left", text)
     assert [clip["title"] for clip in data["clips"]] == ["validation, epoch 0"]
     assert "psnr" in {chart["name"] for chart in data["charts"]}
+    assert (tmp_path / "run/console.txt").read_text().endswith("stopped by a signal\n")
 
 
-def test_a_run_that_is_stopped_says_so_on_its_page(call, flags, page, monkeypatch, tmp_path):
-    one_step = Trainer.Trainer.training_one_step
-
-    def training_one_step(self, *batch):
-        if self.current_epoch:
-            listener.asked = signal.SIGTERM
-        return one_step(self, *batch)
-
-    monkeypatch.setattr(Trainer.Trainer, "training_one_step", training_one_step)
-    assert call("Trainer", *flags).code == 128 + signal.SIGTERM
+def test_a_run_that_is_stopped_says_so_on_its_page(call, flags, page, monkeypatch):
+    stop(monkeypatch, epoch=1, step=0)
+    assert call("Trainer", *flags).code == 143
     assert "stopped: 1 of 2 epochs done, 1 steps of the next" in page()[0]
-    monkeypatch.undo()
-
-
-def test_the_page_of_a_finished_run_tells_of_its_best_weights(call, flags, page):
-    assert_ended(call("Trainer", *flags))
-    text, data = page()
-    assert "unfinished" not in text and "training: " not in text
-    titles = [clip["title"] for clip in data["clips"]]
-    assert titles == ["validation, best weights", "sampled futures, first 6 frames"]
-
-
-def test_the_command_on_the_page_can_be_typed(call, flags, page, tmp_path, dataset):
-    moved = dataset.rename(tmp_path / "a data set; it's")
-    call("Trainer", *["--DR", moved], *flags[2:])
-    typed = page()[0].split("<code>")[-1].split("</code>")[0]
-    words = shlex.split(html.unescape(typed))
-    assert words[:2] == ["python", "Trainer.py"]
-    settings, _ = parse("Trainer", words[2:])
-    assert settings.DR == str(moved) and settings.save_root == "runs/run-again"
-    assert settings.F_dim == 8 and settings.num_epoch == 2
 
 
 POSE = """--lr 1e-05 --lr_milestones 3 9
@@ -167,33 +167,6 @@ def test_the_command_of_a_run_sets_all_that_the_run_was_told(tmp_path, flags):
     again, _ = parse("Trainer", words[2:])
     assert again.as_dict() == told.as_dict() | {"save_root": "runs/<script>; it's-again"}
     assert type(again) is type(told)
-
-
-# ---------------------------------------------------------------- console.txt
-
-
-def test_what_a_run_prints_is_kept_in_its_folder(call, flags, tmp_path, dataset):
-    run = tmp_path / "run"
-    done = call("Trainer", *flags)
-    kept = (run / "console.txt").read_text()
-    assert kept.startswith("--- ") and kept.partition("\n")[2] == done.out
-    assert "epoch   1/1" in kept
-    place = "--DR", dataset, "--save_root", run, "--ckpt_path", run / "best_score.ckpt"
-    tested = call("Tester", *place)
-    assert (run / "console.txt").read_text().endswith(tested.out)
-
-
-def test_why_a_run_ended_is_kept_too(call, flags, tmp_path, monkeypatch):
-    interrupt(monkeypatch, epoch=1, step=0)
-    call("Trainer", *flags)
-    assert (tmp_path / "run/console.txt").read_text().endswith("stopped by a signal\n")
-
-
-def test_a_refused_command_leaves_the_console_of_the_run_alone(call, flags, tmp_path):
-    call("Trainer", *flags)
-    before = (tmp_path / "run/console.txt").read_text()
-    assert call("Trainer", *flags, "--lr", 0.5).code == 1
-    assert (tmp_path / "run/console.txt").read_text() == before
 
 
 # ---------------------------------------------------------------- the first screen

@@ -169,22 +169,6 @@ def test_a_scripts_steps_are_those_of_its_program(settings_of_run, tmp_path, run
     assert max(shares) < EXACT, shares
 
 
-@pytest.mark.usefixtures("float64")
-def test_other_settings_take_other_steps(settings_of_run, tmp_path):
-    """--published_step is needed: without it the weights are elsewhere after five steps."""
-    settings = settings_of_run("report_e", "Cyclical").replace(published_step=False)
-    trainer, plain, optim = make_pair(tmp_path / "run", settings, {})
-    start = weights(plain)
-    for step in range(STEPS):
-        clips = random_clips(2, seed=step)
-        torch.manual_seed(0)
-        noise = trainer.model.draw_noise(clips[0])[0]
-        torch.manual_seed(0)
-        trainer.training_one_step(*clips, False)
-        template(plain, optim, clips, noise, False, trainer.kl_annealing.get_beta())
-    assert distance(trainer, plain, start) > 1e-3
-
-
 # ---------------------------------------------------------------- rollouts and clips
 
 

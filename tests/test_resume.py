@@ -1,4 +1,4 @@
-"""--resume: from what a run resumes, what may change, what is moved aside and kept."""
+"""Exact resume in every setting that changes the state; --resume; what is moved aside and kept."""
 
 import shutil
 import subprocess
@@ -6,16 +6,36 @@ import sys
 
 import pytest
 import torch
+from conftest import SETTINGS
 from helpers import (
     ROOT,
     SHORT,
     assert_ended,
     assert_same_files,
+    assert_same_run,
     contents,
     differences,
     load,
+    stop,
     tree,
 )
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_interrupted_run_equals_the_uninterrupted_one(
+    command, call, tmp_path, monkeypatch, no_plots, setting
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert_ended(call(*command(setting, whole)))
+    with monkeypatch.context() as patch:
+        stop(patch, epoch=1, step=0)
+        assert_ended(call(*command(setting, parts)), 143)
+    assert [load(parts)[name] for name in ("last_epoch", "steps_done")] == [1, 1]
+    done = call(*command(setting, parts))
+    assert_ended(done)
+    assert "resuming" in done.out
+    assert_same_run(whole, parts)
+
 
 # ---------------------------------------------------------------- what to resume from
 
@@ -23,10 +43,11 @@ from helpers import (
 @pytest.fixture
 def half(command, children, tmp_path, no_plots):
     """A run that was stopped in its second epoch."""
-    assert_ended(
-        children.run(*command("plain", tmp_path / "half"), at=[("stepped", 5, "SIGTERM")]), 143
-    )
-    return tmp_path / "half"
+    half = tmp_path / "half"
+    done = children.run(*command("plain", half), at=[("stepped", 5, "SIGTERM")])
+    assert_ended(done, 143)
+    assert f"{half / 'last.ckpt'}: epoch 1, after 2 steps" in done.out + done.err
+    return half
 
 
 @pytest.mark.parametrize("name", ["", "last.ckpt", "epoch=0.ckpt"])
@@ -39,6 +60,7 @@ def test_resume_takes_a_folder_or_a_file_from_elsewhere(whole, command, call, ha
     done = call(*command("plain", parts, "--resume", half / name))
     assert_ended(done)
     assert f"resuming {half / (name or 'last.ckpt')}" in done.out
+    assert ("epoch 1, after 2 of its steps" in done.out) == (name != "epoch=0.ckpt")
     assert contents(half) == kept
     assert differences(load(folder)["state_dict"], load(parts)["state_dict"]) == []
 
@@ -79,16 +101,6 @@ def test_changed_settings_are_printed_and_only_those(command, call, half):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(0, [0, 1, 2]), (1, [2]), (2, [1, 2]), (9, [0, 1, 2])])
-def test_keep_deletes_all_but_the_newest(command, call, tmp_path, no_plots, keep, kept):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "epoch=best.ckpt").write_text("of the user")
-    assert_ended(call(*command("plain", run, "--keep", keep)))
-    assert sorted(p.name for p in run.glob("epoch=[0-9]*")) == [f"epoch={e}.ckpt" for e in kept]
-    assert (run / "epoch=best.ckpt").exists()
-
-
 def test_a_resumed_run_keeps_its_keep_and_deletes_only_its_own_files(call, dataset, tmp_path):
     run = tmp_path / "run"
     flags = ["--DR", dataset, "--save_root", run, *SHORT, "--no-plots", "--per_save", 2]
@@ -111,10 +123,9 @@ def test_a_resumed_run_keeps_its_keep_and_deletes_only_its_own_files(call, datas
 # ---------------------------------------------------------------- deterministic, unreadable frames
 
 
-@pytest.mark.parametrize("setting", ["every source of randomness and EMA", "the robot lab"])
-def test_deterministic_gives_the_same_bits_twice(command, children, tmp_path, setting):
+def test_deterministic_gives_the_same_bits_twice(command, children, tmp_path):
     for name in ("a", "b"):
-        assert_ended(children.run(*command(setting, tmp_path / name, "--deterministic")))
+        assert_ended(children.run(*command("the robot lab", tmp_path / name, "--deterministic")))
     assert_same_files(tmp_path / "a", tmp_path / "b")
 
 

@@ -1,5 +1,6 @@
 """The robot lab's data: which clips are read, what is refused, what is cached, what is drawn."""
 
+import re
 import shutil
 
 import numpy as np
@@ -21,6 +22,7 @@ from robot_helpers import ACTIONS, POSITIONS, open_split, train_in
 
 from dataloader import RobotClips
 from modules.data import cache
+from modules.errors import UserError
 from modules.labs import LABS
 
 
@@ -77,12 +79,6 @@ def test_hidden_and_unrelated_files_are_ignored(robot_data):
     assert origins(open_split(robot_data))[0] == frames_of(*((0, i, EVAL) for i in range(4)))
 
 
-@pytest.mark.parametrize("above", ["", "robot", "softmotion/data"])
-def test_a_nested_dataset_root_is_found(tmp_path, above):
-    make_robot_data(tmp_path / above)
-    assert [len(open_split(tmp_path, s)) for s in ("train", "validate", "test")] == [4, 3, 2]
-
-
 def test_clips_of_different_lengths_start_at_their_first_frame(root):
     clips = [(0, 0, 6), (0, 1, 9), (0, 2, 5), (0, 3, 7)]
     for clip in clips:
@@ -98,8 +94,7 @@ def test_clips_of_different_lengths_start_at_their_first_frame(root):
         assert frames.shape == (PAST + FUTURE, 3, 64, 64)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("split", ["validate", "test"])
+@pytest.mark.parametrize(("split", "workers"), [("validate", 1), ("test", 4)])
 def test_every_clip_is_read_once_and_in_order_with_any_number_of_workers(root, split, workers):
     clips = [(record, clip, EVAL) for record in (0, 256) for clip in range(7)]
     for clip in clips:
@@ -147,36 +142,25 @@ BAD = {  # fault of a clip -> (function that causes it, what follows the clip in
     "no actions": remove(ACTIONS),
     "no positions": remove(POSITIONS),
     "too few rows": write(ACTIONS, lines("0,0,0,0", EVAL - 1)),
-    "an empty table": write(POSITIONS, ""),
     "too many columns": write(POSITIONS, lines("0,0,0,0")),
-    "too few columns": write(ACTIONS, lines("0,0,0")),
-    "rows of different width": write(ACTIONS, lines("0,0,0,0") + "0,0\n"),
     "a header": write(ACTIONS, "dx,dy,close,lift\n" + lines("0,0,0,0")),
     "text": write(POSITIONS, lines("0,0,up")),
     "separated by spaces": write(POSITIONS, lines("0 0 0")),
     "a nan": write(ACTIONS, lines("0,0,0,0", EVAL - 1) + "0,nan,0,0\n"),
-    "an infinity": write(POSITIONS, lines("0,0,0", EVAL - 1) + "0,inf,0\n"),
     "a damaged image": write("3.png", "\x89PNG and no more"),
-    "an empty image": write("5.png", ""),
     "an image without a number": write("last.png", ""),
     "a missing image": (lambda clip: (clip / "0.png").unlink(), ""),  # row 0 is not frame 1's
     "too few images": (shorten, ""),
 }
 
 
-def assert_refused(done, *words):
-    assert done.code == 1
-    assert all(str(word) in done.err for word in words)
-    assert done.err.startswith("error: ")
-    assert "Traceback" not in done.err
-
-
 @pytest.mark.parametrize("fault", BAD)
-def test_an_unreadable_clip_is_named(call, robot_data, tmp_path, recwarn, fault):
+def test_an_unreadable_clip_is_named(robot_data, recwarn, fault):
     spoil, name = BAD[fault]
     clip = record_folder(robot_data, "train", 0) / "2"
     spoil(clip)
-    assert_refused(train_in(call, robot_data, tmp_path / "run"), clip / name)
+    with pytest.raises(UserError, match=re.escape(str(clip / name))):
+        open_split(robot_data)
     assert [str(w.message) for w in recwarn] == []
 
 
@@ -187,18 +171,20 @@ def test_short_clips_name_the_flags_that_set_the_length(call, robot_data, tmp_pa
     clip = next(record_folder(robot_data, split, 0).iterdir())
     shorten(clip)
     done = train_in(call, robot_data, tmp_path / "run")
-    assert_refused(done, f"{clip} holds 4 frames", flag, 5 if split == "train" else 6)
+    assert done.code == 1 and f"error: {clip} holds 4 frames" in done.err
+    assert f"({flag})" in done.err
 
 
-def test_what_is_missing_is_named(call, robot_data, tmp_path):
+def test_what_is_missing_is_named(robot_data, tmp_path):
     shutil.rmtree(robot_data / "validate")
-    done = train_in(call, robot_data, tmp_path / "run")
-    assert_refused(done, robot_data / "validate")
     record = robot_data / "train/traj_256_to_511.tfrecords"
     record.mkdir()
-    assert_refused(train_in(call, robot_data, tmp_path / "run"), record)
-    done = train_in(call, tmp_path / "nowhere", tmp_path / "run")
-    assert_refused(done, f"--DR {tmp_path / 'nowhere'}")
+    for root, split, named in (
+        (robot_data, "validate", robot_data / "validate"), (robot_data, "train", record),
+        (tmp_path / "nowhere", "train", f"--DR {tmp_path / 'nowhere'}"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=re.escape(str(named))):
+            open_split(root, split)
 
 
 # ---------------------------------------------------------------- cache
@@ -222,16 +208,6 @@ def test_a_rewritten_table_is_read_again(robot_data):
     path.write_text(path.read_text().replace("0.25", "0.75"))  # the same size
     assert open_split(robot_data)[1][1][:, 5].tolist() == [0.75] * 5
     assert len([*(robot_data / ".cache").glob("train-rows*.npy")]) == 1
-
-
-def test_tables_are_read_again_when_a_frame_moves_to_another_clip(root):
-    a, b = (write_clip(root, "train", 0, i, 8) for i in range(2))
-    (b / "7.png").rename(root / "kept.png")
-    open_split(root)
-    (root / "kept.png").rename(b / "7.png")
-    (a / "7.png").unlink()
-    frames, rows = origins(open_split(root))
-    assert rows == frames
 
 
 # ---------------------------------------------------------------- training clips

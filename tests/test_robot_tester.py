@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import EVAL, PAST, make_robot_data, read_csv, train_once, write_clip
+from helpers import EVAL, PAST, make_robot_data, read_csv, write_clip
 from PIL import Image, ImageSequence
 from robot_helpers import (
     clips_of,
@@ -14,15 +14,14 @@ from robot_helpers import (
     predict,
     psnr,
     train_in,
-    train_robot_once,
 )
 
-from modules.report import figures, pictures
+from modules.report import pictures
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train_robot_once(tmp_path_factory.mktemp("trained"))
+def trained(robot_trained):
+    return robot_trained
 
 
 @pytest.fixture
@@ -165,82 +164,14 @@ def test_futures_are_samples_where_the_scored_rollout_has_z_of_the_mean(run_test
 
 # ---------------------------------------------------------------- refusals
 
-
-def test_sizes_that_contradict_the_checkpoint_are_refused(run_test):
-    done = run_test("--lab", "robot", "--z_dim", 3)
-    assert done.code == 1
-    for word in ("--z_dim 3", "scaled.ckpt", "was trained with"):
-        assert word in done.err
-
-
-def test_a_robot_checkpoint_is_refused_by_the_pose_lab(run_test):
-    done = run_test("--lab", "pose")
-    assert done.code == 1
-    assert "--lab robot" in done.err
+REFUSED = {
+    "--lab robot --z_dim 3": ("--z_dim 3", "scaled.ckpt", "was trained with"),
+    "--lab pose": ("--lab robot",),
+    "--lab robot --n_future 8": ("--n_eval 6 is below --n_past + --n_future, 10",),
+}
 
 
-def test_a_pose_checkpoint_is_refused_by_the_robot_lab(run_test, tmp_path):
-    done = run_test("--lab", "robot", ckpt=train_once(tmp_path / "pose").best)
-    assert done.code == 1
-    assert "--lab pose" in done.err
-
-
-# ---------------------------------------------------------------- gifs and film strips
-
-
-def solid(colours, size=(6, 8)):
-    """uint8 clip (T, H, W, 3) of one colour per frame."""
-    return np.tile(np.array(colours, np.uint8)[:, None, None], (1, *size, 1))
-
-
-@pytest.mark.parametrize("given", [0, 2, 4])
-def test_framed_marks_given_frames_green_and_the_others_red(given):
-    clip = solid([(9, 9, 9)] * 4)
-    out = pictures.framed(clip, given, width=3)
-    assert out.shape == (4, 6 + 6, 8 + 6, 3)
-    assert np.array_equal(out[:, 3:-3, 3:-3], clip)
-    inside = np.zeros(out.shape[1:3], bool)
-    inside[3:-3, 3:-3] = True
-    colours = [pictures.GREEN] * given + [pictures.RED] * (4 - given)
-    for frame, colour in zip(out, colours):
-        assert (frame[~inside] == colour).all()
-
-
-def colours_in(path):
-    """-> (width, height), {colour: number of pixels} of an image."""
-    with Image.open(path) as image:
-        rgb = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    colours, counts = np.unique(rgb, axis=0, return_counts=True)
-    return image.size, dict(zip(map(tuple, colours.tolist()), counts.tolist()))
-
-
-def test_a_strip_shows_every_frame_of_every_row_once_and_wraps(tmp_path):
-    sizes = []
-    for times in (12, 13):
-        hues = [(5 + 8 * t, 250 - 8 * t, 40) for t in range(times)]
-        rows = {"one": solid(hues), "two": solid([(b, g, r) for r, g, b in hues])}
-        pictures.draw_strip(tmp_path / "strip.png", rows, range(times))
-        size, found = colours_in(tmp_path / "strip.png")
-        areas = [found.get(colour, 0) for hue in hues for colour in (hue, hue[::-1])]
-        assert min(areas) > 100
-        assert max(areas) < 1.3 * min(areas)
-        sizes.append(size)
-    (width, height), (same, larger) = sizes
-    assert width == same and height < larger
-
-
-def test_strips_of_a_test_show_every_frame(make_test, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        pictures, "draw_strip", lambda path, rows, times: drawn.append((rows, times))
-    )
-    monkeypatch.setattr(figures, "draw_psnr_per_frame", lambda *_: None)
-    make_test()
-    assert [[*times] for _, times in drawn] == [[*range(EVAL)]] * 2
-    assert all({*rows} == {"truth", "prediction"} for rows, _ in drawn)
-
-
-def test_n_future_above_the_checkpoints_n_eval(run_test):
-    done = run_test("--lab", "robot", "--n_future", "8")
-    assert done.code == 1
-    assert "--n_eval 6 is below --n_past + --n_future, 10" in done.err
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_contradicts_the_checkpoint_is_refused(run_test, line):
+    done = run_test(*line.split())
+    assert done.code == 1 and all(word in done.err for word in REFUSED[line])

@@ -1,7 +1,6 @@
 """Training runs of the robot lab: what they write, what they compute, how they resume."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -9,13 +8,9 @@ import torch
 from helpers import (
     EVAL,
     PAST,
-    assert_same_run,
     differences,
-    interrupt,
     load,
     read_csv,
-    settings_of,
-    train_once,
 )
 from helpers import SHORT as POSE
 from robot_helpers import (
@@ -26,7 +21,6 @@ from robot_helpers import (
     psnr,
     random_robot_clips,
     train_in,
-    train_robot_once,
 )
 from torch.distributions import Normal, kl_divergence
 
@@ -36,36 +30,25 @@ from modules.report.charts import CURVES
 from modules.report.pages import FUTURES, LATENTS
 from modules.report.pictures import gif_time
 from modules.runs.folder import MOVING
-from modules.training import schedules
 
 # ---------------------------------------------------------------- training
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train_robot_once(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture(scope="module")
-def pose_run(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("pose")).run
-
-
 @pytest.fixture
-def train(call, trained, tmp_path, no_plots):
+def train(call, robot_trained, tmp_path, no_plots):
     """train(folder, epochs, flags) -> the folder of a run that succeeded."""
 
     def run(name, epochs=1, line=""):
-        done = train_in(call, trained.data, tmp_path / name, epochs, line)
+        done = train_in(call, robot_trained.data, tmp_path / name, epochs, line)
         assert done.code == 0, done.err
         return tmp_path / name
 
     return run
 
 
-def test_a_run_writes_the_documented_files(call, trained, tmp_path):
+def test_a_run_writes_the_documented_files(call, robot_trained, tmp_path):
     folder = tmp_path / "run"
-    assert train_in(call, trained.data, folder, 2, "--per_save 1").code == 0
+    assert train_in(call, robot_trained.data, folder, 2, "--per_save 1").code == 0
     files = """args.json metrics.csv val_frames.csv val.gif val_strip.png plots distribution.json
         val_clip.json val_futures.json console.txt best_score.ckpt last.ckpt epoch=0.ckpt
         epoch=1.ckpt report.html"""
@@ -84,10 +67,10 @@ def test_a_run_writes_the_documented_files(call, trained, tmp_path):
 @pytest.mark.parametrize(
     "flags", ["", "--z_source mean --seed 4 --ema 0.5 --learned_prior --last_frame_skip"]
 )
-def test_scores_of_validation_are_those_of_rollouts_one_by_one(train, trained, flags):
+def test_scores_of_validation_are_those_of_rollouts_one_by_one(train, robot_trained, flags):
     folder = train("run", 2, f"--per_save 1 {flags}")
     seed, kind = (4, "mean") if flags else (1, "sample")
-    clips = clips_of(trained.data, "validate")
+    clips = clips_of(robot_trained.data, "validate")
     copied = np.mean([psnr(frames[[PAST - 1] * EVAL], frames) for frames, _ in clips])
     for row in read_csv(folder / "metrics.csv"):
         pred = predict(folder / f"epoch={row['epoch']:.0f}.ckpt", clips, seed, kind)
@@ -101,7 +84,7 @@ def test_scores_of_validation_are_those_of_rollouts_one_by_one(train, trained, f
     assert [row["rollout"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-def test_kl_in_the_metrics_is_per_predicted_frame(train, trained, monkeypatch):
+def test_kl_in_the_metrics_is_per_predicted_frame(train, robot_trained, monkeypatch):
     forward, outputs = RecurrentVAE.forward, []
 
     def recorded(self, *inputs, **more):
@@ -110,7 +93,7 @@ def test_kl_in_the_metrics_is_per_predicted_frame(train, trained, monkeypatch):
 
     monkeypatch.setattr(RecurrentVAE, "forward", recorded)
     beta = "--kl_anneal_type None --kl_anneal_stop 0.5"
-    line = f"--ckpt_path {trained.scaled} --learned_prior --epoch_size 1 {beta}"
+    line = f"--ckpt_path {robot_trained.scaled} --learned_prior --epoch_size 1 {beta}"
     (row,) = read_csv(train("run", 1, line) / "metrics.csv")
     mu, logvar = (x.double() for x in outputs[0][1:])
     kl = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0, 1)).sum(2).mean().item()
@@ -127,9 +110,9 @@ def test_bf16_applies_to_convolutions_only():
     assert {x.dtype for x in outputs} == {torch.float32}
 
 
-def test_standardised_conditions_are_those_of_the_training_set(train, trained):
+def test_standardised_conditions_are_those_of_the_training_set(train, robot_trained):
     state = load(train("run", 1, "--standardise"))["state_dict"]
-    rows = torch.cat([rows for _, rows in clips_of(trained.data, "train")])
+    rows = torch.cat([rows for _, rows in clips_of(robot_trained.data, "train")])
     for name, expected in (("mean", rows.mean(0)), ("std", rows.std(0).clamp_min(1e-6))):
         torch.testing.assert_close(state[f"condition_{name}"], expected, rtol=1e-3, atol=1e-6)
 
@@ -154,34 +137,7 @@ def test_training_sees_the_frames_and_rows_that_were_drawn(train, monkeypatch):
         assert np.array_equal(conditions, rows[numbers])
 
 
-def test_training_learns(train):
-    folder = train("run", 2, "--tfr 0 --epoch_size 20 --lr 0.01 --kl_anneal_stop 0.0001")
-    mse = [row["train/mse"] for row in read_csv(folder / "metrics.csv")]
-    assert mse[-1] < 0.5 * mse[0]
-
-
 # ---------------------------------------------------------------- resuming
-
-SETTINGS = {
-    "plain": "",
-    "EMA": "--ema 0.9 --kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_d_step 0.3",
-    "all": "--tfr 0.5 --learned_prior --last_frame_skip --ema 0.9 --random_offset --z_source mean "
-    "--standardise --condition previous",
-}
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_a_run_interrupted_in_every_epoch_equals_the_uninterrupted_run(
-    train, call, trained, tmp_path, monkeypatch, setting
-):
-    line = f"{SETTINGS[setting]} --epoch_size 2"
-    whole = train("whole", 3, line)
-    for epoch in (1, 2):
-        with monkeypatch.context() as patch:
-            interrupt(patch, epoch, step=1)
-            assert train_in(call, trained.data, tmp_path / "parts", 3, line).code == 130
-        assert load(tmp_path / "parts")["last_epoch"] == epoch
-    assert_same_run(whole, train("parts", 3, line))
 
 
 def test_a_robot_run_is_not_resumed_as_a_pose_run(train, call, dataset):
@@ -191,23 +147,6 @@ def test_a_robot_run_is_not_resumed_as_a_pose_run(train, call, dataset):
     assert "--lab robot" in done.err
 
 
-def test_a_pose_run_is_not_resumed_as_a_robot_run(call, trained, pose_run, tmp_path):
-    folder = shutil.copytree(pose_run, tmp_path / "run")
-    before = (folder / "last.ckpt").read_bytes()
-    done = train_in(call, trained.data, folder, 2)
-    assert done.code == 1
-    assert "--lab pose" in done.err
-    assert (folder / "last.ckpt").read_bytes() == before
-
-
-@pytest.mark.parametrize("change", ["--n_future 4", "--last_frame_skip"])
-def test_the_changed_flag_of_another_experiment_is_named(train, call, trained, change):
-    folder = train("run")
-    done = train_in(call, trained.data, folder, 2, change)
-    assert done.code == 1
-    assert change.split()[0] in done.err
-
-
 def test_validation_does_not_change_the_training(train):
     often = train("often", 3, "--val_every 1 --tfr 0.5")
     once = train("once", 3, "--val_every 3 --tfr 0.5")
@@ -215,24 +154,15 @@ def test_validation_does_not_change_the_training(train):
         assert differences(load(often)[name], load(once)[name]) == []
 
 
-def test_weights_of_the_other_lab_are_refused(call, trained, dataset, tmp_path):
-    places = ["--DR", dataset, "--save_root", tmp_path / "x", "--ckpt_path", trained.best]
+def test_weights_of_the_other_lab_are_refused(call, robot_trained, dataset, tmp_path):
+    places = ["--DR", dataset, "--save_root", tmp_path / "x", "--ckpt_path", robot_trained.best]
     done = call("Trainer", *places, *POSE, "--num_epoch", 1)
     assert done.code == 1
     assert "--lab robot" in done.err
 
 
-def test_weights_trained_without_standardise_are_refused_with_it(call, trained, tmp_path):
-    flags = f"--learned_prior --standardise --ckpt_path {trained.best}"
-    done = train_in(call, trained.data, tmp_path / "run", 1, flags)
+def test_weights_trained_without_standardise_are_refused_with_it(call, robot_trained, tmp_path):
+    flags = f"--learned_prior --standardise --ckpt_path {robot_trained.best}"
+    done = train_in(call, robot_trained.data, tmp_path / "run", 1, flags)
     assert done.code == 1
     assert "trained without --standardise" in done.err
-
-
-def test_preview_and_training_share_one_table(train):
-    """--preview and metrics.csv agree about every epoch."""
-    line = "--kl_anneal_cyclical --kl_anneal_cycle 2 --tfr_d_step 0.3 --epoch_size 1"
-    rows = read_csv(train("run", 4, line) / "metrics.csv")
-    settings = settings_of(f"--niter 4 {line}", lab="robot")
-    for row, plan in zip(rows, schedules.table(settings), strict=True):
-        assert all(row[f"train/{name}"] == plan[name] for name in ("beta", "tfr", "lr"))

@@ -1,7 +1,6 @@
 """beta, tfr and lr of every epoch: against tables computed by hand, against the published
 annealing algorithm, and against torch's schedulers."""
 
-import math
 import random
 from fractions import Fraction
 
@@ -58,10 +57,6 @@ def test_beta_is_the_table_computed_by_hand(flags):
     assert table("beta", line) == near(BETAS[flags])
 
 
-def test_default_beta_is_ten_ramps_of_seven_epochs():
-    assert table("beta", "") == near([k / 7 for k in range(7)] * 10)
-
-
 def published_algorithm(n_iter, start, stop, n_cycle, ratio):
     """Fu et al.'s frange_cycle_linear, in fractions: `v <= stop` is exact."""
     start, stop, ratio = (Fraction(str(x)) for x in (start, stop, ratio))
@@ -88,7 +83,7 @@ def combinations():
                     yield n_iter, n_cycle, ratio
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0.1, 1), (0.2, 0.9), (0, 3)])
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0.2, 0.9)])
 def test_cyclical_beta_is_the_published_algorithms(start, stop):
     for n_iter, n_cycle, ratio in combinations():
         found = frange_cycle_linear(n_iter, start, stop, n_cycle, ratio)
@@ -100,12 +95,6 @@ def test_frange_cycle_linear_has_the_published_defaults():
     assert frange_cycle_linear(4) == near([0, 0.25, 0.5, 0.75])
     assert frange_cycle_linear(4, n_cycle=2, ratio=0.5) == near([0, 1, 0, 1])
     assert frange_cycle_linear(4, 0.5, 0.5) == near([0.5] * 4)
-
-
-@pytest.mark.parametrize("cycles", [6, 7, 10, 10_000])
-def test_more_cycles_than_epochs_is_one_cycle_per_epoch(cycles):
-    flags = f"--num_epoch 6 --kl_anneal_cycle {cycles} --kl_anneal_ratio 0"
-    assert table("beta", flags) == near([1] * 6)
 
 
 # ---------------------------------------------------------------- teacher forcing
@@ -126,13 +115,6 @@ TFRS = {  # flags -> tfr of every epoch
 @pytest.mark.parametrize("flags", TFRS)
 def test_tfr_is_the_table_computed_by_hand(flags):
     assert table("tfr", flags) == near(TFRS[flags])
-
-
-def test_default_tfr_first_decays_in_epoch_ten_and_ends_at_zero():
-    tfr = table("tfr", "")
-    assert tfr[:10] == [1] * 10
-    assert tfr[10:20] == near([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0])
-    assert tfr[20:] == [0] * 50
 
 
 # ---------------------------------------------------------------- learning rate
@@ -197,21 +179,12 @@ RESUMED = [
 
 
 @pytest.mark.parametrize("flags", RESUMED)
-def test_annealing_object_follows_the_table(flags):
-    settings, betas = settings_of(flags), []
-    annealing = kl_annealing(settings)
-    for _ in range(settings.num_epoch):
-        betas.append(annealing.get_beta())
-        annealing.update()
-    assert betas == table("beta", flags)
-
-
-@pytest.mark.parametrize("flags", RESUMED)
-def test_annealing_started_at_epoch_k_equals_k_updates(flags):
-    settings = settings_of(flags)
-    walked = kl_annealing(settings, current_epoch=0)
+def test_the_annealing_object_follows_the_table_from_any_epoch(flags):
+    settings, betas = settings_of(flags), table("beta", flags)
+    walked = kl_annealing(settings)
     for k in range(settings.num_epoch + 3):
         assert kl_annealing(settings, current_epoch=k).get_beta() == walked.get_beta()
+        assert k >= len(betas) or walked.get_beta() == betas[k]
         walked.update()
 
 
@@ -256,9 +229,10 @@ def test_a_row_of_the_file_holds_until_the_next_and_other_columns_are_the_flags(
 
 
 def test_a_file_of_the_whole_table_is_the_table(tmp_path):
-    for seed in range(20):
-        flags = random_flags(random.Random(seed))
-        rows = schedules.table(settings_of(flags))
+    for flags in RESUMED:
+        rows = schedules.table(
+            settings_of(f"{flags} --lr_schedule cosine --lr_min 1e-5 --tfr_sde 3")
+        )
         write_csv(tmp_path / "s.csv", rows)
         epochs = f"--num_epoch {len(rows)} --schedule {tmp_path / 's.csv'}"
         assert schedules.table(settings_of(epochs)) == rows, flags
@@ -304,61 +278,6 @@ def test_flags_that_the_file_replaces_are_noted(capsys, tmp_path):
     parse("Trainer", line.split())
     note = "note: --kl_anneal_cycle has no effect beside a --schedule file with beta\n"
     assert capsys.readouterr().out == note
-
-
-# ---------------------------------------------------------------- random legal flags
-
-
-def random_flags(rng):
-    """Legal settings of all flags that the schedules use, ordinary and extreme ones."""
-    epochs = rng.choice([1, 2, 3, 10, 70, rng.randint(1, 400)])
-    values = [0.0, 1.0, round(rng.random(), 3), 1e-310, 1e9]
-    tfr = rng.choice([0.0, 1.0, rng.random()])
-    lr = 10 ** rng.uniform(-6, 0)
-    flags = {
-        "num_epoch": epochs,
-        "kl_anneal_type": rng.choice(["Cyclical", "Monotonic", "W/O", "cyclical"]),
-        "kl_anneal_cycle": rng.choice([1, 2, 10, rng.randint(1, 2 * epochs)]),
-        "kl_anneal_ratio": rng.choice([0, 1, 0.5, rng.random(), 1e-9, rng.uniform(1, 3)]),
-        "kl_anneal_stop": rng.choice(values),
-        "pretrain_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
-        "tfr": tfr,
-        "tfr_sde": rng.randint(0, epochs + 3),
-        "tfr_d_step": rng.choice([0, 1, rng.random()]),
-        "lr": lr,
-        "lr_schedule": rng.choice(["multistep", "cosine", "constant"]),
-        "lr_min": lr * rng.choice([0, 1, rng.random()]),
-        "lr_gamma": rng.choice([1, 0.1, rng.uniform(0.01, 1)]),
-        "warmup_epochs": rng.choice([0, 0, rng.randint(0, epochs + 2)]),
-    }
-    return " ".join(f"--{name} {value}" for name, value in flags.items())
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_every_schedule_is_finite_and_in_range(seed):
-    settings = settings_of(random_flags(random.Random(seed)))
-    rows = schedules.table(settings)
-    assert [row["epoch"] for row in rows] == list(range(settings.num_epoch))
-    slack = 1 + 1e-12
-    for row in rows:
-        assert all(math.isfinite(value) for value in row.values())
-        assert 0 <= row["beta"] <= settings.kl_anneal_stop * slack
-        assert 0 <= row["tfr"] <= settings.tfr * slack
-        assert 0 <= row["lr"] <= settings.lr * slack
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_tfr_never_rises_and_beta_falls_only_where_a_cycle_begins(seed):
-    settings = settings_of(random_flags(random.Random(1000 + seed)))
-    rows = schedules.table(settings)
-    falls = {b["epoch"] for a, b in zip(rows, rows[1:]) if a["beta"] > b["beta"]}
-    first = settings.pretrain_epochs
-    epochs = max(settings.num_epoch - first, 0)
-    cycles = settings.kl_anneal_cycle if settings.kl_anneal_type == "Cyclical" else 1
-    cycles = min(cycles, epochs)
-    begin = {first + int(Fraction(c * epochs, cycles)) for c in range(1, cycles)}
-    assert falls <= begin
-    assert all(a["tfr"] >= b["tfr"] - 1e-12 for a, b in zip(rows, rows[1:]))
 
 
 # ---------------------------------------------------------------- notes on posterior collapse

@@ -4,6 +4,7 @@ Also the flags without effect: each is refused or noted.
 """
 
 import dataclasses
+import math
 import typing
 
 import pytest
@@ -109,17 +110,20 @@ def test_every_switch_can_be_negated(script, lab):
                 assert parser.read(line) == {item.name: line[-1] == yes}
 
 
-def test_a_negated_flag_counts_as_typed():
-    places = "--DR d --save_root s --test --ckpt_path c".split()
-    settings, typed = parse("Trainer", [*places, "--no-scene", "--no-shuffle"])
-    assert not settings.scene and not settings.shuffle
-    assert {"scene", "shuffle"} <= typed
+NUMBERS = {
+    item.name: getattr(check, "each", check)
+    for cls in (*TRAINING.values(), *TESTS.values())
+    for item in dataclasses.fields(cls)
+    if isinstance(check := item.metadata["check"], (Number, Numbers))
+}
 
 
-def test_a_switch_takes_no_value(capsys):
-    with pytest.raises(SystemExit) as stop:
-        settings_of("--scene=0")
-    assert stop.value.code == 2 and "--scene" in capsys.readouterr().err
+def test_every_number_has_an_upper_limit_and_the_error_states_it():
+    for name, number in NUMBERS.items():
+        assert number(str(number.high)) == number.high <= 2**32, name
+        for value in (10**20, "1e308", math.nan, "x", ""):
+            with pytest.raises(ValueError, match=f"at most {number.high}|must be a"):
+                number(value)
 
 
 # ---------------------------------------------------------------- from Python

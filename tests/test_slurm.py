@@ -81,7 +81,7 @@ def test_a_job_is_queued_again_whenever_its_end_is_announced(tmp_path, when):
 
 @needs_slurm
 def test_an_array_of_runs_of_which_one_is_preempted(cluster, data, tmp_path):
-    names = [f"run{i}" for i in range(6 if ALL else 3)]
+    names = [f"run{i}" for i in range(6 if ALL else 2)]
     lines = ["# name and flags", "", *(f"{name}  --seed {name[3:]}  # a comment" for name in names)]
     (tmp_path / "settings.txt").write_text("\n".join(lines))
     runs = tmp_path / "runs"

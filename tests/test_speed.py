@@ -2,11 +2,7 @@
 
 import itertools
 import math
-import platform
-import subprocess
-import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +10,12 @@ import torch
 from helpers import (
     BATCH,
     LENGTH,
-    ROOT,
     SHORT,
     SIZE,
     TINY,
     make_dataset,
     make_trainer,
     random_clips,
-    read_csv,
     settings_of,
 )
 
@@ -53,32 +47,6 @@ def test_no_convolution_has_to_copy_its_input(tmp_path, forced, prior, line):
                 net.register_forward_pre_hook(look)
     model(*random_clips(), forced, prior)
     assert seen and all(seen)
-
-
-FREE_AND_ALLOCATE = """
-import resource, sys, torch
-from modules.config import Compute
-from modules.training.device import choose_device
-if sys.argv[1] == "kept":
-    choose_device(Compute(device="cpu"))
-faults = []
-for turn in range(4):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**26)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(min(faults[1:]))  # the system moves pages now and then
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to")
-def test_a_cpu_run_keeps_freed_memory_for_the_next_step():
-    faults = {}
-    for how in ("kept", "by default"):
-        command = [sys.executable, "-c", FREE_AND_ALLOCATE, how]
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-        faults[how] = int(done.stdout.split()[-1])
-    # no page faults, or one huge page; small pages once where memory is fragmented
-    assert faults["kept"] < 0.9 * faults["by default"]
 
 
 # ---------------------------------------------------------------- pieces, recomputing, compiling
@@ -273,35 +241,9 @@ def test_steps_and_rollouts_stay_on_their_device_and_read_nothing_back(
     assert len(rolled) == LENGTH and all(frame.device == META for frame in rolled)
 
 
-@pytest.mark.parametrize("mistake", [float, bool, lambda number: number + torch.zeros(3)])
-def test_the_meta_device_raises_on_such_mistakes(mistake):
-    with pytest.raises(RuntimeError):
-        mistake(torch.ones(3, device=META)[0])
-
-
 # ---------------------------------------------------------------- on a GPU
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-
-
-@needs_gpu
-@pytest.mark.parametrize("forced", [False, True])
-def test_a_step_never_waits_for_the_gpu(tmp_path, forced):
-    trainer = make_trainer(
-        tmp_path, "--ema", 0.9, "--warp", 0.5, device=GPU, train_vi_len=LENGTH, batch_size=BATCH
-    )
-    images = np.random.default_rng(0).integers(0, 256, (60, *SIZE, 3), dtype=np.uint8)
-    dataset = SimpleNamespace(frames=images, conditions=images, bad=[])
-    clips = DanceClips(dataset, trainer.settings, GPU)
-    batches = clips.batches(0)
-    for fetched in clips.fetch(batches[:1]):
-        trainer.training_one_step(*fetched, forced)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for fetched in clips.fetch(batches):
-            trainer.training_one_step(*fetched, forced)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @needs_gpu
@@ -322,22 +264,3 @@ def test_a_gpu_computes_the_same_as_the_cpu(tmp_path, monkeypatch, mode, forced)
     poses, noise = torch.rand(1, 9, 3, *SIZE), noise_source("mean", 0, [0])
     rolled = [roll_out(x.model, poses[:, :1], poses, noise) for x in (there, here)]
     torch.testing.assert_close(*rolled, rtol=1e-3, atol=1e-3)
-
-
-# ---------------------------------------------------------------- bf16
-
-
-@pytest.mark.skipif(
-    device.choose_precision("auto", CPU) != "bf16", reason="this CPU does not compute in bf16"
-)
-def test_bf16_trains_as_well_as_float32(call, tmp_path, no_plots):
-    data = make_dataset(tmp_path / "data", train=24, val=12)
-    scores = {}
-    for precision in ("float32", "bf16"):
-        run = tmp_path / precision
-        flags = [*SHORT, "--precision", precision, "--num_epoch", 12, "--lr_schedule", "cosine"]
-        flags += ["--tfr", 0, "--z_source", "mean", "--pretrain_epochs", 99, "--ema", 0.9]
-        done = call("Trainer", "--DR", data, "--save_root", run, *flags, "--lr", 0.01)
-        assert done.code == 0, done.err
-        scores[precision] = read_csv(run / "metrics.csv")[-1]["val/psnr"]
-    assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.2)

@@ -1,9 +1,8 @@
-"""The shape of the code base: import direction, sizes of files, annotations, the words in use."""
+"""The shape of the code base: import direction, sizes of files, annotations."""
 
 import ast
 import inspect
 import re
-import subprocess
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,14 +12,6 @@ from helpers import ROOT
 MODULES = sorted((ROOT / "modules").rglob("*.py"))
 CODE = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "scripts").rglob("*.py"), *ROOT.glob("tests/*.py")]
 TOP_LEVEL = {"Trainer", "Tester", "dataloader", "scripts", "benchmark", "toy", "video"}
-REPLACED = r"""
-    \b(in-place )?bends?\b|\bcarr(y|ies|ied|ying) on\b|\btak(es?|ing) up\b|\bstill scene\b
-    |\bshaken\b|\bshock\b|given frame repeated|next to nothing|\bleaned\b|\bnever danced\b
-    |\bdecoder first\b|\bis said\b|each means is worth|\bwarps\b
-    |put_back|\bnats a frame\b|\bpicture's room\b
-"""
-REPLACED = re.compile(re.sub(r"\n\s*", "", REPLACED), re.IGNORECASE)
-HISTORY = {"CHANGELOG.md", "tests/test_structure.py"}
 
 
 def name_of(path: Path) -> str:
@@ -135,24 +126,6 @@ def test_the_derivation_names_code_that_exists():
     for path, name in places:
         nodes = ast.walk(ast.parse((ROOT / path).read_text()))
         assert name in {getattr(node, "name", None) for node in nodes}, f"{path}: {name}"
-
-
-def tracked_texts():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    ends = (".py", ".md", ".sh", ".ipynb", ".yml", ".yaml", ".txt", ".cff")
-    return [ROOT / name for name in listed.stdout.splitlines() if name.endswith(ends)]
-
-
-def test_no_replaced_word_is_left():
-    found = []
-    for path in tracked_texts():
-        if str(path.relative_to(ROOT)) not in HISTORY and path.exists():
-            for number, line in enumerate(path.read_text().splitlines(), 1):
-                if REPLACED.search(line):
-                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
-    assert found == []
 
 
 def test_published_names_are_where_they_were():

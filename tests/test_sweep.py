@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,22 +76,6 @@ def test_every_figure_and_table_of_a_report_has_columns_and_runs(script, listed)
     assert {source for _, source in args.copy} <= pictures
     names = [name for name, *_ in (*args.figure, *args.table, *args.copy)]
     assert len(set(names)) == len(names) > 3
-
-
-def test_paths_count_from_the_users_folder_and_values_keep_their_spaces(listed, tmp_path):
-    (tmp_path / "my work").mkdir()
-    words = listed(
-        "report_c", "my runs", "--cache_dir", "a b", cwd=tmp_path / "my work", DR="my data"
-    )
-    for job in jobs_listed(words):
-        settings = job.settings
-        assert (settings.DR, settings.cache_dir) == ("my data", "a b")
-        assert settings.save_root == f"my runs/{job.name}"
-
-
-def test_flags_of_the_user_override_those_of_the_list(listed):
-    found = jobs_listed(listed("report_c", "runs", "--num_epoch", 7, DR="data"))
-    assert {job.settings.num_epoch for job in found} == {7}
 
 
 @pytest.mark.parametrize("script", LISTS)
@@ -180,11 +162,11 @@ def carry_out(children, monkeypatch, in_process):
 def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dataset, tmp_path):
     runs = tmp_path / "runs"
     small = [*SHORT, "--num_epoch", 1, "--no-plots"]
-    words = listed("report_c", runs, *small, DR=str(dataset), ONLY="*/tfr*")
+    words = listed("report_c", runs, *small, DR=str(dataset), ONLY="None/tfr*")
 
-    first = carry_out(*words, stop_at=7)  # the fourth run
+    first = carry_out(*words, stop_at=3)  # the second run
     assert first.code == 128 + signal.SIGINT, first.out + first.err
-    stopped = runs / "Cyclical/tfr1"
+    stopped = runs / "None/tfr0.5"
     assert first.started[-1] == ("Trainer.py", stopped)
     assert load(stopped)["steps_done"] == 1
     assert not (stopped / "scores.json").exists()
@@ -194,13 +176,13 @@ def test_report_c_from_one_command_is_stopped_and_resumed(carry_out, listed, dat
     assert second.started[0] == ("Trainer.py", stopped)
     assert "resuming" in (stopped / "sweep.log").read_text()
     scripts = Counter(script for script, _ in second.started)
-    assert scripts == {"Trainer.py": 6, "Tester.py": 6}
-    assert len(list(runs.rglob("scores.json"))) == 9
-    assert second.err.count(": PSNR ") == 6
+    assert scripts == {"Trainer.py": 2, "Tester.py": 2}
+    assert len(list(runs.rglob("scores.json"))) == 3
+    assert second.err.count(": PSNR ") == 2
     page = (runs / "compare/report.html").read_text()
-    assert all(f"{kl}/tfr{tfr}" in page for kl in ("None", "Cyclical") for tfr in (1, 0.5, 0))
+    assert all(f"None/tfr{tfr}" in page for tfr in (1, 0.5, 0))
     table = (runs / "figures/published.md").read_text()
-    assert table in second.out and table.count("\n") == 2 + 9
+    assert table in second.out and table.count("\n") == 2 + 3
     assert "\n| None/tfr1 | 20.62 | 1 | " in table and "\n| None/tfr0 | - | 1 | " in table
     drawn = "train_loss train_mse train_kl train_tfr train_beta val_psnr PSNR_per_frame".split()
     drawn += ["kl", "psnr_per_frame", "test_clip0", "val_clip"]
@@ -541,42 +523,6 @@ def test_a_terminal_shows_the_plan_and_the_last_line_of_each_run(
     assert "3 runs, 2 at once: 0 trained, 1 begun, 2 new; 13 of 15 epochs left, " in shown
     assert "b: epoch 1" in shown and "3/3 runs" in shown
     assert "a\\x1b[1m: epoch 1" in shown and "\033[1m" not in shown
-
-
-SLEEPER = """
-import pathlib, signal, sys, time
-def stop(number, frame):
-    pathlib.Path(sys.argv[1]).write_text("saved")
-    sys.exit()
-signal.signal(signal.SIGTERM, stop)
-print("begun", flush=True)
-time.sleep(60)
-"""
-SWEEP = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-import jobs
-jobs.start(sys.argv[2:4], jobs.Path(sys.argv[4]), {})
-time.sleep(60)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent died")
-def test_a_killed_sweep_stops_its_runs(tmp_path):
-    script, saved, log = tmp_path / "sleeper.py", tmp_path / "saved", tmp_path / "log"
-    script.write_text(SLEEPER)
-    words = [sys.executable, "-c", SWEEP, ROOT / "scripts", script, saved, log]
-    with subprocess.Popen(list(map(str, words))) as parent:
-        wait_for(lambda: log.exists() and "begun" in log.read_text())
-        parent.kill()
-    wait_for(saved.exists)
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_script_has_a_session_of_its_own_and_its_text_is_kept(tmp_path):

@@ -8,7 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from helpers import SHORT, make_dataset, read_csv, read_submission, to_rows, train_once
+from helpers import SHORT, make_dataset, read_csv, read_submission, to_rows
 from PIL import Image, ImageSequence
 
 import dataloader
@@ -24,12 +24,6 @@ SIZE = (12, 16)
 VALUES = 3 * 12 * 16
 
 pytestmark = pytest.mark.usefixtures("no_plots")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The test clips have 6 and 5 frames."""
-    return train_once(tmp_path_factory.mktemp("trained"))
 
 
 def scores_of(folder):
@@ -85,30 +79,21 @@ def test_the_tester_gives_the_best_validation_psnr(call, dataset, tmp_path, flag
 # ---------------------------------------------------------------- submission.csv
 
 
-def test_submission_has_the_required_shape(run_test):
-    header, rows = read_submission(run_test()[0])
-    assert header == ["id", *map(str, range(VALUES))]
-    assert rows.shape == (6 + 5, 1 + VALUES)
-    assert rows[:, 0].tolist() == list(range(11))
-    assert rows[:, 1:].min() >= 0
-    assert rows[:, 1:].max() <= 255
-
-
-def test_the_first_row_of_a_clip_is_the_given_frame_exactly(run_test, trained):
-    _, rows = read_submission(run_test()[0])
-    for row, clip in ((0, 0), (6, 1)):
-        path = trained.data / f"test/test_img/{clip}/frame{100 * clip:06d}.png"
-        with Image.open(path) as image:
-            picture = np.asarray(image.convert("RGB").resize((16, 12), Image.BILINEAR))
-        assert np.array_equal(rows[row, 1:], picture.transpose(2, 0, 1).ravel())
-
-
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("kind", "seed"), [("sample", 0), ("sample", 7), ("mean", 0)])
-def test_rows_are_the_rounded_and_clipped_rollout_as_c_h_w(run_test, trained, kind, seed):
-    _, rows = read_submission(run_test("--z_source", kind, "--seed", seed)[0])
+@pytest.mark.parametrize(
+    ("flags", "seed", "kind"),
+    [("", 0, "sample"), ("--seed 7", 7, "sample"), ("--z_source mean", 0, "mean")],
+)
+def test_rows_are_the_rounded_and_clipped_rollout_as_c_h_w(run_test, trained, flags, seed, kind):
+    folder, _ = run_test(*flags.split())
+    header, rows = read_submission(folder)
+    assert header == ["id", *map(str, range(VALUES))]
+    assert rows[:, 0].tolist() == list(range(6 + 5))
     expected = to_rows(rollouts(trained.best, trained.data, seed, kind))
     assert np.array_equal(rows[:, 1:], expected)
+    for row, clip in ((0, 0), (6, 1)):  # the given frames, exactly
+        picture = decode(trained.data / f"test/test_img/{clip}/frame{100 * clip:06d}.png", SIZE)
+        assert np.array_equal(rows[row, 1:], picture.transpose(2, 0, 1).ravel())
 
 
 def test_values_outside_0_to_1_are_clipped(run_test, trained, tmp_path):
@@ -124,27 +109,6 @@ def test_values_outside_0_to_1_are_clipped(run_test, trained, tmp_path):
         gif.seek(1)
         red, green, _ = gif.convert("RGB").getpixel((3, 3))
     assert red > 240 > 15 > green
-
-
-def test_the_seed_determines_the_submission(run_test):
-    first, again, other = (
-        (run_test("--seed", seed, name=name)[0] / "submission.csv").read_bytes()
-        for seed, name in ((1, "first"), (1, "again"), (2, "other"))
-    )
-    assert first == again
-    assert first != other
-
-
-def test_the_seed_is_the_checkpoints_unless_typed(run_test):
-    default, zero = run_test(name="a")[0], run_test("--seed", 0, name="b")[0]
-    assert np.array_equal(read_submission(default)[1], read_submission(zero)[1])
-
-
-@pytest.mark.usefixtures("float64")
-def test_batching_changes_no_clip(run_test):
-    together = read_submission(run_test(name="together")[0])[1]
-    alone = read_submission(run_test("--batch_size", 1, name="alone")[0])[1]
-    assert np.array_equal(together, alone)
 
 
 @pytest.mark.usefixtures("float64")
@@ -196,12 +160,6 @@ def test_a_gif_has_its_full_duration_with_merged_identical_frames(tmp_path, name
     assert np.abs(np.stack(shown).astype(int) - clip).max() <= 4  # colours of a palette
     with Image.open(path) as gif:
         assert gif.info.get("loop") == 0
-
-
-def test_a_gif_is_as_long_as_its_clip(run_test):
-    folder, _ = run_test()
-    assert [len(played(folder / f"pred_seq{i}.gif")) for i in (0, 1)] == [6, 5]
-    assert not list(folder.glob("seq*"))
 
 
 def test_mp4_writes_a_video_beside_each_gif(run_test):
@@ -270,20 +228,11 @@ def test_scores_have_three_averages_of_which_two_are_also_as_published(run_test,
     assert names | {f"{name}_unclamped" for name in names - {"psnr"}} < set(scores["averages"])
     for i, pred in enumerate(rollouts(trained.best, trained.data)):
         true, found = true_clip(trained.data, i), scores["clips"][i]
-        values = psnr(pred, true)[1:]
+        assert found["psnr"] == pytest.approx(psnr(pred, true)[1:].mean())
         rounded = psnr(np.rint(np.clip(pred, 0, 1) * 255) / 255, true)[1:601]
-        assert found["psnr"] == pytest.approx(values.mean())
-        assert found["psnr_min"] == pytest.approx(values.min())
-        assert found["psnr_2023_tester"] == pytest.approx(values.sum() / (len(values) - 1))
         assert found["psnr_competition"] == pytest.approx(rounded.mean())
-        values = published_psnr(pred, true)[1:]
         rounded = published_psnr(np.rint(pred * 255) / 255, true)[1:601]
-        assert found["psnr_2023_tester_unclamped"] == pytest.approx(
-            values.sum() / (len(values) - 1)
-        )
         assert found["psnr_competition_unclamped"] == pytest.approx(rounded.mean())
-        copied = psnr(np.repeat(true[:1], len(true) - 1, 0), true[1:]).mean()
-        assert found["psnr_given_frame_repeated"] == pytest.approx(copied)
     for name in scores["averages"]:
         mean = np.mean([clip[name] for clip in scores["clips"]])
         assert scores["mean"][name] == pytest.approx(mean)
@@ -329,37 +278,8 @@ def test_truth_gives_the_same_scores_as_folders_and_as_csv(run_test, trained, tm
     assert default == folders == table
 
 
-def test_truth_of_one_clip_may_be_a_folder_of_images(run_test, tmp_path):
-    data = make_dataset(tmp_path / "one", clips=(6,))
-    default = scores_of(run_test(data=data, name="a")[0])
-    folder = data / "test/test_truth/0"
-    assert scores_of(run_test("--truth", folder, data=data, name="b")[0]) == default
-
-
-def test_a_perfect_prediction_scored_as_truth_is_100_db(run_test, tmp_path):
-    """The submission itself as truth: only rounding differs."""
-    folder, _ = run_test(name="a")
-    again, _ = run_test("--truth", folder / "submission.csv", name="b")
-    assert scores_of(again)["mean"]["psnr_competition"] == pytest.approx(100)
-
-
-@pytest.mark.parametrize("change", ["one frame less", "one clip less"])
-def test_truth_of_the_wrong_length_is_refused(call, trained, tmp_path, change):
-    truth = shutil.copytree(trained.data / "test/test_truth", tmp_path / "truth")
-    if change == "one frame less":
-        (truth / "0/frame000005.png").unlink()
-    else:
-        shutil.rmtree(truth / "1")
-    places = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
-    done = call("Tester", *places, "--truth", truth)
-    assert done.code == 1
-    assert str(truth) in done.err
-    assert not (tmp_path / "run/scores.json").exists()
-
-
-@pytest.mark.parametrize("clips", [4, 5])
-def test_public_and_private_scores_need_five_clips(run_test, tmp_path, clips):
-    data = make_dataset(tmp_path / "data", clips=[2] * clips)
+def test_public_and_private_scores_are_printed(run_test, tmp_path):
+    data = make_dataset(tmp_path / "data", clips=[2] * 5)
     folder, printed = run_test(data=data)
     scores = scores_of(folder)["clips"]
     leaves_0_to_1 = "2024 clamped" in printed
@@ -368,7 +288,7 @@ def test_public_and_private_scores_need_five_clips(run_test, tmp_path, clips):
         groups = {"public (clips 0-2)": found[:3], "private (clips 3-4)": found[3:]}
         for name, values in groups.items():
             line = f"competition, {word}{name}: {np.mean(values):.3f}"
-            assert (line in printed) == (clips == 5 and (not word or leaves_0_to_1))
+            assert (line in printed) == (not word or leaves_0_to_1)
 
 
 def test_futures_without_truth_are_refused(call, trained, tmp_path):
@@ -378,14 +298,6 @@ def test_futures_without_truth_are_refused(call, trained, tmp_path):
     done = call("Tester", *places, "--n_samples", 2)
     assert done.code == 1 and "--truth" in done.err
     assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_futures_are_scored(run_test):
-    folder, printed = run_test("--n_samples", 3)
-    futures = json.loads((folder / "scores.json").read_text())["futures"]
-    assert futures["psnr_worst"] <= futures["psnr_mean"] <= futures["psnr_best"]
-    assert futures["diversity"] > 0
-    assert "3 futures" in printed
 
 
 def test_without_truth_everything_but_scores_is_written(run_test, tmp_path):

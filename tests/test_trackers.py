@@ -1,16 +1,13 @@
 """What TensorBoard and W&B receive, read back by their own readers where these are installed."""
 
 import re
-import struct
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import SHORT, load, read_csv
 
-from modules.cli.parser import parse
 from modules.report import trackers
 from modules.report.boundary import warn
 from modules.report.progress import Clock
@@ -111,24 +108,6 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
     assert load(run)["trackers"]["wandb"]["id"] == "id1"
 
 
-def test_a_tracker_that_fails_costs_one_warning_and_is_sent_the_rows_later(
-    service, train, monkeypatch
-):
-    log, failing = trackers.WeightsAndBiases.log, [1, 2]
-
-    def log_unless(self, row):
-        service.down = row["epoch"] in failing
-        if service.down:
-            failing.remove(row["epoch"])
-        log(self, row)
-
-    monkeypatch.setattr(trackers.WeightsAndBiases, "log", log_unless)
-    run, text = train("--wandb", "--num_epoch", 4, "--no-plots")
-    assert text.count("warning: what --wandb is sent is left out: ConnectionError: no route") == 1
-    assert list(service.rows) == [0, 1, 2, 3]
-    assert load(run)["last_epoch"] == 4
-
-
 def test_a_tracker_that_is_down_to_the_end_is_sent_the_rows_by_the_next_start(service, train):
     service.down = True
     run, text = train("--wandb", "--num_epoch", 2)
@@ -171,13 +150,6 @@ def test_a_tracker_whose_import_breaks_is_left_out(train, monkeypatch, flag):
     assert load(run)["last_epoch"] == 1
 
 
-def test_a_prefix_of_wandb_is_refused_and_its_flags_are_named(call):
-    done = call("Trainer", "--DR", "d", "--save_root", "s", "--wan")
-    assert done.code == 2
-    assert "--wan is no flag: did you mean --wandb?" in done.err
-    assert parse("Trainer", ["--DR", "d", "--save_root", "s", "--wandb"])[0].wandb
-
-
 # ---------------------------------------------------------------- the readers
 
 
@@ -206,52 +178,6 @@ def test_tensorboard_reads_back_what_was_sent(train):
     assert gifs == [(epoch, path.read_bytes()) for epoch, path in enumerate(paths)]
     settings = events.Tensors("settings/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "|num_epoch|3|" in settings and "|kl_anneal_type|Cyclical|" in settings
-
-
-def records(path):
-    """The records of a .wandb file: pieces in blocks of 32 KiB, with 7 bytes before each piece."""
-    data, place, whole = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if (left := 2**15 - place % 2**15) < 7:
-            place += left
-            continue
-        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
-        whole += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            yield whole
-            whole = b""
-
-
-def test_wandb_offline_reads_back_what_was_sent(train, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    from wandb.proto import wandb_internal_pb2
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run, text = train("--wandb", "--num_epoch", 2)
-    assert "warning" not in text
-    (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    end = time.monotonic() + 60
-    while True:  # W&B writes in a process of its own
-        found = [wandb_internal_pb2.Record.FromString(data) for data in records(file)]
-        if any(record.HasField("exit") for record in found) or time.monotonic() > end:
-            break
-        time.sleep(0.2)
-    rows, identity = [], None
-    for record in found:
-        identity = record.run.run_id or identity
-        if record.HasField("history"):
-            items = record.history.item
-            rows.append({i.key or "/".join(i.nested_key): i.value_json for i in items})
-    assert identity == load(run)["trackers"]["wandb"]["id"]
-    for row in read_csv(run / "metrics.csv"):
-        same = [x for x in rows if "train/loss" in x and float(x["epoch"]) == row["epoch"]]
-        (sent,) = same
-        for name, value in without_empty(row).items():
-            assert float(sent[name]) == value, name
-    keys = {key.split("/")[0] for row in rows for key in row}
-    assert keys >= FILES | {"rollout"}
 
 
 # ---------------------------------------------------------------- time left

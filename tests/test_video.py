@@ -87,21 +87,6 @@ def test_a_phone_held_upright_is_read_upright(mp4, tmp_path):
     assert dark == [(-1, 0)]  # a quarter to the left
 
 
-def test_pixels_that_are_not_square_are_made_so(mp4, tmp_path):
-    wide = convert(mp4, tmp_path / "wide.mp4", after=["-vf", "setsar=2"])
-    assert open_video(wide, Part()).size == (64, 192)
-
-
-def test_a_variable_frame_rate_keeps_the_time(mp4, tmp_path):
-    """After the first second every frame is shown for three."""
-    slower = "setpts='if(lt(N,30),N,30+(N-30)*3)/30/TB'"
-    path = convert(mp4, tmp_path / "vfr.mp4", after=["-vf", slower, "-fps_mode", "vfr"])
-    _, found = read(path, fps=FPS)
-    t = np.arange(len(found))
-    assert 112 <= len(found) <= 121
-    assert_near(found, np.minimum(np.where(t < 30, t, 30 + (t - 30) / 3), 59))
-
-
 def test_a_gif(tmp_path):
     images = [Image.fromarray(picture(t)) for t in range(0, 60, 3)]
     path = tmp_path / "a.gif"
@@ -122,14 +107,6 @@ def test_a_folder_of_pictures_in_the_order_of_its_numbers(tmp_path):
     Image.fromarray(picture(12)[:32]).save(tmp_path / "shot12.png")
     with pytest.raises(UserError, match=r"shot12\.png is 96 wide and 32 high"):
         read(tmp_path)
-
-
-def test_a_photo_that_says_how_it_was_held(tmp_path):
-    turned = Image.fromarray(np.rot90(picture(50)))
-    exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned to the right
-    turned.save(tmp_path / "1.jpg", exif=exif, quality=95)
-    assert np.abs([*open_video(tmp_path, Part()).frames()][0].astype(int) - picture(50)).mean() < 3
 
 
 def test_what_cannot_be_read_is_one_sentence(mp4, tmp_path):

@@ -131,18 +131,6 @@ def test_shear_moves_every_row_by_the_given_fraction_of_a_pixel(warper):
     assert slope == pytest.approx(-0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", ["log_scale", "shear"])
-def test_random_maps_differ_between_clips(warper, kind):
-    dataset, _ = dance([(10, 28)] * 8)
-    before = clips_of(dataset)
-    torch.manual_seed(3)
-    drawn = {kind: getattr(random_affine(4), kind)}
-    after = warper.transform(before, affine(4)._replace(**drawn))
-    for old, new in zip(before, after):
-        assert ((old - new).abs().flatten(1).amax(1) > 0.1).all()
-        assert all((a - b).abs().max() > 0.05 for a, b in zip(new[:-1], new[1:]))
-
-
 def test_random_maps_fill_their_ranges():
     torch.manual_seed(0)
     drawn = random_affine(4000)
@@ -180,14 +168,3 @@ def test_only_the_given_share_of_clips_is_warped():
     changed = [(a != b).flatten(1).any(1) for a, b in zip(before, after)]
     assert changed[0].float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(*changed)
-
-
-def test_the_seed_determines_the_maps():
-    dataset, _ = dance(anywhere(8))
-    warper, clips, found = Warp(1.0, dataset, "cpu"), clips_of(dataset), []
-    for seed in (0, 0, None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        found.append(warper(*clips)[0])
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[1], found[2])

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import sys
-import zipfile
 from functools import cache
 
 import numpy as np
@@ -127,15 +126,6 @@ def test_flags_without_effect_are_refused(flags, named, capsys, tmp_path):
     assert stop.value.code == 2 and named in capsys.readouterr().err
 
 
-def test_defaults_of_the_worlds(tmp_path):
-    for lab, worlds in make_toy_data.WORLDS.items():
-        args = make_toy_data.parse_arguments([str(tmp_path), "--lab", lab])
-        assert args.world == worlds[0] and args.futures == 0
-        for name in worlds[1:]:
-            args = make_toy_data.parse_arguments([str(tmp_path), "--lab", lab, "--world", name])
-            assert args.futures == (20 if name == "lamps" else 50)
-
-
 # ---------------------------------------------------------------- futures and events
 
 
@@ -158,41 +148,6 @@ def test_futures_have_the_clips_past_and_differ_later(world, make):
             assert all((a[first] != b[first]).any() for a, b in pairs)
 
 
-class Redrawn:
-    """A generator whose first draws are those of one seed, the later ones of another."""
-
-    def __init__(self, seed, kept):
-        self.first, self.second = (np.random.default_rng([seed, i]) for i in range(2))
-        self.kept, self.draws = kept, 0
-
-    def uniform(self, *bounds):
-        self.draws += 1
-        return (self.first if self.draws <= self.kept else self.second).uniform(*bounds)
-
-
-@pytest.mark.parametrize("name", ROBOT_WORLDS)
-def test_events_are_the_frames_where_an_outcome_first_shows(name):
-    world = ROBOT_WORLDS[name]
-    for seed in range(6):
-        start = world.begin(np.random.default_rng(seed))
-        whole = Redrawn(seed, 10**6)
-        path, events = world.play(whole, start)
-        parted = set()
-        for kept in range(whole.draws):
-            other, _ = world.play(Redrawn(seed, kept), start)
-            parted.add(int(np.flatnonzero((other != path).any(tuple(range(1, path.ndim))))[0]))
-        assert parted == set(np.flatnonzero(events))
-
-
-@pytest.mark.parametrize("name", ROBOT_WORLDS)
-def test_no_outcome_shows_in_the_given_frames(name):
-    world = ROBOT_WORLDS[name]
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        path, events = world.play(rng, world.begin(rng))
-        assert len(path) == len(events) == robot.LENGTH and not events[: GIVEN["robot"]].any()
-
-
 def test_the_events_of_a_split_are_those_of_its_clips(make):
     for name, world in ROBOT_WORLDS.items():
         for split, stream in (("val", make_toy_data.VAL), ("test", make_toy_data.TEST)):
@@ -211,6 +166,7 @@ def test_a_disc_flies_from_wall_to_wall_and_leaves_in_all_directions():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         path, events = disc.play(rng, disc.begin(rng))
+        assert len(path) == robot.LENGTH and not events[: GIVEN["robot"]].any()
         assert disc.LOW <= path.min() and path.max() <= disc.HIGH
         steps, touches = np.diff(path, axis=0), np.flatnonzero(events) - 1
         at_wall = np.isclose(abs(path - middle), disc.HIGH - middle).any(1)
@@ -228,20 +184,6 @@ def test_a_disc_flies_from_wall_to_wall_and_leaves_in_all_directions():
     assert np.degrees(disc.STEEP) - 5 < max(angles) <= np.degrees(disc.STEEP) + 1e-6
     quarters, _ = np.histogram(angles, 4, (-70, 70))
     assert quarters.min() > 0.15 * len(angles)
-
-
-def test_a_disc_is_drawn_where_it_is():
-    rng = np.random.default_rng(0)
-    path, _ = disc.play(rng, disc.begin(rng))
-    scene = disc.make_scene(rng)
-    frames = disc.draw(scene, path)
-    rows, columns = np.mgrid[0:64, 0:64] + 0.5
-    assert frames.shape == (robot.LENGTH, 64, 64, 3)
-    for frame, place in zip(frames, path):
-        x, y = place.astype(int)
-        assert abs(frame[y, x] - 255 * disc.COLOUR).max() <= 1
-        outside = np.hypot(columns - place[0], rows - place[1]) > disc.RADIUS + disc.EDGE / 2
-        assert abs(frame - 255 * scene)[outside].max() <= 0.5
 
 
 # ---------------------------------------------------------------- slippery
@@ -274,6 +216,7 @@ def test_a_push_is_a_touch_and_sends_the_puck_off_at_random():
         gap = contact(path, start[0][: robot.LENGTH])
         assert gap.min() > -1e-9  # they never overlap
         pushes = np.flatnonzero(events)
+        assert len(path) == robot.LENGTH and pushes[0] >= GIVEN["robot"]
         assert np.array_equal(pushes - 1, np.flatnonzero(gap[:-1] < 1e-9))
         assert (path[pushes - 1] == slippery.HOME).all()  # it came back before the next push
         way = path[pushes] - slippery.HOME
@@ -285,35 +228,6 @@ def test_a_push_is_a_touch_and_sends_the_puck_off_at_random():
     assert -75 <= min(angles) < -70 and 70 < max(angles) <= 75
     assert 4 <= min(speeds) < 4.1 and 5.9 < max(speeds) <= 6
     assert set(pauses) == {0, 1, 2, 3} and set(firsts) == {5, 6, 7, 8}
-
-
-def test_the_puck_slides_out_and_back_on_a_line():
-    rng = np.random.default_rng(4)
-    start = slippery.begin(rng)
-    path, events = slippery.play(rng, start)
-    push = np.flatnonzero(events)[0]
-    way = (path[push - 1 : push + 7] - slippery.HOME) / (path[push] - slippery.HOME)
-    assert np.allclose(way, np.array((0, 1, 2, 3, 2.25, 1.5, 0.75, 0))[:, None])
-
-
-def test_puck_hand_and_arm_are_drawn_where_they_are():
-    rng = np.random.default_rng(0)
-    start = slippery.begin(rng)
-    path, _ = slippery.play(rng, start)
-    scene = slippery.make_scene(rng)
-    frames = slippery.draw(slippery.set_up(scene, start), path)
-    rows, columns = np.mgrid[0:64, 0:64] + 0.5
-    puck, dark = slippery.COLOURS
-    for frame, place, hand in zip(frames, path, start[0]):
-        assert abs(frame[int(place[1]), int(place[0])] - 255 * puck).max() <= 1
-        assert abs(frame[32, int(hand)] - 255 * dark).max() <= 1
-        rod = (columns < hand) & (abs(rows - 32) < slippery.ARM - disc.EDGE / 2)
-        assert abs(frame - 255 * dark)[rod].max() <= 1
-        edge = disc.EDGE / 2
-        bare = np.hypot(columns - place[0], rows - place[1]) > slippery.PUCK + edge
-        bare &= np.hypot(columns - hand, rows - 32) > slippery.HAND + edge
-        bare &= (columns > hand) | (abs(rows - 32) > slippery.ARM + edge)
-        assert abs(frame - 255 * scene)[bare].max() <= 0.5
 
 
 # ---------------------------------------------------------------- lamps
@@ -328,20 +242,6 @@ def test_lamps_toggle_as_often_as_stated():
     assert (abs(toggles.mean(0) - lamps.RATE) < 0.005).all()
     assert abs(toggles.all(1).mean() - lamps.RATE**3) < 1e-3  # independent
     assert np.array_equal(events, [False, *toggles.any(1)])
-
-
-def test_lamps_is_the_world_of_the_dancer_with_lamps(make):
-    plain, lit = make("dancer"), make("lamps")
-    differing = np.zeros((32, 64), bool)
-    for path in sorted(plain.rglob("*.png")):
-        other = lit / path.relative_to(plain)
-        if "label" in str(path):
-            assert path.read_bytes() == other.read_bytes()  # poses do not show the lamps
-        else:
-            differing |= (abs(image(path).astype(int) - image(other)) > 2).any(-1)
-    assert differing[:8].any() and not differing[18:].any()
-    extra = {name.split("/")[0] for name in hashes(lit).keys() - hashes(plain).keys()}
-    assert extra == {"events", "futures"}
 
 
 def test_every_toggle_is_an_event_and_visible_at_the_training_size(make):
@@ -399,9 +299,8 @@ def test_a_world_of_the_robot_lab_opens_as_its_data(make, tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"\n", b"clip\n0\n", b"0,1\n", b"clip,frame\n0\n", b"clip,frame\n0,1,2\n",
-        b"clip,frame\n0,-1\n", b"clip,frame\n0,1.5\n", b"clip,frame\n\n0,1\n", b"\xff\xfe\x00",
-        b"clip,frame\n0,99999999999999999999\n", "clip,frame\n0,٣\n".encode(), b"clip,frame\n0,x\n",
+        b"", b"clip\n0\n", b"0,1\n", b"clip,frame\n0,1,2\n", b"clip,frame\n0,-1\n",
+        b"clip,frame\n0,1.5\n", b"clip,frame\n0,x\n",
     ],
 )  # fmt: skip
 def test_a_bad_list_of_events_is_named(text, tmp_path):
@@ -411,53 +310,19 @@ def test_a_bad_list_of_events_is_named(text, tmp_path):
         read_events(tmp_path, "val")
 
 
-def test_a_list_of_events_may_come_from_elsewhere(tmp_path):
-    (tmp_path / "events").mkdir()
-    (tmp_path / "events/val.csv").write_bytes("\ufeffclip,frame\r\n2,5\r\n0,7\r\n2,3\r\n".encode())
-    assert read_events(tmp_path, "val") == {2: [3, 5], 0: [7]}
-    (tmp_path / "events/val.csv").write_text("clip,frame\n")
-    assert read_events(tmp_path, "val") == {}
-    (tmp_path / "events/test.csv").mkdir()
-    with pytest.raises(UserError, match=r"events/test\.csv"):
-        read_events(tmp_path, "test")
-
-
 def stored(**arrays):
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
 
 
-def header_only(shape):
-    """An npz whose array claims a shape that its bytes do not have."""
-    inner, file = io.BytesIO(), io.BytesIO()
-    entry = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(inner, entry)
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("frames.npy", inner.getvalue() + b"few")
-    return file.getvalue()
-
-
-def bare():
-    file = io.BytesIO()
-    np.save(file, np.zeros(3))
-    return file.getvalue()
-
-
 BAD = {
-    "empty": lambda: b"",
     "text": lambda: b"no zip at all",
-    "an npy": bare,
     "another name": lambda: stored(pictures=np.zeros((1, 1, 2, 2, 3), np.uint8)),
     "floats": lambda: stored(frames=np.zeros((1, 1, 2, 2, 3))),
     "four axes": lambda: stored(frames=np.zeros((1, 2, 2, 3), np.uint8)),
-    "grey": lambda: stored(frames=np.zeros((1, 1, 2, 2, 1), np.uint8)),
     "no future": lambda: stored(frames=np.zeros((0, 1, 2, 2, 3), np.uint8)),
-    "objects": lambda: stored(frames=np.array([{}, None], object)),
-    "too short": lambda: header_only((2, 3, 4, 5, 3)),
-    "too large": lambda: header_only((10**6, 10**6, 64, 64, 3)),
-    "absurd": lambda: header_only((10**30, 1, 1, 1, 3)),
-    "negative": lambda: header_only((-1, 1, 1, 1, 3)),
+    "cut": lambda: stored(frames=np.zeros((9, 9, 2, 2, 3), np.uint8))[:-300],
 }
 
 
@@ -478,25 +343,3 @@ def test_futures_without_a_predicted_frame_are_refused(length, tmp_path):
     lab = RobotLab(settings_of(["--DR", tmp_path], "Tester", "robot"))
     with pytest.raises(UserError, match=r"futures/0\.npz has no frame after the given 2"):
         lab.true_futures([torch.zeros(30, 3, 64, 64)])
-
-
-def test_a_damaged_file_of_futures_is_named_or_read(tmp_path):
-    (tmp_path / "futures").mkdir()
-    path, rng = tmp_path / "futures/0.npz", np.random.default_rng(0)
-    frames = rng.integers(0, 9, (2, 2, 4, 4, 3), dtype=np.uint8)
-    make_toy_data.write_futures(path, frames)
-    whole, refused = path.read_bytes(), 0
-    assert torch.equal(read_futures(tmp_path, 0, (4, 4)).movedim(2, -1), torch.tensor(frames))
-    for _ in range(300):
-        damaged = bytearray(whole)
-        if rng.random() < 0.3:
-            damaged = damaged[: rng.integers(len(whole))]
-        else:
-            damaged[rng.integers(len(whole))] = rng.integers(256)
-        path.write_bytes(damaged)
-        try:
-            read_futures(tmp_path, 0, (4, 4))
-        except UserError as error:
-            refused += 1
-            assert str(path) in str(error)
-    assert refused > 150

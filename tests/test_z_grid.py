@@ -5,13 +5,9 @@ import torch
 from helpers import (
     TINY,
     assert_close,
-    assert_ended,
-    random_clips,
     settings_of,
 )
 
-from modules.errors import UserError
-from modules.models.loading import adopt_settings, load_model
 from modules.models.pose import VAE_Model
 from modules.models.rollout import noise_source, one_step, roll_out
 
@@ -93,22 +89,3 @@ def test_a_cell_pools_the_features_that_its_z_is_spread_to(z_grid, side, nets):
         assert_close(torch.cat([mu, logvar], 1)[0].flatten(1)[:, cell], pooled)
         (grad,) = torch.autograd.grad(mu.flatten(2)[0, 1, cell], maps, retain_graph=True)
         assert torch.equal(grad[0, 1] != 0, inside)
-
-
-# ---------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("z_grid", ["coarse", "vector"])
-def test_the_file_of_a_run_gives_the_same_model(call, command, tmp_path, z_grid):
-    more = f"--z_grid {z_grid} --learned_prior --num_epoch 1 --no-plots".split()
-    assert_ended(call(*command("plain", tmp_path, *more)))
-    path = tmp_path / "last.ckpt"
-    model, state = load_model(path, "cpu", "float32"), torch.load(path, weights_only=True)
-    again = tiny(z_grid=z_grid, learned_prior=True)
-    again.load_state_dict(state["state_dict"])
-    frames, poses = random_clips(2)
-    assert model.settings.z_grid == z_grid
-    assert torch.equal(*(roll_out(x, frames[:, :1], poses) for x in (model, again)))
-    typed = settings_of(["--z_grid", "full", "--ckpt_path", path], "Tester")
-    with pytest.raises(UserError, match=f"was trained with {z_grid}"):
-        adopt_settings(typed, {"z_grid"}, state, "cpu")
