@@ -23,8 +23,8 @@ from helpers import (
 from robot_helpers import make_robot, random_robot_clips
 from torch.distributions import Normal, kl_divergence
 
-from modules.evaluation.futures import sample_futures
 from modules.evaluation.latents import Latents
+from modules.models import sample_futures
 from Trainer import Trainer, train
 
 LABS = ["pose", "robot"]
@@ -94,7 +94,7 @@ def test_no_noise_reaches_its_predictions(posterior):
         assert torch.equal(plain, twin(frames, conditions, forced, noise=zeros + 9)[0])
         assert torch.equal(plain, twin(frames, conditions, forced)[0])
     given = GIVEN[lab]
-    futures = sample_futures(twin, frames[:, :given], conditions, 0, range(3))
+    futures = sample_futures(twin, frames[:, :given], conditions, 3)
     assert torch.isfinite(futures).all()
     assert_close(futures[1:], futures[:1].expand(2, *futures.shape[1:]))
     forced = twin(frames, conditions, True)[0][:, given - 1]  # z is 0 in a rollout, too

@@ -11,8 +11,7 @@ from robot_helpers import is_picture, read_clip
 from test_worlds import FUTURES as TRUE_FUTURES
 from test_worlds import draw_world
 
-from modules.evaluation.futures import sample_futures
-from modules.models.loading import load_model
+from modules.models import load_model, sample_futures
 from modules.report.pages import FUTURES, LATENTS
 from modules.runs.folder import files_of_run
 
@@ -75,7 +74,7 @@ def check_by_hand(ckpt, data, scores):
     model = load_model(ckpt, "cpu", "float32")
     clips = [read_clip(folder, LENGTH) for folder in sorted(data.glob("test/*/*"))]
     frames, conditions = (torch.stack(x) for x in zip(*clips))
-    sampled = sample_futures(model, frames[:, :2], conditions, 1, range(N))
+    sampled = sample_futures(model, frames[:, :2], conditions, N, 1)
     sampled = sampled.half().double().numpy()  # futures are kept as halves
     energies = []
     for i in range(len(clips)):

@@ -5,7 +5,8 @@ from typing import Optional
 
 import torch
 
-from .futures import Futures, sample_futures
+from ..models.rollout import sample_futures
+from .futures import Futures
 from .lab import Lab
 from .latents import Latents, traverse
 
@@ -62,8 +63,8 @@ def of_validation(
 ) -> Distribution:
     """The distribution of validation clips, whose futures are sampled in one rollout."""
     settings, (frames, conditions) = lab.settings, clips
-    samples = range(SAMPLES if settings.latent else 1)
+    n = SAMPLES if settings.latent else 1
     shown, given = progress("sampling futures", frames.shape[1]), frames[:, : lab.given]
-    rollouts = sample_futures(model, given, conditions, settings.seed, samples, shown)
+    rollouts = sample_futures(model, given, conditions, n, settings.seed, shown)
     about |= {"traversed": settings.plots, "free_bits": settings.free_bits}
     return Distribution(lab, model, clips, frames.cpu(), rollouts, **about)

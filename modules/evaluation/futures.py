@@ -1,14 +1,11 @@
 """Sampled futures of clips: their spread, the best and worst of N, their fit to true futures."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-
-from ..models.rollout import noise_source, roll_out
-from ..nets.sequence import repeated
 
 MOVING_DEVIATION = 0.02  # over the true futures, of a value that differs between them
 RANK_BINS = 20
@@ -159,26 +156,7 @@ def rank_histogram(pit: torch.Tensor) -> torch.Tensor:
     return torch.bincount(bins, minlength=RANK_BINS)
 
 
-# ---------------------------------------------------------------- futures of a model
-
-
-def sample_futures(
-    model: torch.nn.Module,
-    given: torch.Tensor,
-    conditions: torch.Tensor,
-    seed: int,
-    samples: range,
-    progress: Callable = iter,
-) -> torch.Tensor:
-    """given (B, P, 3, H, W), conditions (B, T, ...) -> (S, B, T, 3, H, W), in one rollout."""
-    count, clips = len(samples), range(len(given))
-    sources = [noise_source("sample", seed, clips, sample) for sample in samples]
-    given, conditions = repeated(given, count), repeated(conditions, count)
-
-    def noise(shape):
-        return torch.cat([draw(shape) for draw in sources])
-
-    return roll_out(model, given, conditions, noise, progress).unflatten(0, (count, -1))
+# ---------------------------------------------------------------- all of it
 
 
 class Futures:

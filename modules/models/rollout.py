@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..nets.sequence import repeated
+
 STEPS_AT_ONCE = (
     64  # a rollout prepares so many steps at once: memory is constant in the clip's length
 )
@@ -41,6 +43,27 @@ def roll_out(
             out[:, t - len(waiting) : t] = torch.stack(waiting, 1)
             waiting.clear()
     return out
+
+
+def sample_futures(
+    model: torch.nn.Module,
+    given: torch.Tensor,
+    conditions: torch.Tensor,
+    n: int,
+    seed: int = 0,
+    progress: Callable = iter,
+) -> torch.Tensor:
+    """given (B, P, 3, H, W), conditions (B, T, ...) -> (n, B, T, 3, H, W), in one rollout.
+
+    Future k is drawn by noise_source("sample", seed, clips, k), as Tester's are.
+    """
+    sources = [noise_source("sample", seed, range(len(given)), k) for k in range(n)]
+
+    def noise(shape):
+        return torch.cat([draw(shape) for draw in sources])
+
+    given, conditions = repeated(given, n), repeated(conditions, n)
+    return roll_out(model, given, conditions, noise, progress).unflatten(0, (n, -1))
 
 
 @torch.no_grad()
