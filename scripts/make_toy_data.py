@@ -10,11 +10,13 @@ In these two worlds the conditions determine the motion. In the others the futur
   lamps     the dancer's room with three lamps, each of which goes on and off at random
   slippery  a puck on ice: an arm pushes it off in a random direction, at a random speed
   disc      a disc that leaves every wall in a random direction; actions and positions are 0
+  digits    two handwritten digits that leave every wall at a random velocity, as in stochastic
+            moving MNIST; no actions and positions: for --condition none
 
 An open world has two more folders. events/val.csv and events/test.csv list the frames that first
 show a random outcome, in rows `clip,frame`. futures/I.npz holds more true futures of test clip I:
-`frames`, bytes (N, T, H, W, 3). Each begins with the given frames of the clip (robot 2, pose 1) and
-has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
+`frames`, bytes (N, T, H, W, 3). Each begins with the given frames of the clip (robot 2, digits 5,
+pose 1) and has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 """
 
 import argparse
@@ -42,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 from toy import dance as toy_dance
+from toy import digits as toy_digits
 from toy import disc as toy_disc
 from toy import lamps as toy_lamps
 from toy import robot as toy_robot
@@ -67,9 +70,17 @@ FUTURE = 31  # frames of a take's futures: the given one and one second
 SCENE, TRAIN, VAL, TEST, FUTURES, LAMPS = range(6)  # random streams of one seed
 PARTS = {TRAIN: "train", VAL: "val", TEST: "test"}
 
-WORLDS = {"pose": ("dancer", "lamps"), "robot": ("arm", "slippery", "disc")}  # default first
-OPEN = {"lamps": 20, "slippery": 50, "disc": 50}  # worlds with an open future: default --futures
-OPEN_ROBOT = {"slippery": toy_slippery, "disc": toy_disc}
+WORLDS = {
+    "pose": ("dancer", "lamps"),
+    "robot": ("arm", "slippery", "disc", "digits"),
+}  # default first
+OPEN = {
+    "lamps": 20,
+    "slippery": 50,
+    "disc": 50,
+    "digits": 50,
+}  # worlds with an open future: default --futures
+OPEN_ROBOT = {"slippery": toy_slippery, "disc": toy_disc, "digits": toy_digits}
 
 # Flags of one lab only: lowest, highest and default value, help.
 FLAGS = {
@@ -107,6 +118,8 @@ def parse_arguments(argv=None):
     text = ", ".join(f"{number} for {world}" for world, number in OPEN.items())
     text = f"more futures of each test clip of an open world, default {text}"
     add("--futures", type=whole_number(1, 1000), metavar="N", help=text)
+    text = "of MNIST's images, idx or npz; default scikit-learn's 1,797 scans"
+    add("--digits", type=Path, metavar="FILE", help=f"--world digits: a file {text}")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="motion, colours and place")
     cores = min(os.cpu_count() or 1, 64)
     add("--workers", type=whole_number(1, 64), default=cores, help="processes, default all cores")
@@ -126,6 +139,8 @@ def settle_flags(parser, args):
             parser.error(f"--world {args.world} belongs to --lab {lab}, not to --lab {args.lab}")
     if args.futures is not None and args.world not in OPEN:
         parser.error(f"--futures belongs to an open world, not to --world {args.world}")
+    if args.digits and args.world != "digits":
+        parser.error(f"--digits belongs to --world digits, not to --world {args.world}")
     args.futures = args.futures or OPEN.get(args.world, 0)
     for lab, flags in FLAGS.items():
         for name, (_, _, default, _) in flags.items():
@@ -246,7 +261,7 @@ def draw_dance(args, root):
 
 # ---------------------------------------------------------------- the robot lab
 def plan_clips(args, root):
-    """Make the folders of all clips; yield (world, seed, random stream, folder)."""
+    """Make the folders of all clips; yield (world, seed, digits, random stream, folder)."""
     splits = ("train", TRAIN, args.train_clips), ("validate", VAL, args.eval_clips)
     for split, stream, clips in (*splits, ("test", TEST, args.eval_clips)):
         for clip in range(clips):
@@ -254,38 +269,41 @@ def plan_clips(args, root):
             record = f"traj_{first}_to_{min(first + RECORD, clips) - 1}.tfrecords"
             folder = root / split / record / str(clip - first)
             folder.mkdir(parents=True)
-            yield args.world, args.seed, (stream, clip), folder
+            yield args.world, args.seed, args.digits, (stream, clip), folder
 
 
 @cache
-def table(world, seed):
-    """What all clips share, drawn once per process: table and arm, or the background."""
+def table(world, seed, digits, train):
+    """What all clips share, made once per process: table and arm, background, or the scans."""
+    if world == "digits":
+        return toy_digits.read_scans(digits, train)
     rng = np.random.default_rng([seed, SCENE])
     return OPEN_ROBOT.get(world, toy_robot).make_scene(rng)
 
 
-def film(world, seed, stream):
-    """One clip: actions (T, 4), positions (T, 3), frames (T, H, W, 3)."""
-    rng, scene = np.random.default_rng([seed, *stream]), table(world, seed)
+def film(world, seed, digits, stream):
+    """One clip: frames (T, H, W, 3); actions (T, 4) and positions (T, 3), if the world has any."""
+    rng = np.random.default_rng([seed, *stream])
+    scene = table(world, seed, digits, stream[0] == TRAIN)
     if world == "arm":
         actions, positions, openings, *rest = toy_robot.simulate(rng)
         arms = toy_robot.draw_arms(scene, positions, openings)
-        return actions, positions, toy_robot.draw_clip(scene, arms, *rest)
+        return toy_robot.draw_clip(scene, arms, *rest), (actions, positions)
     world = OPEN_ROBOT[world]
     start = world.begin(rng)
     course, _ = world.play(rng, start)
-    return *world.tables(start), world.draw(world.set_up(scene, start), course)
+    return world.draw(world.set_up(scene, start), course), world.tables(start)
 
 
 def draw_robot_clip(job):
     """Simulate, draw and write one clip; return the number of frames."""
     *where, folder = job
-    actions, positions, frames = film(*where)
+    frames, tables = film(*where)
     for t, frame in enumerate(frames):
         save(frame, folder / f"{t}.png")
-    for name, rows in (("actions", actions), ("endeffector_positions", positions)):
+    for name, rows in zip(("actions", "endeffector_positions"), tables):
         np.savetxt(folder / f"{name}.csv", rows, fmt="%.4f", delimiter=",")
-    return len(positions)
+    return len(frames)
 
 
 def plan_futures(args, root):
@@ -296,15 +314,15 @@ def plan_futures(args, root):
         events = [world.play(rng, world.begin(rng))[1] for rng in rngs]
         write_events(root / f"events/{split}.csv", events)
     for clip in clips:
-        yield args.world, args.seed, clip, args.futures, root / f"futures/{clip}.npz"
+        yield args.world, args.seed, args.digits, clip, args.futures, root / f"futures/{clip}.npz"
 
 
 def draw_futures(job):
     """Simulate, draw and write the futures of a test clip; return the number of frames."""
-    name, seed, clip, number, path = job
+    name, seed, digits, clip, number, path = job
     world = OPEN_ROBOT[name]
     start = world.begin(np.random.default_rng([seed, TEST, clip]))
-    stage, frames = world.set_up(table(name, seed), start), []
+    stage, frames = world.set_up(table(name, seed, digits, False), start), []
     for k in range(number):
         course, _ = world.play(np.random.default_rng([seed, FUTURES, clip, k]), start)
         frames.append(world.draw(stage, course))

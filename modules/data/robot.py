@@ -1,6 +1,7 @@
 """The robot lab's data: clips of frames with actions and positions."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from ..config import FRAME
 from ..errors import UserError
-from .cache import cached, cached_images, fingerprint, to_float
+from .cache import Cached, cached, cached_images, fingerprint, to_float
 from .clips import TrainClips
 from .folders import (
     clip_folders,
@@ -80,43 +81,60 @@ def list_clip(folder: Path, needed: int, flag: str) -> tuple[list[Path], int]:
     gaps = np.flatnonzero(np.diff(numbers) != 1)
     if len(gaps):
         raise UserError(f"{folder}: after {files[gaps[0]].name} comes {files[gaps[0] + 1].name}")
-    for path in (folder / name for name in TABLES):
-        if not path.is_file():
-            raise UserError(f"{path} is missing: every clip needs {' and '.join(TABLES)}")
     return files, numbers[0]
+
+
+def cached_tables(
+    folders: Sequence[Path], firsts: Sequence[int], lengths: np.ndarray, cache: Path, name: str
+) -> Cached:
+    """The rows (frames, 7) of all clips."""
+    files = [folder / table for folder in folders for table in TABLES]
+    if missing := [path for path in files if not path.is_file()]:
+        needed = f"every clip needs {' and '.join(TABLES)}, or --condition none"
+        raise UserError(f"{missing[0]} is missing: {needed}")
+
+    def rows():
+        for clip in zip(folders, firsts, lengths):
+            yield from read_tables(*clip)
+
+    shape = (int(lengths.sum()), sum(TABLES.values()))
+    more = f"{firsts} {lengths.tolist()}"  # not determined by the files alone
+    return cached(files, shape, np.float32, cache, name, rows, more)
 
 
 class Dataset_Robot(torch.utils.data.Dataset):
     """The clips of one split: item i is its first frames (T, 3, 64, 64) and conditions (T, 7).
 
     `frames` and `conditions` are all frames of all clips, one clip after the other, on disk;
-    clip i is rows starts[i] .. starts[i] + lengths[i] - 1.
+    clip i is rows starts[i] .. starts[i] + lengths[i] - 1. If not `conditioned`, clips need no csv
+    files and the conditions are 0.
     """
 
     def __init__(
-        self, root: str | Path, split: str, video_len, flag: str, cache_dir=None, workers=4
+        self,
+        root: str | Path,
+        split: str,
+        video_len: int,
+        flag: str,
+        cache_dir: str | Path | None = None,
+        workers: int = 4,
+        conditioned: bool = True,
     ):
         records = find_records(root, split)
         folders = [clip for record in records for clip in clip_folders(record)]
         pictures, firsts = zip(*(list_clip(folder, video_len, flag) for folder in folders))
-        tables = [folder / name for folder in folders for name in TABLES]
         self.video_len = video_len
         self.lengths = np.array([len(files) for files in pictures])
         self.starts = np.cumsum(self.lengths) - self.lengths
         base = records[0].parent
         cache = Path(cache_dir) if cache_dir else base.parent / ".cache"
         files = [path for clip in pictures for path in clip]
-        frames = cached_images(files, ROBOT_SIZE, cache, f"{split}-frames", workers)
-
-        def rows():
-            for clip in zip(folders, firsts, self.lengths):
-                yield from read_tables(*clip)
-
-        shape = (len(files), sum(TABLES.values()))
-        owners = f"{firsts} {self.lengths.tolist()}"  # not determined by the files alone
-        tables = cached(tables, shape, np.float32, cache, f"{split}-rows", rows, owners)
-        self.frames, self.conditions = frames.array, tables.array
-        self.fingerprint = fingerprint(frames, tables)
+        parts = [cached_images(files, ROBOT_SIZE, cache, f"{split}-frames", workers)]
+        self.conditions = np.zeros((len(files), sum(TABLES.values())), np.float32)
+        if conditioned:
+            parts.append(cached_tables(folders, firsts, self.lengths, cache, f"{split}-rows"))
+            self.conditions = parts[1].array
+        self.frames, self.fingerprint = parts[0].array, fingerprint(*parts)
 
     def __len__(self):
         return len(self.starts)

@@ -42,8 +42,8 @@ class RobotLab(Lab):
 
     def open_split(self, split: str, length: int, flag: str) -> Dataset_Robot:
         settings = self.settings
-        cache = settings.cache_dir, settings.num_workers
-        return Dataset_Robot(settings.DR, split, length, flag, *cache)
+        how = settings.cache_dir, settings.num_workers, settings.condition != "none"
+        return Dataset_Robot(settings.DR, split, length, flag, *how)
 
     def val_events(self) -> dict[int, list[int]]:
         return read_events(self.settings.DR, "val") or {}
