@@ -6,12 +6,18 @@ from helpers import ROOT
 from modules.cli.parser import parse
 
 RECIPES = ["train_best", "train_public_best", "train_template", "test_checkpoint"]
-DEMOS = {"demo": "toy", "lamps_demo": "lamps", "robot_demo": "toy_robot"}  # and their datasets
+DEMOS = {  # and their datasets
+    "demo": "toy",
+    "lamps_demo": "lamps",
+    "robot_demo": "toy_robot",
+    "digits_demo": "digits",
+}
 
 
 def settings_of(script, calls):
     """[(Trainer or Tester, its settings), ...] of the calls."""
-    lab = "robot" if "robot" in script else "pose"  # Tester asks the checkpoint
+    robot = script.startswith(("robot", "digits"))
+    lab = "robot" if robot else "pose"  # Tester asks the checkpoint
     names = ["Tester" if path == str(ROOT / "Tester.py") else "Trainer" for path, *_ in calls]
     return [(name, parse(name, words, lab)[0]) for name, (_, *words) in zip(names, calls)]
 
