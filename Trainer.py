@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from modules.cli.entry import run
-from modules.config import PoseTraining, RobotTraining
+from modules.config import Training
 from modules.evaluation.distribution import of_validation
 from modules.evaluation.latents import best_variance, gaussian_log_likelihood
 from modules.evaluation.metrics import Generate_PSNR, score_clips, score_rollout
@@ -50,14 +50,13 @@ from modules.training.schedules import kl_annealing
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 VAL_BATCH = 64  # validation clips that are rolled out together
-Settings = PoseTraining | RobotTraining
 
 
 class Trainer:
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(
-        self, settings: Settings, device: torch.device, train_set: Dataset | None, val_set: Dataset
+        self, settings: Training, device: torch.device, train_set: Dataset | None, val_set: Dataset
     ):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
@@ -319,7 +318,7 @@ class Trainer:
 # ---------------------------------------------------------------- entry points
 
 
-def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
+def train(settings: Training, typed: set[str] | None = None) -> Trainer:
     """Train a run, or resume it, and return its Trainer.
 
     `typed` names the settings that were chosen on purpose; by default those not at their defaults.
@@ -333,7 +332,7 @@ def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
     return trainer
 
 
-def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
+def validate_checkpoint(settings: Training, typed: set[str]) -> None:
     """--test: validate a checkpoint."""
     settings, device, checkpoint = open_checkpoint(settings, typed)
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
@@ -341,7 +340,7 @@ def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
     trainer.report_validation()
 
 
-def main(settings: Settings, typed: set[str]) -> None:
+def main(settings: Training, typed: set[str]) -> None:
     with ranks.joined():
         if settings.preview:
             folder = run_folder(settings.save_root)

@@ -25,7 +25,7 @@ def load(path: str | Path) -> dict:
     """-> a checkpoint of this package; of another file its weights, and the names of the rest."""
     if not Path(path).is_file():
         raise UserError(f"{path} is not a checkpoint file")
-    content = read(path)
+    content = read_file(path)
     if not is_ours(content):
         return published.weights_of(content, path)
     if content["version"] != VERSION:
@@ -36,7 +36,7 @@ def load(path: str | Path) -> dict:
     return content
 
 
-def read(path: str | Path) -> Any:
+def read_file(path: str | Path) -> Any:
     """What a file of torch.save holds. torch.load verifies no checksum of a zip file's records."""
     try:
         if zipfile.is_zipfile(path):
@@ -94,7 +94,7 @@ def lab_of(checkpoint: dict) -> str | None:
     return next((lab for lab, net in published.MARKS.items() if net in nets), None)
 
 
-def kind_of(checkpoint: dict) -> str:
+def contents_of(checkpoint: dict) -> str:
     """What a file is, for an error: a run of ours, published weights of a lab, or neither."""
     lab = lab_of(checkpoint)
     if is_ours(checkpoint):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..config import LABS, TESTS, TRAINING, Loop
+from ..config import LAB_NAMES, TESTS, TRAINING, Loop
 from ..config.fields import (
     TEMPLATE,
     TRAIN_ONLY,
@@ -67,7 +67,7 @@ def parse(
     `lab` is for command lines that do not name one.
     """
     typed_lab = peek("lab", argv)
-    parser = Parser(script, typed_lab if typed_lab in LABS else lab or "pose")
+    parser = Parser(script, typed_lab if typed_lab in LAB_NAMES else lab or "pose")
     values = parser.read(argv)
     try:
         settings = settings_from(parser.settings, values)
@@ -77,7 +77,7 @@ def parse(
     return settings, set(values)
 
 
-def read(script: str) -> tuple[Any, set[str]] | None:
+def read_command(script: str) -> tuple[Any, set[str]] | None:
     """parse(), with an error for a missing file or folder. It needs no torch.
 
     None: a command of Tester.py, whose checkpoint must be read to know the lab and so the flags.
@@ -182,7 +182,7 @@ class Parser(argparse.ArgumentParser):
 @functools.cache
 def foreign_flags(script: str, lab: str) -> dict[str, str]:
     """{flag: lab} of the flags that only other labs have."""
-    mine, others = dict(flag_names(script, lab)), [x for x in LABS if x != lab]
+    mine, others = dict(flag_names(script, lab)), [x for x in LAB_NAMES if x != lab]
     return {f: x for x in others for f in dict(flag_names(script, x)) if f not in mine}
 
 

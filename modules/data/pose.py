@@ -148,7 +148,7 @@ def load_truth(
         folders = clip_folders(path) if not any(map(is_picture, path.iterdir())) else [path]
         truth = [np.stack([decode(p, size) for p in list_images(f)[:cut]]) for f in folders]
     elif path.is_file():
-        truth = read_csv(path, size, lengths)
+        truth = read_rows(path, size, lengths)
     else:
         raise UserError(f"--truth {path} is neither a folder of frames nor a csv file")
     found = [len(t) for t in truth]
@@ -159,7 +159,7 @@ def load_truth(
     return [to_float(torch.from_numpy(np.ascontiguousarray(t))) for t in truth]
 
 
-def read_csv(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) -> list[np.ndarray]:
+def read_rows(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) -> list[np.ndarray]:
     """Rows of id and C*H*W integers -> one array per clip."""
     values = 3 * size[0] * size[1]
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..config import PoseTest, PoseTraining, RobotTest, RobotTraining
+from ..config import Test, Training
 from ..data.open_world import read_events, read_futures
 from ..errors import UserError
 
@@ -24,7 +24,7 @@ class Lab(Protocol):
     fps: float | None = None  # the frame rate of the data, if it is known
     baseline: ClassVar[str]  # the name of the prediction that repeats the last given frame
     submits: ClassVar[bool] = False  # whether Tester writes submission.csv
-    settings: PoseTraining | PoseTest | RobotTraining | RobotTest
+    settings: Training | Test
 
     # ------------------------------------------------------------ model
 

@@ -55,14 +55,14 @@ def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
         stored = TESTS[lab].names(STORED, FIXED)
         return {k: value for k, value in checkpoint["args"].items() if k in stored}
     if lab is None:
-        raise UserError(f"{path} holds {ckpt.kind_of(checkpoint)}")
+        raise UserError(f"{path} holds {ckpt.contents_of(checkpoint)}")
     try:
         return FAMILIES[lab][1](checkpoint["state_dict"])
     except (KeyError, IndexError) as error:
         raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
 
 
-def has_posterior(checkpoint: dict) -> bool:
+def trained_posterior(checkpoint: dict) -> bool:
     """Whether the weights' posterior was trained: not by prior samples alone."""
     if not ckpt.is_ours(checkpoint):
         return True
@@ -106,7 +106,7 @@ def adopt_settings(settings: T, typed: set[str], checkpoint: dict, device: torch
 
 def same_lab(settings: Any, checkpoint: dict) -> None:
     if ckpt.lab_of(checkpoint) != settings.lab:
-        kind = ckpt.kind_of(checkpoint)
+        kind = ckpt.contents_of(checkpoint)
         raise UserError(f"{settings.ckpt_path} holds {kind}; this is --lab {settings.lab}")
 
 

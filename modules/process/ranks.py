@@ -27,7 +27,7 @@ from ..errors import UserError
 from .signals import Stopped, listener
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=torch.nn.Module)
+Net = TypeVar("Net", bound=torch.nn.Module)
 HOURS = 2  # that a rank waits for another one, such as the first one drawing figures
 BEHIND = 2  # steps that a GPU may lag when the host reads what ranks have agreed on
 CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in what torch says of a lost rank
@@ -289,7 +289,7 @@ def cut_off(error: BaseException) -> bool:
 # ---------------------------------------------------------------- BatchNorm
 
 
-def share_model(model: Model) -> Model:
+def share_model(model: Net) -> Net:
     """Give all ranks the weights of the first one, and BatchNorm the statistics of all while they
     train on a batch together: torch's SyncBatchNorm does that on GPUs alone."""
     if ranks.count == 1:
