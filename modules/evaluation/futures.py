@@ -9,6 +9,7 @@ import torch
 
 from ..models.rollout import noise_source, roll_out
 from ..nets.sequence import repeated
+from .lab import Lab
 
 MOVING_DEVIATION = 0.02  # over the true futures, of a value that differs between them
 RANK_BINS = 20
@@ -188,7 +189,7 @@ class Futures:
     """
 
     def __init__(
-        self, lab: Any, truth: Sequence[torch.Tensor], outcomes: Mapping[int, torch.Tensor]
+        self, lab: Lab, truth: Sequence[torch.Tensor], outcomes: Mapping[int, torch.Tensor]
     ):
         self.lab, self.truth, self.outcomes = lab, truth, outcomes
         self.scored: list[list[dict]] = []  # of every future, the scores of every clip
