@@ -10,7 +10,6 @@ import torch
 from tqdm import tqdm
 
 from ..config import OBJECTIVES, Training
-from ..data.folders import origin
 from ..evaluation.lab import Lab
 from ..files import write_csv, write_json
 from ..process.ranks import ranks
@@ -59,7 +58,7 @@ class Monitor:
         if not ranks.first:
             return contextlib.nullcontext()
         with part(self.folder / FACTS):
-            self.facts |= origin(self.settings.DR)
+            self.facts |= self.lab.origin()
             self.facts["seconds"] = read_json(self.folder / FACTS).get("seconds", 0)
         self.started = time.perf_counter()
         return self.trackers.open(self.settings)

@@ -2,10 +2,19 @@
 
 from typing import Any
 
+import torch
+
 from ..config import Training
 from ..errors import UserError
 
 MOST_SKIPPED = 50  # non-finite steps in a row; checked only every MOST_SKIPPED steps
+
+
+def count_skipped(trainer: Any, finite: torch.Tensor) -> None:
+    """Count the non-finite steps in a row, on the device."""
+    trainer.skipped_in_a_row.add_(1).mul_(~finite)
+    most = torch.maximum(trainer.most_in_a_row, trainer.skipped_in_a_row)
+    trainer.most_in_a_row.copy_(most)
 
 
 def stop_if_stuck(trainer: Any) -> None:
