@@ -53,8 +53,8 @@ def read_file(path: str | Path) -> Any:
 
 def problem(error: Exception) -> str:
     """Why a file is refused; torch's own text advises to run its code."""
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        name = visible(found[1][:60])
+    if match := re.search(r"GLOBAL (\S+)", str(error)):
+        name = visible(match[1][:60])
         return (
             f"is refused: loading it would run code ({name}); if it holds whole modules, save "
             "their state dicts first: docs/robot.md, Weights of published runs"
@@ -87,7 +87,7 @@ def source_of(checkpoint: dict) -> str:
 
 
 def lab_of(checkpoint: dict) -> str | None:
-    """Stored in ours, else told by the weights; None where they are of neither lab."""
+    """Stored in ours, else read off the weights; None where they are of neither lab."""
     if is_ours(checkpoint):
         return checkpoint["args"]["lab"]
     nets = {name.partition(".")[0] for name in checkpoint["state_dict"]}
@@ -102,5 +102,5 @@ def contents_of(checkpoint: dict) -> str:
     if lab:
         return f"weights of published code of --lab {lab}"
     names = [visible(name[:60]) for name in checkpoint["state_dict"]]
-    more = ", ..." * (len(names) > 3)
-    return f"weights of another model: {', '.join(names[:3])}{more}" if names else "no weights"
+    rest = ", ..." * (len(names) > 3)
+    return f"weights of another model: {', '.join(names[:3])}{rest}" if names else "no weights"

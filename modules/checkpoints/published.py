@@ -73,8 +73,8 @@ def refuse_svg(predictor: dict[str, torch.Tensor], path: str | Path) -> None:
 
 def our_name(name: str) -> str:
     for pattern, ours in OUR_NAMES:
-        name, found = re.subn(pattern, ours, name)
-        if found:
+        name, count = re.subn(pattern, ours, name)
+        if count:
             break
     return name
 

@@ -221,8 +221,8 @@ def redefault(
     `alias` is a second name of the flag.
     """
     inherited = base.__dataclass_fields__[name].metadata
-    more = {"alias": alias, "shortcuts": shortcuts or {}, "marks": inherited["marks"] + marks}
-    return field(default=default, metadata={**inherited, **more})
+    changes = {"alias": alias, "shortcuts": shortcuts or {}, "marks": inherited["marks"] + marks}
+    return field(default=default, metadata={**inherited, **changes})
 
 
 @dataclass(frozen=True)

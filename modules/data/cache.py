@@ -87,19 +87,19 @@ def cached(
     cache_dir: Path,
     name: str,
     rows: Callable[[], Iterator[np.ndarray]],
-    more: str = "",
+    facts: str = "",
 ) -> Cached:
     """The array of these rows; they are made only if there is no valid cache.
 
-    `more` is what they depend on beside the files.
+    `facts` is what they depend on beside the files.
     """
     home = short_hash(files[0].parent.resolve())
     stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
-    key = short_hash(shape, np.dtype(dtype), more, *map(file_state, files))
+    key = short_hash(shape, np.dtype(dtype), facts, *map(file_state, files))
     target, dtype = Path(cache_dir) / f"{stem}{key}.npy", np.dtype(dtype)
     try:
-        if found := load_cache(target, shape, dtype):
-            return found
+        if stored := load_cache(target, shape, dtype):
+            return stored
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_name(f"{stem}lock"), name):
             return load_cache(target, shape, dtype) or build(target, stem, shape, dtype, rows())

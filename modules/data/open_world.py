@@ -45,7 +45,7 @@ def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
 
 
 def cut_events(events: dict[int, list[int]], length: int) -> dict[int, list[int]]:
-    """Events of one take, clip 0 -> of the clips of so many frames that it is cut into."""
+    """Events of one take, clip 0 -> of the clips of `length` frames that it is cut into."""
     cut = {}
     for frame in events.get(0, ()):
         cut.setdefault(frame // length, []).append(frame % length)

@@ -90,9 +90,9 @@ class DanceClips(TrainClips):
         clips = starts[:, None] + np.arange(length)
         return self.jump(clips, usable, rng) if settings.jump_start else clips
 
-    def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
-        clips = super().to_device(arrays, whole)
-        return self.warp(*clips, first=ranks.rows(whole).start, whole=whole) if self.warp else clips
+    def to_device(self, arrays: Iterable, size: int) -> tuple[torch.Tensor, ...]:
+        clips = super().to_device(arrays, size)
+        return self.warp(*clips, first=ranks.rows(size).start, size=size) if self.warp else clips
 
     def jump(self, clips: np.ndarray, usable: int, rng: np.random.Generator) -> np.ndarray:
         """Let a share of the clips start from a random usable frame of the same take."""
@@ -151,10 +151,10 @@ def load_truth(
         truth = read_rows(path, size, lengths)
     else:
         raise UserError(f"--truth {path} is neither a folder of frames nor a csv file")
-    found = [len(t) for t in truth]
-    if found != list(lengths):
+    counts = [len(t) for t in truth]
+    if counts != list(lengths):
         raise UserError(
-            f"--truth {path} holds clips of {found} frames, but the test clips have {list(lengths)}"
+            f"--truth {path} holds clips of {counts} frames, the test clips have {list(lengths)}"
         )
     return [to_float(torch.from_numpy(np.ascontiguousarray(t))) for t in truth]
 

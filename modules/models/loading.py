@@ -116,17 +116,17 @@ def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> Non
     model.load_state_dict(weights)
 
 
-def misfit(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str | None:
+def misfit(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> str | None:
     """What of a state dict does not fit a model's own, None: nothing. Any float dtype fits."""
     for names, verb in (
-        (expected.keys() - found.keys(), "lacks"),
-        (found.keys() - expected.keys(), "has"),
+        (expected.keys() - weights.keys(), "lacks"),
+        (weights.keys() - expected.keys(), "has"),
     ):
         if names:
             first = ", ".join(str(name)[:60] for name in sorted(names)[:3])
             return f"it {verb} {first}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     for name, own in expected.items():
-        weight = found[name]
+        weight = weights[name]
         if own.shape != weight.shape:
             return f"{name} is {tuple(weight.shape)}, not {tuple(own.shape)}"
         if own.is_floating_point() != weight.is_floating_point():

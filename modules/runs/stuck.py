@@ -36,8 +36,8 @@ def remedy(settings: Training) -> str:
     lr = f"--lr {min(settings.lr / 10, settings.default('lr')):g}"
     if "lr" in settings.scheduled:
         lr = "a smaller lr in the --schedule file"
-    more = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
+    others = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
     ramp = settings.kl_anneal_type != "None" and "beta" not in settings.scheduled
     if settings.latent and ramp:
-        more.append("--kl_anneal_type None")
-    return f"{lr} (if that does not suffice, {' or '.join(more)})" if more else lr
+        others.append("--kl_anneal_type None")
+    return f"{lr} (if that does not suffice, {' or '.join(others)})" if others else lr
