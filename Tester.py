@@ -17,16 +17,16 @@ from tqdm import tqdm
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
-from modules.config import PoseTest, RobotTest
+from modules.config import Test
 from modules.evaluation.distribution import Distribution
 from modules.evaluation.metrics import score_clips
 from modules.labs import LABS
 from modules.models.loading import (
     adopt_settings,
-    has_posterior,
     load_twin,
     load_weights,
     report_fit,
+    trained_posterior,
 )
 from modules.models.rollout import noise_source, roll_out
 from modules.process.ranks import ranks
@@ -41,13 +41,12 @@ from modules.runs.folder import TEST_FUTURES, folder_for_test, run_folder, train
 from modules.training.device import choose_device
 
 FRAMES = 64  # of a clip, for what is measured of z
-Settings = PoseTest | RobotTest
 
 
 class Tester:
     """A model from a checkpoint, the test clips, and what is written of their rollouts."""
 
-    def __init__(self, settings: Settings, typed: set[str], device: torch.device, checkpoint: dict):
+    def __init__(self, settings: Test, typed: set[str], device: torch.device, checkpoint: dict):
         self.settings = settings = adopt_settings(settings, typed, checkpoint, device)
         if settings.mp4:
             pictures.find_mp4_writer()
@@ -55,7 +54,7 @@ class Tester:
         self.lab = LABS[settings.lab](settings)
         self.model = self.lab.make_model().to(device)
         load_weights(self.model, checkpoint["state_dict"], settings.ckpt_path)
-        self.posterior = has_posterior(checkpoint)
+        self.posterior = trained_posterior(checkpoint)
         self.free_bits = checkpoint.get("args", {}).get("free_bits", 0)
         self.twin = settings.twin and load_twin(settings.twin, self.model)
         details = self.lab.prepare_test(self.model, checkpoint)
@@ -209,7 +208,7 @@ def test_checkpoint() -> None:
         ranks.from_first(lambda: None)  # no further rollout
 
 
-def read_flags() -> tuple[Settings, set[str], dict]:
+def read_flags() -> tuple[Test, set[str], dict]:
     """-> settings, the flags that were typed, the checkpoint."""
     path = peek("ckpt_path")
     checkpoint = ckpt.load_if_readable(path)  # its lab decides which flags there are

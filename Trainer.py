@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from modules.cli.entry import run
-from modules.config import PoseTraining, RobotTraining
+from modules.config import Training
 from modules.evaluation.distribution import of_validation
 from modules.evaluation.latents import best_variance, gaussian_log_likelihood
 from modules.evaluation.metrics import Generate_PSNR, score_clips, score_rollout
@@ -33,7 +33,7 @@ from modules.runs.folder import run_folder
 from modules.runs.resume import start_from
 from modules.runs.saving import save_epoch, save_last, use_best_weights
 from modules.runs.session import begin, open_checkpoint, open_splits, session
-from modules.runs.stuck import stop_if_stuck
+from modules.runs.stuck import count_skipped, stop_if_stuck
 from modules.training import schedules
 from modules.training.device import begin_step, compile_nets
 from modules.training.losses import calibrated_loss, kl_above, kl_criterion, loss_scale
@@ -50,14 +50,13 @@ from modules.training.schedules import kl_annealing
 __all__ = ["Generate_PSNR", "Trainer", "VAE_Model", "kl_annealing", "kl_criterion", "train"]
 LOSS_CLIPS, LOSS_FRAMES = 8, 64  # of the validation set, for val/loss, val/kl and the KL of z
 VAL_BATCH = 64  # validation clips that are rolled out together
-Settings = PoseTraining | RobotTraining
 
 
 class Trainer:
     """Owns the nets (in `model`), the optimizer, the schedules and the run folder."""
 
     def __init__(
-        self, settings: Settings, device: torch.device, train_set: Dataset | None, val_set: Dataset
+        self, settings: Training, device: torch.device, train_set: Dataset | None, val_set: Dataset
     ):
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.folder = settings, device, Path(settings.save_root)
@@ -193,8 +192,7 @@ class Trainer:
         # a shorter average in the first steps, so that the initial weights are forgotten
         share = 1 - min(self.settings.ema, self.step / (self.step + 10))
         apply_if(finite, self.optim, self.model, buffers, self.ema, share)
-        self.skipped_in_a_row.add_(1).mul_(~finite)
-        self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.skipped_in_a_row))
+        count_skipped(self, finite)
         stop_if_stuck(self)
         return finite
 
@@ -282,9 +280,8 @@ class Trainer:
             torch.manual_seed(self.settings.seed)
             model, clips = (self.ema or self.model).eval(), self.measured_clips()
             loss, mse, kl = (x.double().cpu() for x in self.losses(model, *clips, True, prior))
-        elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse))
-        if not self.model.samples_posterior:  # else the posterior is what a rollout draws z from
-            elbo = elbo - kl
+        of_z = 0 if self.model.samples_posterior else kl  # 0: a rollout draws z from the posterior
+        elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse)) - of_z
         return {"loss": loss.item(), "kl": None if prior else kl.item(), "elbo": elbo.item()}
 
     def measured_clips(self) -> tuple[torch.Tensor, ...]:
@@ -294,8 +291,7 @@ class Trainer:
 
     def report_validation(self) -> None:
         """Roll out the current weights, draw the rollout and print its scores."""
-        pred = self.roll_out_validation()
-        if pred is not None:
+        if (pred := self.roll_out_validation()) is not None:
             self.monitor.draw_validation(pred, self.score(pred))
 
     def report_distribution(self, posterior: bool) -> None:
@@ -319,11 +315,8 @@ class Trainer:
 # ---------------------------------------------------------------- entry points
 
 
-def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
-    """Train a run, or resume it, and return its Trainer.
-
-    `typed` names the settings that were chosen on purpose; by default those not at their defaults.
-    """
+def train(settings: Training, typed: set[str] | None = None) -> Trainer:
+    """Train a run, or resume it. `typed` names the settings that were chosen on purpose."""
     with session(settings, typed) as run:
         lab = LABS[settings.lab](run.settings)
         sets = open_splits(run.settings, lab.open_train, lab.open_val)
@@ -333,7 +326,7 @@ def train(settings: Settings, typed: set[str] | None = None) -> Trainer:
     return trainer
 
 
-def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
+def validate_checkpoint(settings: Training, typed: set[str]) -> None:
     """--test: validate a checkpoint."""
     settings, device, checkpoint = open_checkpoint(settings, typed)
     trainer = Trainer(settings, device, None, LABS[settings.lab](settings).open_val())
@@ -341,7 +334,7 @@ def validate_checkpoint(settings: Settings, typed: set[str]) -> None:
     trainer.report_validation()
 
 
-def main(settings: Settings, typed: set[str]) -> None:
+def main(settings: Training, typed: set[str]) -> None:
     with ranks.joined():
         if settings.preview:
             folder = run_folder(settings.save_root)

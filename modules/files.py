@@ -82,7 +82,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     What killed processes left of the same `out` is removed.
     """
     out = out.absolute()
-    remove_unfinished(out)
+    remove_partial_folders(out)
     partial = out.with_name(f"{out.name}{UNFINISHED}-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
@@ -110,7 +110,7 @@ def remove_folder(folder: Path) -> None:
         os.rmdir(folder)
 
 
-def remove_unfinished(out: Path) -> None:
+def remove_partial_folders(out: Path) -> None:
     for left in out.parent.glob(f"{glob.escape(out.name)}{UNFINISHED}-*"):
         if left.name.rpartition("-")[2].isdecimal() and left.is_dir():
             with locked_folder(left) as free:

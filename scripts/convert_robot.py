@@ -67,7 +67,8 @@ def main() -> None:
     found = ckpt.load(args.published)
     if ckpt.is_ours(found) or ckpt.lab_of(found) != "robot":
         raise UserError(
-            f"{args.published} holds {ckpt.kind_of(found)}, not the robot lab's published weights"
+            f"{args.published} holds {ckpt.contents_of(found)}, "
+            "not the robot lab's published weights"
         )
     settings = settings_of(args, model_settings(found, args.published))
     if problem := settings.contradiction():

@@ -15,7 +15,7 @@ import convert_robot
 from modules.checkpoints import checkpoint
 from modules.errors import UserError
 from modules.models import load_model, roll_out
-from modules.models.loading import has_posterior
+from modules.models.loading import trained_posterior
 from modules.runs import saving
 
 LENGTH = 6
@@ -104,7 +104,7 @@ def test_a_converted_file_needs_no_flags(nets, path, tmp_path, in_process):
     torch.manual_seed(1)
     given, rows = torch.rand(2, 3, 3, 64, 64), torch.randn(2, LENGTH, CONDITION)
     assert torch.equal(*(roll_out(x, given, rows) for x in (model, plain)))
-    assert has_posterior(checkpoint.load(out)) and has_posterior(checkpoint.load(path))
+    assert trained_posterior(checkpoint.load(out)) and trained_posterior(checkpoint.load(path))
     again = in_process(convert_robot.main, "convert_robot.py", *words)
     assert again.code == 1 and f"{out} exists" in again.err
     with pytest.raises(UserError, match="holds weights only: start from them with --ckpt_path"):

@@ -11,7 +11,7 @@ import pytest
 from helpers import settings_of
 
 from modules.cli.parser import Parser, parse
-from modules.config import LABS, TESTS, TRAINING, Loop, PoseTraining
+from modules.config import LAB_NAMES, TESTS, TRAINING, Loop, PoseTraining
 from modules.config.fields import (
     Choice,
     Number,
@@ -24,7 +24,7 @@ from modules.config.fields import (
 )
 
 CLASSES = {"Trainer": TRAINING, "Tester": TESTS}
-KINDS = [(script, lab) for script in CLASSES for lab in LABS]
+KINDS = [(script, lab) for script in CLASSES for lab in LAB_NAMES]
 
 
 # ---------------------------------------------------------------- fields and flags

@@ -325,13 +325,13 @@ def test_flags_of_training_are_named_in_a_note(run_test):
 def test_a_file_damaged_after_writing_is_noticed_without_no_sanity(
     call, trained, tmp_path, monkeypatch
 ):
-    write = report_rollouts.write_rows
+    write = report_rollouts.write_frames
 
     def damage(path, rows):
         write(path, rows)
         path.write_bytes(path.read_bytes()[:-3] + b"9\n")
 
-    monkeypatch.setattr(report_rollouts, "write_rows", damage)
+    monkeypatch.setattr(report_rollouts, "write_frames", damage)
     places = ["--DR", trained.data, "--save_root", tmp_path / "run", "--ckpt", trained.best]
     done = call("Tester", *places)
     assert done.code == 1

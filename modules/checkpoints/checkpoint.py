@@ -25,7 +25,7 @@ def load(path: str | Path) -> dict:
     """-> a checkpoint of this package; of another file its weights, and the names of the rest."""
     if not Path(path).is_file():
         raise UserError(f"{path} is not a checkpoint file")
-    content = read(path)
+    content = read_file(path)
     if not is_ours(content):
         return published.weights_of(content, path)
     if content["version"] != VERSION:
@@ -36,7 +36,7 @@ def load(path: str | Path) -> dict:
     return content
 
 
-def read(path: str | Path) -> Any:
+def read_file(path: str | Path) -> Any:
     """What a file of torch.save holds. torch.load verifies no checksum of a zip file's records."""
     try:
         if zipfile.is_zipfile(path):
@@ -53,8 +53,8 @@ def read(path: str | Path) -> Any:
 
 def problem(error: Exception) -> str:
     """Why a file is refused; torch's own text advises to run its code."""
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        name = visible(found[1][:60])
+    if match := re.search(r"GLOBAL (\S+)", str(error)):
+        name = visible(match[1][:60])
         return (
             f"is refused: loading it would run code ({name}); if it holds whole modules, save "
             "their state dicts first: docs/robot.md, Weights of published runs"
@@ -87,14 +87,14 @@ def source_of(checkpoint: dict) -> str:
 
 
 def lab_of(checkpoint: dict) -> str | None:
-    """Stored in ours, else told by the weights; None where they are of neither lab."""
+    """Stored in ours, else read off the weights; None where they are of neither lab."""
     if is_ours(checkpoint):
         return checkpoint["args"]["lab"]
     nets = {name.partition(".")[0] for name in checkpoint["state_dict"]}
     return next((lab for lab, net in published.MARKS.items() if net in nets), None)
 
 
-def kind_of(checkpoint: dict) -> str:
+def contents_of(checkpoint: dict) -> str:
     """What a file is, for an error: a run of ours, published weights of a lab, or neither."""
     lab = lab_of(checkpoint)
     if is_ours(checkpoint):
@@ -102,5 +102,5 @@ def kind_of(checkpoint: dict) -> str:
     if lab:
         return f"weights of published code of --lab {lab}"
     names = [visible(name[:60]) for name in checkpoint["state_dict"]]
-    more = ", ..." * (len(names) > 3)
-    return f"weights of another model: {', '.join(names[:3])}{more}" if names else "no weights"
+    rest = ", ..." * (len(names) > 3)
+    return f"weights of another model: {', '.join(names[:3])}{rest}" if names else "no weights"

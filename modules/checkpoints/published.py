@@ -9,9 +9,9 @@ import torch
 from ..config import CONDITION
 from ..errors import UserError, visible
 
-NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
+ROBOT_NETS = {"encoder", "decoder", "frame_predictor", "posterior"}
 MARKS = {"pose": "frame_transformation", "robot": "frame_predictor"}  # a net that only this lab has
-NAMES = [  # a name of the published code -> ours
+OUR_NAMES = [  # a name of the published code -> ours
     (r"encoder\.c5\.(\d)\.", r"encoder.head.\1."),
     (r"encoder\.c(\d)\.(\d)\.main\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.{m[2]}."),
     (r"decoder\.upc1\.(\d)\.", r"decoder.head.\1."),
@@ -48,9 +48,9 @@ def robot_nets(content: dict) -> dict[str, dict] | None:
             net, _, rest = name.partition(".")
             nets.setdefault(net, {})[rest] = content[name]
         content = nets
-    if not all(isinstance(content.get(net), dict) for net in NETS):
+    if not all(isinstance(content.get(net), dict) for net in ROBOT_NETS):
         return None
-    return {net: content[net] for net in content if net in NETS | {"prior"}}
+    return {net: content[net] for net in content if net in ROBOT_NETS | {"prior"}}
 
 
 def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
@@ -72,9 +72,9 @@ def refuse_svg(predictor: dict[str, torch.Tensor], path: str | Path) -> None:
 
 
 def our_name(name: str) -> str:
-    for pattern, ours in NAMES:
-        name, found = re.subn(pattern, ours, name)
-        if found:
+    for pattern, ours in OUR_NAMES:
+        name, count = re.subn(pattern, ours, name)
+        if count:
             break
     return name
 

@@ -56,11 +56,11 @@ def taken_for(settings: Any, words: list[str]) -> Iterator[str]:
 
 def typed_value(flag: str, words: list[str]) -> str | None:
     """The word that was typed for a flag; the last one counts."""
-    found = None
+    typed = None
     for word, following in zip(words, [*words[1:], None]):
         name, equals, value = word.partition("=")
-        found = (value if equals else following) if name == flag else found
-    return found
+        typed = (value if equals else following) if name == flag else typed
+    return typed
 
 
 def without_effect(settings: Any, typed: set[str]) -> Iterator[str]:

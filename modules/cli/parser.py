@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..config import LABS, TESTS, TRAINING, Loop
+from ..config import LAB_NAMES, TESTS, TRAINING, Loop
 from ..config.fields import (
     TEMPLATE,
     TRAIN_ONLY,
@@ -67,7 +67,7 @@ def parse(
     `lab` is for command lines that do not name one.
     """
     typed_lab = peek("lab", argv)
-    parser = Parser(script, typed_lab if typed_lab in LABS else lab or "pose")
+    parser = Parser(script, typed_lab if typed_lab in LAB_NAMES else lab or "pose")
     values = parser.read(argv)
     try:
         settings = settings_from(parser.settings, values)
@@ -77,7 +77,7 @@ def parse(
     return settings, set(values)
 
 
-def read(script: str) -> tuple[Any, set[str]] | None:
+def read_command(script: str) -> tuple[Any, set[str]] | None:
     """parse(), with an error for a missing file or folder. It needs no torch.
 
     None: a command of Tester.py, whose checkpoint must be read to know the lab and so the flags.
@@ -151,13 +151,13 @@ class Parser(argparse.ArgumentParser):
         known = self.names.keys() | OLD.keys() | foreign_flags(self.script, self.lab).keys()
         if not name.startswith("--") or name in known | {"--", "--help"}:
             return word
-        found = {  # two names of one setting are one match
+        matches_of = {  # two names of one setting are one match
             setting: flag
             for flag, setting in self.names.items()
             if flag.startswith(name) and setting in self.template and not flag.startswith("--no-")
         }
-        found |= {"help": "--help"} if "--help".startswith(name) else {}
-        matches = sorted(found.values())
+        matches_of |= {"help": "--help"} if "--help".startswith(name) else {}
+        matches = sorted(matches_of.values())
         if len(matches) > 1:
             self.error(f"ambiguous option: {name} could match {', '.join(matches)}")
         return f"{matches[0]}{equals}{value}" if matches else word
@@ -182,8 +182,8 @@ class Parser(argparse.ArgumentParser):
 @functools.cache
 def foreign_flags(script: str, lab: str) -> dict[str, str]:
     """{flag: lab} of the flags that only other labs have."""
-    mine, others = dict(flag_names(script, lab)), [x for x in LABS if x != lab]
-    return {f: x for x in others for f in dict(flag_names(script, x)) if f not in mine}
+    own, others = dict(flag_names(script, lab)), [x for x in LAB_NAMES if x != lab]
+    return {f: x for x in others for f in dict(flag_names(script, x)) if f not in own}
 
 
 # ---------------------------------------------------------------- flags from fields
@@ -192,14 +192,14 @@ def foreign_flags(script: str, lab: str) -> dict[str, str]:
 def groups(script: str, lab: str) -> Iterator[tuple[str, list[dataclasses.Field]]]:
     """Titles and fields of --help's groups: a group is what one settings class adds."""
     own = (TRAINING if script == "Trainer" else TESTS)[lab]
-    found, seen = {title: [] for title in TITLES}, set()
+    shared, seen = {title: [] for title in TITLES}, set()
     for cls in own.__mro__[::-1]:
         if issubclass(cls, Settings) and cls is not Settings:
             names = {item.name for item in dataclasses.fields(cls)} - seen
-            found[cls.title] += [f for f in dataclasses.fields(own) if f.name in names]
+            shared[cls.title] += [f for f in dataclasses.fields(own) if f.name in names]
             seen |= names
     hidden = own.names(TRAIN_ONLY) if script == "Tester" else set()
-    shown = {title: [f for f in fields if f.name not in hidden] for title, fields in found.items()}
+    shown = {title: [f for f in fields if f.name not in hidden] for title, fields in shared.items()}
     if script == "Tester":
         shown = {STORED_TITLES.get(title, title): fields for title, fields in shown.items()}
     yield from ((title, fields) for title, fields in shown.items() if fields)
@@ -233,18 +233,21 @@ def names_of(item: dataclasses.Field) -> list[str]:
 def add_flag(group: Any, item: dataclasses.Field, hidden: bool = False) -> None:
     """One field as a flag. Nothing is set that was not typed: the settings know the defaults."""
     check, flags = item.metadata["check"], [f"--{name}" for name in names_of(item)]
-    more = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS if hidden else help_text(item)}
+    options = {
+        "default": argparse.SUPPRESS,
+        "help": argparse.SUPPRESS if hidden else help_text(item),
+    }
     if check is switch:
         negatable = not item.name.startswith("no_")
-        more["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
+        options["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
     elif isinstance(check, Choice) and not isinstance(check, AnyCase):
-        more["choices"] = check.words
+        options["choices"] = check.words
     elif isinstance(check, Numbers):
-        more |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
+        options |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
     else:
         metavar = item.metadata["metavar"] or METAVARS[getattr(check, "kind", None)]
-        more |= {"type": argparse_type(check), "metavar": metavar}
-    group.add_argument(*flags, **more)
+        options |= {"type": argparse_type(check), "metavar": metavar}
+    group.add_argument(*flags, **options)
     for name, value in item.metadata["shortcuts"].items():
         text = argparse.SUPPRESS if hidden else f"the same as --{item.name} {value}"
         same = {"action": "store_const", "const": value, "dest": item.name}

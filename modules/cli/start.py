@@ -12,7 +12,7 @@ import warnings
 from typing import Any, TextIO
 
 from .entry import run
-from .parser import read
+from .parser import read_command
 
 GONE = errno.EPIPE, errno.EIO  # the reader of a pipe has ended, the terminal was closed
 PATIENCE = 5  # seconds in which the first process reports a mistake, and torchrun ends the others
@@ -37,13 +37,13 @@ def is_first() -> bool:
 
 
 def start_with_command(script: str) -> tuple[Any, set[str]] | None:
-    """start(), and what read() makes of the command line."""
+    """start(), and what read_command() makes of the command line."""
     start()
     if is_first():
-        return run(lambda: read(script))
+        return run(lambda: read_command(script))
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return run(lambda: read(script))
+            return run(lambda: read_command(script))
     except SystemExit as end:
         if end.code:
             time.sleep(PATIENCE)

@@ -32,7 +32,7 @@ from .fields import (
     natural,
     needs,
     non_negative,
-    part,
+    portion,
     positive,
     redefault,
     samples,
@@ -44,7 +44,7 @@ from .fields import (
     workers,
 )
 
-LABS = ("pose", "robot")
+LAB_NAMES = ("pose", "robot")
 FRAME = 64  # robot lab: height and width of a frame
 CONDITION = 7  # robot lab: 4 values of the action, 3 of the arm's position
 LARGEST_FRAME, WIDEST, MOST_LAYERS = 1024, 4096, 32  # pixels, channels, layers of an LSTM
@@ -102,10 +102,10 @@ class Compute(Settings):
 
 
 @dataclass(frozen=True)
-class Run(Compute):
+class AnyRun(Compute):
     title: ClassVar[str] = "run"
 
-    lab: str = setting("pose", Choice(LABS), "pose: a dancer; robot: a robot arm")
+    lab: str = setting("pose", Choice(LAB_NAMES), "pose: a dancer; robot: a robot arm")
     DR: str | None = setting(
         None, text, "dataset root, with train/, the validation folder and test/", TEMPLATE,
         MAY_CHANGE, metavar="DIR",
@@ -295,12 +295,14 @@ class PoseData(Settings):
 
     train_vi_len: int = setting(16, frames, "frames per training clip", TEMPLATE, TRAIN_ONLY)
     val_vi_len: int = setting(630, frames, "frames per validation clip; Tester: all", TEMPLATE)
-    partial: float = setting(1.0, part, "share of the training frames to use", TEMPLATE, TRAIN_ONLY)
+    partial: float = setting(
+        1.0, portion, "share of the training frames to use", TEMPLATE, TRAIN_ONLY
+    )
     fast_train: bool = setting(
         False, switch, "use --fast_partial of them in the first epochs", TEMPLATE, TRAIN_ONLY
     )
     fast_partial: float = setting(
-        0.4, part, "share of the training frames in the fast start", TEMPLATE, TRAIN_ONLY,
+        0.4, portion, "share of the training frames in the fast start", TEMPLATE, TRAIN_ONLY,
         needs=(FAST,),
     )  # fmt: skip
     fast_train_epoch: int = setting(
@@ -406,7 +408,7 @@ class Optimization(Settings):
         (2, 5), Numbers(natural), "multistep: epochs at which lr is multiplied by --lr_gamma",
         needs=MULTISTEP,
     )  # fmt: skip
-    lr_gamma: float = setting(0.1, part, "multistep: factor at each milestone", needs=MULTISTEP)
+    lr_gamma: float = setting(0.1, portion, "multistep: factor at each milestone", needs=MULTISTEP)
     lr_min: float = setting(0.0, non_negative, "cosine: learning rate at its end", needs=COSINE)
     warmup_epochs: int = setting(0, natural, "epochs of linear warm-up to --lr", needs=(LR,))
     grad_clip: float = setting(1.0, non_negative, "maximum gradient norm; 0: no clipping")
@@ -466,7 +468,7 @@ class KLAnnealing(Settings):
 
 
 @dataclass(frozen=True)
-class Training(Loop, Optimization, TeacherForcing, KLAnnealing, Run):
+class Training(Loop, Optimization, TeacherForcing, KLAnnealing, AnyRun):
     """What every training run has; `PoseTraining` and `RobotTraining` add data and model."""
 
     title: ClassVar[str] = "training loop"
@@ -529,10 +531,10 @@ class RobotTraining(RobotData, RobotModel, Training):
 
 
 @dataclass(frozen=True)
-class Test(Run):
+class Test(AnyRun):
     title: ClassVar[str] = "test"
 
-    batch_size: int = redefault(Run, "batch_size", 64)
+    batch_size: int = redefault(AnyRun, "batch_size", 64)
     n_samples: int = setting(1, samples, "futures to sample per clip")
     twin: str | None = setting(
         None, text, "checkpoint of a --no-latent twin to score beside", metavar="FILE"

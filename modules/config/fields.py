@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from ..errors import UserError, shorten
 
 LARGEST = 1_000_000_000  # of any number, unless its own limit is lower
-SHOWN = 40  # characters of a refused value
+LONGEST_VALUE = 40  # characters of a refused value
 WORDS = {int: "an integer", float: "a finite number"}
 T = TypeVar("T", bound="Settings")
 KL_TYPES = {  # the spellings in use, in lower case
@@ -60,9 +60,9 @@ class Number:
 
 def brief(value: Any) -> str:
     """A value in a message. Python refuses to print an int of thousands of digits."""
-    if isinstance(value, int) and abs(value) > 10**SHOWN:
-        return f"a number of more than {SHOWN} digits"
-    return shorten(str(value), SHOWN)
+    if isinstance(value, int) and abs(value) > 10**LONGEST_VALUE:
+        return f"a number of more than {LONGEST_VALUE} digits"
+    return shorten(str(value), LONGEST_VALUE)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ clips = Number(int, 1, 65_536)  # in a batch
 samples, workers = Number(int, 1, 10_000), Number(int, 0, 256)
 frames = Number(int, 2, 1_000_000)  # of a clip
 positive, non_negative = Number(float, 0, above=True), Number(float, 0)
-share, part = Number(float, 0, 1), Number(float, 0, 1, above=True)
+share, portion = Number(float, 0, 1), Number(float, 0, 1, above=True)
 SCHEDULED = {"beta": non_negative, "tfr": share, "lr": non_negative}  # columns of a --schedule file
 
 
@@ -221,8 +221,8 @@ def redefault(
     `alias` is a second name of the flag.
     """
     inherited = base.__dataclass_fields__[name].metadata
-    more = {"alias": alias, "shortcuts": shortcuts or {}, "marks": inherited["marks"] + marks}
-    return field(default=default, metadata={**inherited, **more})
+    changes = {"alias": alias, "shortcuts": shortcuts or {}, "marks": inherited["marks"] + marks}
+    return field(default=default, metadata={**inherited, **changes})
 
 
 @dataclass(frozen=True)

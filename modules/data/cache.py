@@ -87,22 +87,22 @@ def cached(
     cache_dir: Path,
     name: str,
     rows: Callable[[], Iterator[np.ndarray]],
-    more: str = "",
+    facts: str = "",
 ) -> Cached:
     """The array of these rows; they are made only if there is no valid cache.
 
-    `more` is what they depend on beside the files.
+    `facts` is what they depend on beside the files.
     """
     home = short_hash(files[0].parent.resolve())
     stem = f"{name}_{'x'.join(map(str, shape[1:-1])) or 'rows'}_{home}_"
-    key = short_hash(shape, np.dtype(dtype), more, *map(state_of, files))
+    key = short_hash(shape, np.dtype(dtype), facts, *map(file_state, files))
     target, dtype = Path(cache_dir) / f"{stem}{key}.npy", np.dtype(dtype)
     try:
-        if found := load(target, shape, dtype):
-            return found
+        if stored := load_cache(target, shape, dtype):
+            return stored
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_name(f"{stem}lock"), name):
-            return load(target, shape, dtype) or build(target, stem, shape, dtype, rows())
+            return load_cache(target, shape, dtype) or build(target, stem, shape, dtype, rows())
     except OSError as error:
         raise UserError(
             f"cannot write the image cache to {cache_dir} ({error.strerror or error}); "
@@ -115,14 +115,14 @@ def short_hash(*facts: Any) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def state_of(path: Path) -> str:
+def file_state(path: Path) -> str:
     """What changes when the contents of a file do: unlike mtime, ctime cannot be set."""
     facts = path.stat() if path.exists() else None
     times = facts and (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     return f"{path.parent.name}/{path.name} {times}"
 
 
-def load(target: Path, shape: tuple[int, ...], dtype: np.dtype) -> Cached | None:
+def load_cache(target: Path, shape: tuple[int, ...], dtype: np.dtype) -> Cached | None:
     """A cache that is complete and undamaged, else None."""
     try:
         facts = json.loads(target.with_suffix(".json").read_text())

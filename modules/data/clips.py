@@ -60,20 +60,20 @@ class TrainClips:
                 (len(x), reader.submit(self.gather, x)) for x in itertools.islice(batches, AHEAD)
             )
             while ahead:
-                whole, reading = ahead.popleft()
+                size, reading = ahead.popleft()
                 arrays = reading.result()
                 for x in itertools.islice(batches, 1):
                     ahead.append((len(x), reader.submit(self.gather, x)))
-                yield self.to_device(arrays, whole)
+                yield self.to_device(arrays, size)
 
     def gather(self, clips: torch.Tensor) -> list[torch.Tensor]:
-        mine = clips[ranks.rows(len(clips))]
-        arrays = [x[mine] for x in (self.frames, self.conditions)]
+        rows = clips[ranks.rows(len(clips))]
+        arrays = [x[rows] for x in (self.frames, self.conditions)]
         pinned = not self.resident and self.device.type == "cuda"
         return [x.pin_memory() for x in arrays] if pinned else arrays
 
-    def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
-        """This rank's rows of a batch of `whole` clips."""
+    def to_device(self, arrays: Iterable, size: int) -> tuple[torch.Tensor, ...]:
+        """This rank's rows of a batch of `size` clips."""
         return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
 
 

@@ -19,10 +19,10 @@ def levels(root: str | Path) -> Iterator[list[Path]]:
     require_folder(root)
     yield [root]
     for pattern in ("*", "*/*"):
-        found = (
+        matches = (
             p for p in root.glob(pattern) if not any(map(is_foreign, p.parts[len(root.parts) :]))
         )
-        yield sorted(found)
+        yield sorted(matches)
 
 
 def is_foreign(name: str) -> bool:
@@ -38,28 +38,30 @@ def find_data_set(
     All splits are of one data set: those at the first level with any, and one folder of each.
     """
     for folders in levels(root):
-        found = {name: [p for p in folders if has(p, name)] for name in splits}
-        for name, places in found.items():
+        matches = {name: [p for p in folders if has(p, name)] for name in splits}
+        for name, places in matches.items():
             if len(places) > 1:
                 raise UserError(
                     f"--DR {root} contains more than one data set: {places[0] / name} and "
                     f"{places[1] / name}; name one of them"
                 )
-        if any(found.values()):
-            return next(iter(found[split]), None)
+        if any(matches.values()):
+            return next(iter(matches[split]), None)
     return None
 
 
 def find_file(root: str | Path, name: str) -> Path | None:
     """A file of the data set, where the data set may be nested as in a zip."""
     for folders in levels(root):
-        found = [folder / name for folder in folders if (folder / name).exists()]
-        if len(found) > 1:
-            raise UserError(f"--DR {root} contains {found[0]} and {found[1]}; name one data set")
-        if found and not found[0].is_file():
-            raise UserError(f"{found[0]} is not a file")
-        if found:
-            return found[0]
+        matches = [folder / name for folder in folders if (folder / name).exists()]
+        if len(matches) > 1:
+            raise UserError(
+                f"--DR {root} contains {matches[0]} and {matches[1]}; name one data set"
+            )
+        if matches and not matches[0].is_file():
+            raise UserError(f"{matches[0]} is not a file")
+        if matches:
+            return matches[0]
     return None
 
 
@@ -133,10 +135,10 @@ def list_pairs(images: Path, labels: Path) -> tuple[list[Path], list[Path]]:
 
 def clip_folders(folder: Path) -> list[Path]:
     """The numbered folders of clips, in numeric order, wherever their numbers start."""
-    found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
-    if not found:
+    matches = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
+    if not matches:
         raise UserError(f"{folder} has no clip: folders named 0, 1, 2, ... are expected")
-    return in_order(found, lambda p: int(p.name))
+    return in_order(matches, lambda p: int(p.name))
 
 
 def natural_key(path: Path) -> list[int | str]:

@@ -45,14 +45,16 @@ def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
 
 
 def cut_events(events: dict[int, list[int]], length: int) -> dict[int, list[int]]:
-    """Events of one take, clip 0 -> of the clips of so many frames that it is cut into."""
+    """Events of one take, clip 0 -> of the clips of `length` frames that it is cut into."""
     cut = {}
     for frame in events.get(0, ()):
         cut.setdefault(frame // length, []).append(frame % length)
     return cut
 
 
-def read_futures(root: str | Path, clip: int, size: tuple[int, int]) -> torch.Tensor | None:
+def read_futures(
+    root: str | Path, clip: int, size: tuple[int, int], given: int = 0
+) -> torch.Tensor | None:
     """uint8 (N, T, 3, H, W): N true futures of a test clip with their given frames.
 
     They are resized to (H, W) as the frames of the data set are. None: the clip has no file.
@@ -61,6 +63,8 @@ def read_futures(root: str | Path, clip: int, size: tuple[int, int]) -> torch.Te
     if path is None:
         return None
     frames = load_frames(path)
+    if frames.shape[1] <= given:
+        raise UserError(f"futures/{clip}.npz has no frame after the given {given}")
     if frames.shape[2:4] != tuple(size):
         images = frames.reshape(-1, *frames.shape[2:])
         resized = np.stack([resize(Image.fromarray(image), size) for image in images])

@@ -90,9 +90,9 @@ class DanceClips(TrainClips):
         clips = starts[:, None] + np.arange(length)
         return self.jump(clips, usable, rng) if settings.jump_start else clips
 
-    def to_device(self, arrays: Iterable, whole: int) -> tuple[torch.Tensor, ...]:
-        clips = super().to_device(arrays, whole)
-        return self.warp(*clips, first=ranks.rows(whole).start, whole=whole) if self.warp else clips
+    def to_device(self, arrays: Iterable, size: int) -> tuple[torch.Tensor, ...]:
+        clips = super().to_device(arrays, size)
+        return self.warp(*clips, first=ranks.rows(size).start, size=size) if self.warp else clips
 
     def jump(self, clips: np.ndarray, usable: int, rng: np.random.Generator) -> np.ndarray:
         """Let a share of the clips start from a random usable frame of the same take."""
@@ -148,18 +148,18 @@ def load_truth(
         folders = clip_folders(path) if not any(map(is_picture, path.iterdir())) else [path]
         truth = [np.stack([decode(p, size) for p in list_images(f)[:cut]]) for f in folders]
     elif path.is_file():
-        truth = read_csv(path, size, lengths)
+        truth = read_rows(path, size, lengths)
     else:
         raise UserError(f"--truth {path} is neither a folder of frames nor a csv file")
-    found = [len(t) for t in truth]
-    if found != list(lengths):
+    counts = [len(t) for t in truth]
+    if counts != list(lengths):
         raise UserError(
-            f"--truth {path} holds clips of {found} frames, but the test clips have {list(lengths)}"
+            f"--truth {path} holds clips of {counts} frames, the test clips have {list(lengths)}"
         )
     return [to_float(torch.from_numpy(np.ascontiguousarray(t))) for t in truth]
 
 
-def read_csv(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) -> list[np.ndarray]:
+def read_rows(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) -> list[np.ndarray]:
     """Rows of id and C*H*W integers -> one array per clip."""
     values = 3 * size[0] * size[1]
     try:

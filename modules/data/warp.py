@@ -71,18 +71,18 @@ class Warp:
         self.share, self.backgrounds = share, [x.to(device) for x in backgrounds]
 
     def __call__(
-        self, *clips: torch.Tensor, first: int = 0, whole: int | None = None
+        self, *clips: torch.Tensor, first: int = 0, size: int | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """Numbers are drawn for the whole batch, of which these clips are rows from `first` on."""
-        chosen = (torch.rand(whole or len(clips[0])) < self.share).nonzero()[:, 0]
+        """Draws are those of a batch of `size`, of which these clips are rows from `first` on."""
+        chosen = (torch.rand(size or len(clips[0])) < self.share).nonzero()[:, 0]
         if not len(chosen):
             return clips
         affine = random_affine(len(chosen))
-        mine = (chosen >= first) & (chosen < first + len(clips[0]))
-        chosen = (chosen[mine] - first).to(clips[0].device, non_blocking=True)
+        own = (chosen >= first) & (chosen < first + len(clips[0]))
+        chosen = (chosen[own] - first).to(clips[0].device, non_blocking=True)
         warped = [x[chosen] for x in clips]
-        if mine.any():
-            warped = self.transform(warped, Affine(*(x[mine] for x in affine)))
+        if own.any():
+            warped = self.transform(warped, Affine(*(x[own] for x in affine)))
         return tuple(x.index_copy(0, chosen, new) for x, new in zip(clips, warped))
 
     def transform(self, clips: list[torch.Tensor], affine: Affine) -> list[torch.Tensor]:

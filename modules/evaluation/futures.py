@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .lab import Lab
+
 MOVING_DEVIATION = 0.02  # over the true futures, of a value that differs between them
 RANK_BINS = 20
 SHARP_FROM = 10  # sharpness is that of frames 10, 11, ...
@@ -166,7 +168,7 @@ class Futures:
     """
 
     def __init__(
-        self, lab: Any, truth: Sequence[torch.Tensor], outcomes: Mapping[int, torch.Tensor]
+        self, lab: Lab, truth: Sequence[torch.Tensor], outcomes: Mapping[int, torch.Tensor]
     ):
         self.lab, self.truth, self.outcomes = lab, truth, outcomes
         self.scored: list[list[dict]] = []  # of every future, the scores of every clip

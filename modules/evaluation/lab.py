@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..config import PoseTest, PoseTraining, RobotTest, RobotTraining
+from ..config import Test, Training
+from ..data.folders import origin
 from ..data.open_world import read_events, read_futures
-from ..errors import UserError
 
 Tracks = dict[str, np.ndarray]  # {label: uint8 clip (T, H, W, 3)}: what is shown side by side
 
@@ -24,7 +24,7 @@ class Lab(Protocol):
     fps: float | None = None  # the frame rate of the data, if it is known
     baseline: ClassVar[str]  # the name of the prediction that repeats the last given frame
     submits: ClassVar[bool] = False  # whether Tester writes submission.csv
-    settings: PoseTraining | PoseTest | RobotTraining | RobotTest
+    settings: Training | Test
 
     # ------------------------------------------------------------ model
 
@@ -56,12 +56,13 @@ class Lab(Protocol):
     def true_futures(self, truth: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """{clip: true futures, uint8 (M, T, 3, H, W)} of the test clips whose futures are known."""
         size = truth[0].shape[-2:]
-        futures = ((i, read_futures(self.settings.DR, i, size)) for i in range(len(truth)))
-        known = {i: x[:, : len(truth[i])] for i, x in futures if x is not None}
-        for i, x in known.items():
-            if x.shape[1] <= self.given:
-                raise UserError(f"futures/{i}.npz has no frame after the given {self.given}")
-        return known
+        given = self.given
+        futures = ((i, read_futures(self.settings.DR, i, size, given)) for i in range(len(truth)))
+        return {i: x[:, : len(truth[i])] for i, x in futures if x is not None}
+
+    def origin(self) -> dict[str, Any]:
+        """Where the data set comes from, if it says so."""
+        return origin(self.settings.DR)
 
     # ------------------------------------------------------------ scores
 

@@ -1,12 +1,12 @@
 """Metrics of predicted frames. Images are floats in 0..1, (..., C, H, W)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..data.poses import pose_boxes
+from .lab import Lab
 
 BEST_MSE = 1e-10  # identical pictures score 100 dB, not infinity
 WINDOW, SIGMA = 11, 1.5  # of SSIM, in pixels
@@ -89,7 +89,7 @@ def score_clip(
     }
 
 
-def score_rollout(lab: Any, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+def score_rollout(lab: Lab, pred: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
     """A validation clip: the lab's scores, and the sum over all predicted frames of their MSE."""
     mse = (pred - true)[lab.given :].double().pow(2).mean(dim=(-3, -2, -1))
     return lab.score(pred, true) | {"mse_sum": mse.sum().item()}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..config import BASELINES, PoseTest, PoseTraining
-from ..data.folders import find_root, list_images, origin
+from ..data.folders import find_root, list_images
 from ..data.open_world import cut_events, read_events
 from ..data.pose import DanceClips, Dataset_Dance, load_test_clips, load_truth, truth_folder
 from ..data.warp import static_background
@@ -45,7 +45,7 @@ class PoseLab(Lab):
     @cached_property
     def fps(self) -> float | None:
         """The frame rate of the data, if it is known."""
-        return origin(self.settings.DR).get("fps")
+        return self.origin().get("fps")
 
     # ------------------------------------------------------------ model
 

@@ -55,14 +55,14 @@ def model_settings(checkpoint: dict, path: str | Path) -> dict[str, Any]:
         stored = TESTS[lab].names(STORED, FIXED)
         return {k: value for k, value in checkpoint["args"].items() if k in stored}
     if lab is None:
-        raise UserError(f"{path} holds {ckpt.kind_of(checkpoint)}")
+        raise UserError(f"{path} holds {ckpt.contents_of(checkpoint)}")
     try:
         return FAMILIES[lab][1](checkpoint["state_dict"])
     except (KeyError, IndexError) as error:
         raise UserError(f"{path} lacks the weights of {error}: not a model of this lab") from None
 
 
-def has_posterior(checkpoint: dict) -> bool:
+def trained_posterior(checkpoint: dict) -> bool:
     """Whether the weights' posterior was trained: not by prior samples alone."""
     if not ckpt.is_ours(checkpoint):
         return True
@@ -106,7 +106,7 @@ def adopt_settings(settings: T, typed: set[str], checkpoint: dict, device: torch
 
 def same_lab(settings: Any, checkpoint: dict) -> None:
     if ckpt.lab_of(checkpoint) != settings.lab:
-        kind = ckpt.kind_of(checkpoint)
+        kind = ckpt.contents_of(checkpoint)
         raise UserError(f"{settings.ckpt_path} holds {kind}; this is --lab {settings.lab}")
 
 
@@ -116,17 +116,17 @@ def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> Non
     model.load_state_dict(weights)
 
 
-def misfit(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str | None:
+def misfit(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> str | None:
     """What of a state dict does not fit a model's own, None: nothing. Any float dtype fits."""
     for names, verb in (
-        (expected.keys() - found.keys(), "lacks"),
-        (found.keys() - expected.keys(), "has"),
+        (expected.keys() - weights.keys(), "lacks"),
+        (weights.keys() - expected.keys(), "has"),
     ):
         if names:
             first = ", ".join(str(name)[:60] for name in sorted(names)[:3])
             return f"it {verb} {first}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     for name, own in expected.items():
-        weight = found[name]
+        weight = weights[name]
         if own.shape != weight.shape:
             return f"{name} is {tuple(weight.shape)}, not {tuple(own.shape)}"
         if own.is_floating_point() != weight.is_floating_point():

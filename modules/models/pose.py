@@ -28,7 +28,7 @@ NETS = {"course": course, "unet": unet}
 MASK_BIAS = -1.0  # an untrained net shows mostly the background
 MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no gradient
 STEPS_PER_CAST = 8  # of a rollout: weights are cast to bf16 once for 8 steps
-# In training a CPU computes so many frames at a time, to stay in its caches (measured: bench.py).
+# In training a CPU computes this many frames at a time, to stay in its caches (measured: bench.py).
 CPU_FRAMES = {"float32": 4, "bf16": 16}
 CPU_VALUES = 32 * 64 * 192  # of a frame's largest map, where that was measured
 
@@ -157,7 +157,7 @@ class VAE_Model(nn.Module):
                 posterior = self.relative_to_prior(gaussian, previous, conditions, zeros)
 
         largest = math.prod(self.feature_size) * self.settings.D_out_dim
-        longer = max(1, CPU_VALUES // largest)  # so many frames in the memory of one
+        longer = max(1, CPU_VALUES // largest)  # frames in the memory of one
 
         @torch.no_grad()
         def predict(noise):
@@ -327,10 +327,10 @@ class VAE_Model(nn.Module):
                 conditions = self.encode_conditions(chunk.to(given.device), given[:, -1])
             noise = draw_noise((chunk.shape[1], *self.z_shape))
             steps = zip(conditions.unbind(1), noise.to(given.device).unbind(1))
-            while some := list(itertools.islice(steps, STEPS_PER_CAST)):
+            while chunk_of_steps := list(itertools.islice(steps, STEPS_PER_CAST)):
                 frames = []
                 with self.autocast():  # weights are cast once for all of them
-                    for condition, z in some:
+                    for condition, z in chunk_of_steps:
                         frame, state = self.predict_frame(state, condition, z)
                         frames.append(frame)
                 yield from frames

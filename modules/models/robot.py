@@ -16,7 +16,7 @@ from ..nets.gaussian import relative_to_prior, sample
 from ..nets.sequence import over_time, repeated, step_by_step
 from ..nets.vgg_lstm import gaussian_lstm, init_weights, lstm, vgg_decoder, vgg_encoder
 
-NETS = {"vgg": (vgg_encoder, vgg_decoder), "dcgan": (dcgan_encoder, dcgan_decoder)}
+FRAME_NETS = {"vgg": (vgg_encoder, vgg_decoder), "dcgan": (dcgan_encoder, dcgan_decoder)}
 
 
 class State(NamedTuple):
@@ -38,7 +38,7 @@ class RecurrentVAE(nn.Module):
         super().__init__()
         self.settings = settings
         g, z, rnn = settings.g_dim, settings.z_dim, settings.rnn_size
-        frame_encoder, frame_decoder = NETS[settings.nets]
+        frame_encoder, frame_decoder = FRAME_NETS[settings.nets]
         self.encoder = frame_encoder(g, settings.vgg_width)
         self.decoder = frame_decoder(g, settings.vgg_width)
         self.frame_predictor = lstm(g + z + CONDITION, g, rnn, settings.predictor_rnn_layers)

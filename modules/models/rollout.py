@@ -6,9 +6,7 @@ import torch
 
 from ..nets.sequence import repeated
 
-STEPS_AT_ONCE = (
-    64  # a rollout prepares so many steps at once: memory is constant in the clip's length
-)
+STEPS_AT_ONCE = 64  # steps that a rollout prepares at once: memory is constant in the clip's length
 
 
 def noise_source(

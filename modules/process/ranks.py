@@ -27,7 +27,7 @@ from ..errors import UserError
 from .signals import Stopped, listener
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=torch.nn.Module)
+Net = TypeVar("Net", bound=torch.nn.Module)
 HOURS = 2  # that a rank waits for another one, such as the first one drawing figures
 BEHIND = 2  # steps that a GPU may lag when the host reads what ranks have agreed on
 CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in what torch says of a lost rank
@@ -120,13 +120,13 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def in_order(self, mine: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def in_order(self, own: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Tensors number, number + count, ... of each rank -> all of them, in the first rank."""
         if self.count == 1:
-            return [*mine]
+            return [*own]
         parts = [None] * self.count if self.first else None
-        mine = [x.clone() for x in mine]  # a view would be sent with all that it is a view of
-        dist.gather_object(mine, parts, dst=0)
+        own = [x.clone() for x in own]  # a view would be sent with all that it is a view of
+        dist.gather_object(own, parts, dst=0)
         rounds = itertools.zip_longest(*parts or ())
         return [item for items in rounds for item in items if item is not None]
 
@@ -172,17 +172,17 @@ class Ranks:
 
     def rows(self, size: int) -> slice:
         """This rank's rows of a batch of `size` clips; ranks differ by one row at most."""
-        each, more = divmod(size, self.count)
-        start = self.number * each + min(self.number, more)
-        return slice(start, start + each + (self.number < more))
+        each, extra = divmod(size, self.count)
+        start = self.number * each + min(self.number, extra)
+        return slice(start, start + each + (self.number < extra))
 
     def draw_noise(self, model: Any, frames: torch.Tensor, size: int) -> list[torch.Tensor | None]:
         """The model's noise for these rows of a batch of `size` clips: that of one process."""
         if len(frames) == size:
             return [*model.draw_noise(frames)]
         strides = frames[0].numel(), *frames.stride()[1:]  # that of a single row may be any number
-        whole = torch.empty_strided((size, *frames.shape[1:]), strides, device="meta")
-        return [x if x is None else x[self.rows(size)] for x in model.draw_noise(whole)]
+        batch = torch.empty_strided((size, *frames.shape[1:]), strides, device="meta")
+        return [x if x is None else x[self.rows(size)] for x in model.draw_noise(batch)]
 
     @contextlib.contextmanager
     def sharing(self, size: int) -> Iterator[float]:
@@ -216,9 +216,9 @@ class Ranks:
         for x, total in zip(tensors, flat.split([x.numel() for x in tensors])):
             x.copy_(total.view(x.shape))
 
-    def mean_of_batch(self, mine: torch.Tensor) -> torch.Tensor:
+    def mean_of_batch(self, own: torch.Tensor) -> torch.Tensor:
         """The mean over the clips of all ranks, of a mean over this rank's; without gradient."""
-        mean = mine.detach() * self.share
+        mean = own.detach() * self.share
         dist.all_reduce(mean)
         return mean
 
@@ -289,7 +289,7 @@ def cut_off(error: BaseException) -> bool:
 # ---------------------------------------------------------------- BatchNorm
 
 
-def share_model(model: Model) -> Model:
+def share_model(model: Net) -> Net:
     """Give all ranks the weights of the first one, and BatchNorm the statistics of all while they
     train on a batch together: torch's SyncBatchNorm does that on GPUs alone."""
     if ranks.count == 1:

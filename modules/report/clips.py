@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..evaluation.lab import Lab
 from ..files import write_json
 from .boundary import drawing, part
 from .reading import named, read_json
@@ -48,7 +49,7 @@ def unpack(text: str, size: Iterable[int]) -> np.ndarray:
 def write_rollout(
     path: Path,
     title: str,
-    lab: Any,
+    lab: Lab,
     condition: torch.Tensor,
     pred: torch.Tensor,
     true: torch.Tensor | None,
@@ -62,7 +63,7 @@ def write_rollout(
 
 
 @drawing
-def write_futures(path: Path, lab: Any, truth: torch.Tensor, futures: torch.Tensor) -> None:
+def write_futures(path: Path, lab: Lab, truth: torch.Tensor, futures: torch.Tensor) -> None:
     """The truth (T, 3, H, W) in 0..1, and futures (N, T, 3, H, W) of it as uint8."""
     length = min(FUTURE_FRAMES, futures.shape[1])
     truth, futures = truth[:length], futures[:, :length]
@@ -76,7 +77,7 @@ def write_futures(path: Path, lab: Any, truth: torch.Tensor, futures: torch.Tens
 def write(
     path: Path,
     title: str,
-    lab: Any,
+    lab: Lab,
     tracks: Mapping[str, np.ndarray],
     psnr: Mapping[str, torch.Tensor],
 ) -> None:

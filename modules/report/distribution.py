@@ -13,6 +13,7 @@ import torch
 from matplotlib.ticker import NullLocator
 
 from ..evaluation.futures import Futures
+from ..evaluation.lab import Lab
 from ..evaluation.latents import ACTIVE_NATS, TRAVERSED_VALUES, Latents
 from ..runs.folder import MOVING
 from . import clips
@@ -86,7 +87,7 @@ def draw_traversal(folder: Path, frames: Mapping[str, torch.Tensor]) -> None:
 @drawing
 def draw_futures(
     folder: Path,
-    lab: Any,
+    lab: Lab,
     scores: dict[str, Any],
     futures: Futures,
     twin: Futures | None = None,
@@ -122,7 +123,7 @@ def draw_sheet(
 
 
 @drawing
-def pack_futures(path: Path, lab: Any, futures: Futures) -> None:
+def pack_futures(path: Path, lab: Lab, futures: Futures) -> None:
     """The frames of the first clip's futures, for the player of report.html."""
     clips.write_futures(path, lab, futures.truth[0], torch.stack(futures.played))
 

@@ -5,13 +5,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..config import OBJECTIVES, Training
-from ..data.folders import origin
+from ..evaluation.lab import Lab
 from ..files import write_csv, write_json
 from ..process.ranks import ranks
 from ..runs.folder import FACTS, VAL_CLIP, run_folder
@@ -39,7 +38,7 @@ class Monitor:
     def __init__(
         self,
         settings: Training,
-        lab: Any,
+        lab: Lab,
         model: torch.nn.Module,
         val_clips: tuple[torch.Tensor, torch.Tensor],
     ):
@@ -59,7 +58,7 @@ class Monitor:
         if not ranks.first:
             return contextlib.nullcontext()
         with part(self.folder / FACTS):
-            self.facts |= origin(self.settings.DR)
+            self.facts |= self.lab.origin()
             self.facts["seconds"] = read_json(self.folder / FACTS).get("seconds", 0)
         self.started = time.perf_counter()
         return self.trackers.open(self.settings)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..config import PoseTest, RobotTest
+from ..config import Test
 from ..errors import UserError
 from ..evaluation.distribution import Distribution
 from ..evaluation.lab import Lab
@@ -24,7 +24,7 @@ from .tables import MANY, print_scores
 class RolloutFiles:
     """Writes the rollouts of a test into a folder; unless --no_sanity, reads the files back."""
 
-    def __init__(self, folder: Path, lab: Lab, settings: PoseTest | RobotTest):
+    def __init__(self, folder: Path, lab: Lab, settings: Test):
         self.folder, self.lab, self.settings = folder, lab, settings
 
     def write_clip(
@@ -63,9 +63,9 @@ class RolloutFiles:
         frames = np.concatenate([pictures.to_uint8(pred) for pred in predictions])
         rows = frames.transpose(0, 3, 1, 2).reshape(len(frames), -1)
         path = self.folder / "submission.csv"
-        write_rows(path, rows)
+        write_frames(path, rows)
         if not self.settings.no_sanity:
-            check_rows(path, rows)
+            check_frames(path, rows)
 
     def write_scores(
         self,
@@ -106,7 +106,7 @@ class RolloutFiles:
         return written + [name for name in figures if (self.folder / name).exists()] * plots
 
 
-def write_rows(path: Path, rows: np.ndarray) -> None:
+def write_frames(path: Path, rows: np.ndarray) -> None:
     """uint8 (rows, values) -> a csv file with ids."""
     digits = [str(value) for value in range(256)]
 
@@ -118,7 +118,7 @@ def write_rows(path: Path, rows: np.ndarray) -> None:
     write_atomically(path, write)
 
 
-def check_rows(path: Path, rows: np.ndarray) -> None:
+def check_frames(path: Path, rows: np.ndarray) -> None:
     with open(path, "rb") as file:
         next(file)
         for row in rows:

@@ -2,11 +2,11 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..evaluation.distribution import Distribution
+from ..evaluation.lab import Lab
 from ..files import write_csv, write_json
 from ..runs.folder import VAL_CLIP, VAL_FUTURES, run_folder
 from . import clips, distribution
@@ -17,7 +17,7 @@ from .rollouts import draw_distribution
 
 def draw(
     folder: Path,
-    lab: Any,
+    lab: Lab,
     conditions: torch.Tensor,
     pred: torch.Tensor,
     true: torch.Tensor,
@@ -41,7 +41,7 @@ def draw(
     write_csv(folder / "val_frames.csv", [dict(zip(("frame", *curves), row)) for row in values])
 
 
-def describe(folder: Path, lab: Any, scores: dict[str, float], clips: int, plots: bool) -> str:
+def describe(folder: Path, lab: Lab, scores: dict[str, float], clips: int, plots: bool) -> str:
     """The scores of a validation and what draw() has written, as text."""
     more = ", val_strip.png, plots/psnr_per_frame.png" if plots else ""
     return (
@@ -55,7 +55,7 @@ def describe(folder: Path, lab: Any, scores: dict[str, float], clips: int, plots
 
 def write_clip(
     folder: Path,
-    lab: Any,
+    lab: Lab,
     condition: torch.Tensor,
     pred: torch.Tensor,
     true: torch.Tensor,

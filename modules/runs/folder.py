@@ -42,8 +42,8 @@ def is_one_of(name: str, patterns: Iterable[str]) -> bool:
 
 def files_of_run(folder: Path, patterns: Iterable[str] = (*WRITTEN, *TESTED)) -> list[Path]:
     """What is in the folder of these, by default all that Trainer and Tester write."""
-    found = (path for x in patterns for path in folder.glob(x.replace("#", "[0-9]*")))
-    return [p for p in found if is_one_of(p.relative_to(folder).as_posix(), patterns)]
+    paths = (path for x in patterns for path in folder.glob(x.replace("#", "[0-9]*")))
+    return [p for p in paths if is_one_of(p.relative_to(folder).as_posix(), patterns)]
 
 
 def has_run(folder: Path) -> bool:

@@ -78,8 +78,8 @@ def run_to_resume(resume: str, folder: Path) -> tuple[Path, dict] | None:
     path = Path(resume)
     if path.is_file():
         return path, load_run(path)
-    if found := newest(path):
-        return found
+    if run := newest(path):
+        return run
     raise UserError(f"--resume {path} is neither a checkpoint nor a run folder with last.ckpt")
 
 
@@ -93,13 +93,13 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
             raise UserError(f"{last} is missing")
         return last, load_run(last)
     except UserError as error:
-        found = [next(complete(paths), None) for paths in (reversed(others), [best])]
-        if not any(found):
+        runs = [next(complete(paths), None) for paths in (reversed(others), [best])]
+        if not any(runs):
             raise UserError(
                 f"{error}; {folder} has no other checkpoint: start a new run with "
                 "--resume never, or name a checkpoint with --resume PATH"
             ) from None
-        path, state = max(filter(None, found), key=lambda run: run[1]["step"])
+        path, state = max(filter(None, runs), key=lambda run: run[1]["step"])
         print(f"{error}; resuming from the newest complete checkpoint: {path.name}")
         return path, state
 

@@ -2,10 +2,19 @@
 
 from typing import Any
 
+import torch
+
 from ..config import Training
 from ..errors import UserError
 
 MOST_SKIPPED = 50  # non-finite steps in a row; checked only every MOST_SKIPPED steps
+
+
+def count_skipped(trainer: Any, finite: torch.Tensor) -> None:
+    """Count the non-finite steps in a row, on the device."""
+    trainer.skipped_in_a_row.add_(1).mul_(~finite)
+    most = torch.maximum(trainer.most_in_a_row, trainer.skipped_in_a_row)
+    trainer.most_in_a_row.copy_(most)
 
 
 def stop_if_stuck(trainer: Any) -> None:
@@ -27,8 +36,8 @@ def remedy(settings: Training) -> str:
     lr = f"--lr {min(settings.lr / 10, settings.default('lr')):g}"
     if "lr" in settings.scheduled:
         lr = "a smaller lr in the --schedule file"
-    more = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
+    others = ["--grad_clip 1"] * (not 0 < settings.grad_clip <= 1)
     ramp = settings.kl_anneal_type != "None" and "beta" not in settings.scheduled
     if settings.latent and ramp:
-        more.append("--kl_anneal_type None")
-    return f"{lr} (if that does not suffice, {' or '.join(more)})" if more else lr
+        others.append("--kl_anneal_type None")
+    return f"{lr} (if that does not suffice, {' or '.join(others)})" if others else lr

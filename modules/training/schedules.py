@@ -113,12 +113,12 @@ def lr_at(epoch: int, settings: Training) -> float:
     if settings.lr_schedule == "multistep":
         return settings.lr * settings.lr_gamma ** sum(epoch >= m for m in settings.lr_milestones)
     if settings.lr_schedule == "cosine":
-        turn = line(epoch, settings.warmup_epochs, settings.num_epoch - 1, 0.0, math.pi)
+        turn = interpolate(epoch, settings.warmup_epochs, settings.num_epoch - 1, 0.0, math.pi)
         return settings.lr_min + (settings.lr - settings.lr_min) * (1 + math.cos(turn)) / 2
     return settings.lr
 
 
-def line(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
+def interpolate(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
     """The straight line from (x0, y0) to (x1, y1), level outside; y0 if they are one point."""
     if x1 <= x0:
         return y0
