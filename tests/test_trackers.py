@@ -110,11 +110,11 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
 
 def test_a_tracker_that_is_down_to_the_end_is_sent_the_rows_by_the_next_start(service, train):
     service.down = True
-    run, text = train("--wandb", "--num_epoch", 2)
+    run, text = train("--wandb", "--num_epoch", 2, "--no-plots")
     assert service.rows == {} and "warning: what --wandb is sent" in text
     assert (run / "report.html").exists()
     service.down = False
-    train("--wandb", "--num_epoch", 2)  # nothing left to train
+    train("--wandb", "--num_epoch", 2, "--no-plots")  # nothing left to train
     assert list(service.rows) == [0, 1]
 
 
