@@ -1,7 +1,4 @@
-"""A Slurm cluster of one node on this machine, for tests: munged, slurmctld and slurmd.
-
-python tests/slurm.py FOLDER    starts one that lives until Ctrl-C, and prints its SLURM_CONF
-"""
+"""A Slurm cluster of one node on this machine, for tests: munged, slurmctld and slurmd."""
 
 import os
 import shutil
@@ -124,12 +121,3 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
-
-
-if __name__ == "__main__":
-    with Cluster(Path(sys.argv[1])) as cluster:
-        print(f"export SLURM_CONF={cluster.folder}/slurm.conf", flush=True)
-        try:
-            time.sleep(10**6)
-        except KeyboardInterrupt:
-            pass

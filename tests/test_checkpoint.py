@@ -188,15 +188,6 @@ def test_without_one_finite_validation_there_is_no_best_score(train, tmp_path, m
     assert (tmp_path / "run/last.ckpt").exists()
 
 
-def test_the_best_score_is_restored_on_resume(train, tmp_path, monkeypatch):
-    scripted_validation(monkeypatch, [20, 15, 25])
-    best = []
-    for num_epoch in (1, 2, 3):
-        train("run", num_epoch, "--partial 0.25")
-        best.append(load(tmp_path / "run", "best_score.ckpt")["last_epoch"])
-    assert best == [1, 1, 3]
-
-
 def test_every_checkpoint_is_plain_data_of_the_contracts_keys(train, tmp_path):
     train("run", 1, "--ema 0.5 --store_visualization --shuffle")
     for path in (tmp_path / "run").glob("*.ckpt"):

@@ -252,15 +252,6 @@ def test_preview_prints_the_epochs_plots_them_and_trains_nothing(call, tmp_path)
         assert len(image.convert("RGB").getcolors(2**24)) > 10
 
 
-def test_preview_prints_spans_of_equal_epochs_in_one_line(call, tmp_path):
-    line = "--num_epoch 20 --kl_anneal_type None --tfr_sde 8 --tfr_d_step 0.5 --lr_milestones 5"
-    epochs, values = preview(call, tmp_path / "run", line)
-    assert epochs == ["0-4", "5-7", "8", "9-19"]
-    assert values == [(1, 1, 1e-3), (1, 1, 1e-4), (1, 0.5, 1e-4), (1, 0, 1e-4)]
-    epochs, _ = preview(call, tmp_path / "run", "--num_epoch 30 --kl_anneal_cycle 30 --tfr 0")
-    assert epochs == ["0-1", "2-4", "5-29"]
-
-
 def test_cuda_where_there_is_none_is_an_error_and_not_the_cpu(call, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     flags = "--DR", dataset, "--save_root", tmp_path / "run", *SHORT, "--device", "cuda:3"

@@ -162,14 +162,6 @@ def test_two_pictures_of_one_number_are_refused(dataset, name, kind):
     assert name in str(error.value) and "frame000003.png" in str(error.value)
 
 
-def test_two_clips_of_one_number_are_refused(tmp_path):
-    root = make_robot_data(tmp_path / "data")
-    (folder,) = (root / "train").iterdir()
-    shutil.copytree(folder / "1", folder / "01")
-    with pytest.raises(UserError, match="same number"):
-        Dataset_Robot(root, "train", 5, "--n_past")
-
-
 MAKE = {"pose": make_dataset, "robot": make_robot_data}
 OPEN = {"pose": open_dance, "robot": lambda root: Dataset_Robot(root, "train", 5, "--n_past")}
 

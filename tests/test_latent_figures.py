@@ -33,19 +33,6 @@ def area(image, colour):
     return (image == np.array(colour)).all(axis=-1).sum()
 
 
-# ---------------------------------------------------------------- curves
-
-
-def test_ranks_of_other_forecasts_are_lines_over_the_histogram(tmp_path):
-    orange, green = (213, 94, 0), (0, 158, 115)  # of the page
-    twin, ideal, nothing_moves = [4, 3, 2, 1], [1, 4, 1, 4], [0] * 4
-    for others, drawn in ({}, 0), ({"twin": twin}, 1), ({"twin": twin, "ideal": ideal}, 2):
-        for counts in ([1, 2, 3, 4], nothing_moves):
-            distribution.draw_rank_histogram(tmp_path / "ranks.png", counts, others)
-            image = read(tmp_path / "ranks.png")
-            assert sum(area(image, colour) > 300 for colour in (orange, green)) == drawn
-
-
 # ---------------------------------------------------------------- film strips
 
 GREEN, BLUE, RED, BLACK = (0, 204, 51), (0, 51, 204), (204, 51, 0), (0, 0, 0)
@@ -94,19 +81,6 @@ def test_the_largest_deviation_is_white_and_equal_futures_are_black(tmp_path):
         grey, total = area(image, (128, 128, 128)), area(image, GREEN)
         assert grey == pytest.approx(total / 2 if whites else 0, abs=0.01 * total)  # and letters
         assert (area(image, BLACK) >= total) == (not whites)
-
-
-@pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("times", [1, 30])
-def test_labels_of_a_strip_are_not_cropped_and_its_pixels_are_equal(tmp_path, rows, times):
-    frames = np.zeros((times, 64, 64, 3), np.uint8) + np.array(BLUE, np.uint8)
-    labels = {f"deviation {i}\nwhite: 200/255": frames for i in range(rows)}
-    pictures.draw_strip(tmp_path / "strip.png", labels, range(times))
-    image = read(tmp_path / "strip.png")
-    assert (image[:, :3] == 255).all() and (image[:3] == 255).all()
-    assert area(image, BLUE) % (rows * times * 64 * 64) == 0
-    scale = (area(image, BLUE) / (rows * times * 64 * 64)) ** 0.5
-    assert scale in (2, 3)
 
 
 # ---------------------------------------------------------------- words about z

@@ -15,7 +15,6 @@ from modules.evaluation.latents import (
     TRAVERSED_VALUES,
     Latents,
     active_units,
-    bits_per_value,
     event_ratio,
     frame_mse,
     gaussian_log_likelihood,
@@ -49,16 +48,6 @@ def test_log_likelihood_is_that_of_torch_summed_over_a_frame_not_clamped():
     pred, true = 3 * uniform(2, 3, 3, 4, 5) - 1, uniform(2, 3, 3, 4, 5, seed=1)
     exact = Normal(pred, 0.3).log_prob(true).sum((2, 3, 4))
     assert_close(log_likelihood(pred, true, 0.09), exact)
-
-
-def test_bits_of_a_wide_gaussian_are_the_entropy_of_its_rounded_values():
-    sigma = 20 / 255
-    grey = torch.arange(-2000, 2001).double()
-    p = Normal(0.0, 20.0).cdf(grey + 0.5) - Normal(0.0, 20.0).cdf(grey - 0.5)
-    entropy = -(p * torch.log2(p.clamp_min(1e-300))).sum().item()
-    nats = gaussian_log_likelihood(torch.tensor(sigma**2), 7, sigma**2).item()
-    assert bits_per_value(nats, 7) == pytest.approx(entropy, abs=1e-3)
-    assert bits_per_value(0.0, 12) == pytest.approx(math.log2(255))  # a uniform density
 
 
 # ---------------------------------------------------------------- bounds of log p(x)

@@ -81,14 +81,3 @@ def test_template_files_load_and_normalise_poses_per_image(tmp_path):
         model.label_transformation.per_image = False
         assert not torch.equal(roll_out(model, given, poses), rollouts[-1])
     assert torch.equal(*rollouts)
-
-
-def test_a_template_file_rolls_out_as_in_tester(runs, tmp_path):
-    data, _ = runs["pose"]
-    path = list(template_files(tmp_path))[1]
-    flags = "--precision", "float32", "--batch_size", 1
-    tester = make_tester(data, path, tmp_path / "test", *flags)
-    noise = noise_source("sample", tester.settings.seed, [0])
-    model = load_model(path, "cpu", "float32")
-    pred = roll_out(model, tester.given[0][None], tester.conditions[0][None], noise)
-    assert torch.equal(pred[0], tester.rollout()[0])

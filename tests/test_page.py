@@ -329,15 +329,6 @@ def test_a_line_is_switched_off_and_on(chrome, compared):
     assert chrome.run(count) == before
 
 
-def test_an_unfinished_run_is_named_and_drawn_as_far_as_it_goes(chrome, compared):
-    chrome.open(compared)
-    assert "short (10 of 40 epochs)" in chrome.run("document.querySelector('.status').innerText")
-    (chart,) = chrome.run("DATA.charts.filter(c => c.name === 'psnr')")
-    lines = {s["name"]: s for s in chart["panels"][0]["series"]}
-    assert len(lines["short"]["x"]) == 10 and "10 of 40" in lines["short"]["note"]
-    assert len(lines["none"]["x"]) == 40 and len(lines["none"]["spread"]) == 40
-
-
 # ---------------------------------------------------------------- tables and text
 
 

@@ -109,20 +109,3 @@ def test_a_converted_file_needs_no_flags(nets, path, tmp_path, in_process):
     assert again.code == 1 and f"{out} exists" in again.err
     with pytest.raises(UserError, match="holds weights only: start from them with --ckpt_path"):
         saving.load_run(out)
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ("--n_past 1", "--skip_from last"),
-        ("--n_past 25", "--n_past 25"),
-        ("--last_frame_skip --skip_from second_last", "leave one of them out"),
-    ],
-)
-def test_what_is_typed_of_a_converted_file_is_kept_or_refused(
-    path, tmp_path, in_process, flags, said
-):
-    words = path, tmp_path / "x.ckpt", *flags.split()
-    done = in_process(convert_robot.main, "convert_robot.py", *words)
-    assert said in done.out + done.err
-    assert (done.code == 0) == (tmp_path / "x.ckpt").exists() == ("leave" not in said)

@@ -101,20 +101,6 @@ def test_training_from_settings_is_that_of_the_command_line(dataset, tmp_path, c
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tfr": 3}, "--tfr: must be at least 0 and at most 1, got 3"),
-        ({"F_dim": 2.5}, "--F_dim: must be an integer, got 2.5"),
-        ({"nets": "resnet"}, "--nets: must be one of course, unet, got 'resnet'"),
-        ({"scene": 1}, "--scene: must be True or False, got 1"),
-    ],
-)
-def test_settings_are_checked_when_they_are_set(changes, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        PoseTraining(**changes)
-
-
 def test_settings_that_contradict_each_other_are_refused(tmp_path):
     with pytest.raises(UserError, match="--lr_min 0.5 is above --lr 0.2"):
         train(PoseTraining(DR=tmp_path, save_root=tmp_path, lr=0.2, lr_min=0.5))

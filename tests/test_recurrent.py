@@ -192,15 +192,6 @@ def test_rollout_equals_the_plain_loop(changes, skip_frames):
     torch.testing.assert_close(out[:, past:], expected[:, past - 1 :], **EXACT)
 
 
-def test_teacher_forcing_calls_every_net_once():
-    model, calls = make(learned_prior=True).train(), []
-    frames, conditions = clips(model.settings)
-    for name, net in model.named_children():
-        net.register_forward_hook(lambda *_, name=name: calls.append(name))
-    model(frames, conditions, True)
-    assert sorted(calls) == sorted(name for name, _ in model.named_children())
-
-
 # ---------------------------------------------------------------- numbers, precision, conditions
 
 

@@ -15,7 +15,6 @@ from modules.data.pose import Dataset_Dance
 from modules.models import load_model
 from modules.models.rollout import noise_source, roll_out
 from modules.report import clips, pages, summary
-from modules.report.groups import find_runs
 from modules.report.pictures import to_uint8
 from modules.report.reading import Run, read_csv, read_run
 from modules.report.summary import command
@@ -110,14 +109,6 @@ def test_a_page_holds_no_more_clips_than_its_budget(tmp_path, monkeypatch):
     pages.write_run_page(tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert text.count('type="text/plain"') == 2 and "1 more clips are left out" in text
-
-
-@pytest.mark.parametrize("text", ["\ufeffepoch,val/psnr\n0,20.5\n", "epoch,val/psnr,x\n0,20.5,\n"])
-def test_a_table_with_a_mark_of_its_encoding_or_empty_cells_is_read(tmp_path, text):
-    (tmp_path / "metrics.csv").write_text(text, "utf-8")
-    (tmp_path / "args.json").write_text("\ufeff" + json.dumps({"lab": "pose"}), "utf-8")
-    (run,) = find_runs([tmp_path])
-    assert run.epochs[0]["epoch"] == 0 and run.epochs[0]["val/psnr"] == 20.5
 
 
 @pytest.mark.parametrize("value", ["NaN", "null"])

@@ -52,7 +52,7 @@ def half(command, children, tmp_path, no_plots):
 
 @pytest.mark.parametrize("name", ["", "last.ckpt", "epoch=0.ckpt"])
 def test_resume_takes_a_folder_or_a_file_from_elsewhere(whole, command, call, half, tmp_path, name):
-    folder, *_ = whole()
+    folder = whole()
     kept, parts = contents(half), tmp_path / "parts"
     parts.mkdir()
     if name == "":

@@ -12,12 +12,10 @@ from helpers import (
     PAST,
     make_robot_data,
     record_folder,
-    robot_picture,
     robot_table,
     settings_of,
     write_clip,
 )
-from PIL import Image
 from robot_helpers import ACTIONS, POSITIONS, open_split, train_in
 
 from dataloader import RobotClips
@@ -105,17 +103,6 @@ def test_every_clip_is_read_once_and_in_order_with_any_number_of_workers(root, s
     frames = [frames if split == "test" else frames[0] for frames in seen]
     tags = (torch.cat(frames)[:, :, 0, 0] * 255).round().int().tolist()
     assert tags == frames_of(*clips)
-
-
-@pytest.mark.parametrize("size", [(48, 32), (128, 128)])
-def test_images_of_another_size_are_resized_as_by_pil(root, size):
-    def draw(*code):
-        return robot_picture(*code).resize(size, Image.NEAREST)
-
-    write_clip(root, "train", 0, 3, draw=draw)
-    frames = np.asarray(open_split(root).frames)
-    expected = [draw(0, 3, t).resize((64, 64), Image.BILINEAR) for t in range(EVAL)]
-    assert np.array_equal(frames, np.stack([np.asarray(image) for image in expected]))
 
 
 # ---------------------------------------------------------------- unreadable data

@@ -75,19 +75,6 @@ def test_an_old_name_with_another_meaning_is_refused_with_the_flag_to_use(call, 
     assert REFUSED[old] in done.err
 
 
-def test_a_decay_that_published_code_starts_an_epoch_later_is_printed(capsys):
-    old = "--tfr_start_decay_epoch 150 --tfr_decay_step 0.01"
-    parsed(old)
-    assert "--tfr_start_decay_epoch 151 gives its numbers" in capsys.readouterr().out
-    for quiet in (
-        "--tfr_sde 150 --tfr_d_step 0.01",
-        "--tfr_start_decay_epoch 150",
-        f"{old} --tfr 0",
-    ):
-        parsed(quiet)
-        assert "gives its numbers" not in capsys.readouterr().out
-
-
 MUST_BE_FOREIGN = {
     "pose": "n_past n_future n_eval epoch_size g_dim z_dim rnn_size last_frame_skip niter beta1",
     "robot": "F_dim posterior train_vi_len val_vi_len frame_H partial fast_train shuffle sigmoid",

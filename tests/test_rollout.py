@@ -4,15 +4,13 @@ import copy
 
 import pytest
 import torch
-from helpers import TINY, assert_close, make_model, make_trainer, random_clips
+from helpers import TINY, assert_close, make_model, random_clips
 from pose_reference import EXTRAS, reference_rollout
 
 import Tester
-from dataloader import Dataset_Dance
 from modules.checkpoints import checkpoint as ckpt
 from modules.cli.parser import parse
-from modules.models.pose import VAE_Model
-from modules.models.rollout import STEPS_AT_ONCE, noise_source, roll_out
+from modules.models.rollout import noise_source, roll_out
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -51,26 +49,6 @@ def test_a_rollout_of_several_given_frames_continues_from_the_last():
     assert_close(found[:, 2:], rolled(model, frames[:, 2:], poses[:, 2:], "mean"))
 
 
-class Repeat(VAE_Model):
-    """Repeats its frame: steps take no time."""
-
-    def predict_frame(self, state, condition, noise):
-        return state, state
-
-
-def test_a_rollout_of_any_length_prepares_a_few_steps_at_a_time():
-    drawn = []
-
-    def draw_noise(shape):
-        drawn.append(shape[0])
-        return torch.zeros(1, *shape)
-
-    model = Repeat(make_model().settings).eval()
-    poses = torch.zeros(1, 1, 3, 12, 16).expand(1, 6300, 3, 12, 16)
-    frames = sum(1 for _ in model.rollout(torch.zeros(1, 1, 3, 12, 16), poses, draw_noise))
-    assert frames == 6300 and max(drawn) == STEPS_AT_ONCE and sum(drawn) == 6299
-
-
 def test_a_rollout_changes_no_weights_and_no_statistics():
     model, (frames, poses) = make_model(), random_clips(2)
     before = copy.deepcopy(model.state_dict())
@@ -100,18 +78,6 @@ def test_rollouts_do_not_depend_on_the_batch():
 
 
 # ---------------------------------------------------------------- validation and test
-
-
-def test_validation_scores_its_rollout_against_the_truth(dataset, tmp_path):
-    val_set = Dataset_Dance(dataset, "val", 6, size=(12, 16))
-    trainer = make_trainer(tmp_path, val_set=val_set)
-    pred = trainer.val_one_step(trainer.val_frames[:, :1], trainer.val_conditions)[0].clamp(0, 1)
-    mse = (pred - trainer.val_frames[0]).double().pow(2).flatten(1).mean(1)[1:]
-    psnr = (-10 * mse.log10()).tolist()
-    scores = trainer.validate()
-    assert scores["psnr"] == pytest.approx(sum(psnr) / len(psnr))
-    assert scores["psnr_min"] == pytest.approx(min(psnr))
-    assert scores["mse_sum"] >= sum(mse.tolist()) * (1 - 1e-9)  # not clamped
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from modules.config import PoseTraining
 from modules.errors import UserError
 from modules.files import write_csv
 from modules.training import schedules
-from modules.training.schedules import beta_at, kl_annealing, lr_at, tfr_at
+from modules.training.schedules import kl_annealing
 from Trainer import Trainer
 
 frange_cycle_linear = kl_annealing.frange_cycle_linear
@@ -195,19 +195,6 @@ def test_trainers_updater_follows_the_tfr_table():
         trainer.teacher_forcing_ratio_update()
         found.append(trainer.tfr)
     assert found == near([1, 1, 0.6, 0.2, 0, 0])
-
-
-@pytest.mark.parametrize("kind", ["Cyclical", "Monotonic", "None"])
-@pytest.mark.parametrize("epochs", [1, 2, 7])
-@pytest.mark.parametrize("pretrained", [0, 1, 7])
-def test_nothing_raises_beyond_the_last_epoch(kind, epochs, pretrained):
-    line = "--lr_schedule cosine"
-    line += f" --num_epoch {epochs} --kl_anneal_type {kind} --pretrain_epochs {pretrained}"
-    settings = settings_of(line)
-    for epoch in range(epochs, epochs + 30):
-        assert 0 <= beta_at(epoch, settings) <= 1
-        assert 0 <= tfr_at(epoch, settings) <= 1
-        assert 0 <= lr_at(epoch, settings) <= settings.lr
 
 
 # ---------------------------------------------------------------- --schedule FILE

@@ -13,7 +13,6 @@ from helpers import SHORT, SIZE, TINY, read_submission, to_rows
 import dataloader
 import Tester
 import Trainer
-from modules.evaluation.metrics import Generate_PSNR
 from modules.models import VAE_Model, loading
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -139,17 +138,6 @@ def test_an_activation_that_fits_better_is_suggested(run_test, template, tmp_pat
         flags = *SIZE_FLAGS, "--output_activation", name
         printed = run_test(*flags, ckpt=tmp_path / "grey.ckpt", name=name)[1]
         assert ("try --output_activation sigmoid" in printed) == (name == "none")
-
-
-def test_statistics_that_fit_better_have_a_higher_psnr(template):
-    """The first predicted frames are compared with per-image and with learned statistics."""
-    model, poses = template.model.eval(), torch.rand(2, 2, 3, *SIZE)
-    model.label_transformation.per_image = False
-    given = torch.rand(2, 1, 3, *SIZE)
-    first = loading.roll_out(model, given, poses, loading.noise_source("mean", 0, range(2)))[:, 1:]
-    psnr = loading.first_frame_psnr(model, given, poses)
-    assert psnr["none", "learned"] == Generate_PSNR(first, given).item()
-    assert len(set(psnr.values())) == 4 and not model.label_transformation.per_image
 
 
 def test_trainer_validates_a_template_file_by_the_statistics_of_each_image(

@@ -110,11 +110,11 @@ def test_wandb_has_rows_settings_pictures_and_goes_on_in_the_same_run(service, t
 
 def test_a_tracker_that_is_down_to_the_end_is_sent_the_rows_by_the_next_start(service, train):
     service.down = True
-    run, text = train("--wandb", "--num_epoch", 2)
+    run, text = train("--wandb", "--num_epoch", 2, "--no-plots")
     assert service.rows == {} and "warning: what --wandb is sent" in text
     assert (run / "report.html").exists()
     service.down = False
-    train("--wandb", "--num_epoch", 2)  # nothing left to train
+    train("--wandb", "--num_epoch", 2, "--no-plots")  # nothing left to train
     assert list(service.rows) == [0, 1]
 
 
@@ -197,22 +197,3 @@ def test_the_time_of_the_run_is_printed_once_after_its_first_steps(train, monkey
     _, text = train("--num_epoch", 2, "--no-plots")
     before, after = re.split("the training steps take about .*\n", text)
     assert "epoch " not in before and after.count("frames/s") == 2
-
-
-def test_bar_and_log_show_the_time_left(train, monkeypatch):
-    amounts = []
-
-    def left(self, **parts):
-        if parts not in amounts:
-            amounts.append(parts)
-        return "1:02:03"
-
-    monkeypatch.setattr(Clock, "left", left)
-    monkeypatch.setattr("modules.report.monitor.SHOW_SECONDS", 1000)
-    _, text = train("--num_epoch", 4, "--val_every", 3, "--no-plots")
-    assert text.count("frames/s, 1:02:03 left") == 3  # none is left after the last epoch
-    # two steps an epoch; validations after epochs 2 and 3, and what follows the last
-    assert amounts == [
-        {"steps": 6, "validations": 4}, {"steps": 4, "validations": 4},
-        {"steps": 2, "validations": 3},
-    ]  # fmt: skip

@@ -11,7 +11,6 @@ import torch
 from helpers import ROOT, settings_of
 from PIL import Image
 
-from dataloader import Dataset_Robot
 from modules.data.open_world import read_events, read_futures
 from modules.errors import UserError
 from modules.labs.robot import RobotLab
@@ -286,14 +285,6 @@ def test_the_files_are_found_in_nested_folders_or_not_at_all(make, tmp_path):
     assert read_events(make("dancer"), "test") is None
     with pytest.raises(UserError, match="is not a folder"):
         read_events(tmp_path / "nowhere", "val")
-
-
-def test_a_world_of_the_robot_lab_opens_as_its_data(make, tmp_path):
-    for name in ROBOT_WORLDS:
-        data = Dataset_Robot(make(name), "test", 30, "--n_eval", tmp_path / name, 1)
-        frames, conditions = data[1]
-        assert len(data) == 3 and bool(conditions.any()) == (name == "slippery")
-        assert torch.equal(frames[:2], read_futures(make(name), 1, (64, 64))[0, :2] / 255)
 
 
 @pytest.mark.parametrize(
