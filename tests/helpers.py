@@ -189,15 +189,19 @@ def reproducible(path, free=("save_root",)):
         return state | {"history": [without(row, [SPEED]) for row in state["history"]]}
     if path.name == "args.json":
         return without(json.loads(path.read_text()), [*free, "environment"])
+    if path.name == "facts.json":
+        return without(json.loads(path.read_text()), ["seconds"])
     if path.name == "metrics.csv":
         with open(path, newline="") as file:
             head, *rows = csv.reader(file)
         return [[x for name, x in zip(head, row) if name != SPEED] for row in [head, *rows]]
     if path.name == "report.html":
         text = path.read_text()
-        for flag in free:
-            text = re.sub(rf" --{flag} [^ <]+", "", text)
-        return re.sub(r">Run [^<]*<", ">Run<", re.sub(r" runs/[^ <]*-again", "", text))
+        flags = rf" --({'|'.join(free)}|ckpt_path) [^ <]+"
+        times = r", [\d:]+, seed |\d{4}-\d\d-\d\d \d\d:\d\d(, commit \w+\+?)?"
+        for varying in (flags, times, r">Run [^<]*<", r" runs/[^ <]*-again"):
+            text = re.sub(varying, "", text)
+        return text
     if path.name == "console.txt":  # an interrupted run has more to tell
         return None
     return path.read_bytes()

@@ -109,7 +109,7 @@ def about_z(run: Run) -> str:
     if not known or not run.settings.get("latent", True):
         return ""
     return (
-        f"In this synthetic data set the {known} determine the frames, so z has nothing to tell; "
+        f"In this synthetic data set the {known} determine the frames, so z has nothing to encode; "
         f"{OPEN_DEMO} trains where the future is open."
     )
 
@@ -131,7 +131,7 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
     compare = f"python scripts/compare.py {shlex.quote(str(around))}"
     commands = [("Compare it with your other runs:", compare)]
     if about_z(run):
-        commands.append(("z has nothing to tell here; where the future is open:", OPEN_DEMO))
+        commands.append(("z has nothing to encode here; where the future is open:", OPEN_DEMO))
     elif run.settings.get("latent", True) and not run.predicted.get("futures"):
         commands.append(("Sample 20 futures of each test clip:", f"{tester} --n_samples 20"))
     return commands
