@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 from helpers import ROOT, write_tested
+from matplotlib.figure import Figure
 
 from modules.files import write_csv
 from modules.report import charts, groups, reading, tables
@@ -212,6 +213,15 @@ def test_a_log_axis_is_chosen_where_a_few_values_flatten_the_rest():
     assert not charts.flattens([curve(9, 1, *[0.1, -0.1] * 8)])  # no logarithm
     assert not charts.flattens([curve(*[1] * 9)]) and not charts.flattens([])
     assert not charts.flattens([curve(float("nan"), 2)])
+
+
+def test_epochs_have_ticks_at_whole_numbers_and_decibels_a_linear_axis():
+    axes, panel = Figure().subplots(), charts.Panel("", [curve(1, 2)])
+    charts.draw_panel(axes, charts.Chart("psnr", "PSNR", "epoch", "dB", [panel]), panel)
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    panels = [charts.Panel("", [curve(90, 30, *[3, 2.9, 2.8, 2.7] * 4)])]
+    assert charts.Chart("mse", "MSE", "epoch", "MSE", panels).log
+    assert not charts.Chart("psnr", "PSNR", "epoch", "dB", panels).log
 
 
 def test_table_and_page_have_every_group(runs, tmp_path):

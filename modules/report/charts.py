@@ -104,7 +104,8 @@ class Chart:
 
     def __post_init__(self):
         self.panels = [panel for panel in self.panels if panel.series]
-        self.log = flattens([s for panel in self.panels for s in panel.series if not s.baseline])
+        lines = [s for panel in self.panels for s in panel.series if not s.baseline]
+        self.log = self.y != "dB" and flattens(lines)  # decibels are logarithms
 
     def as_json(self) -> dict[str, Any]:
         names = {name: getattr(self, name) for name in ("name", "title", "x", "y", "log")}

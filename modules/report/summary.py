@@ -79,7 +79,8 @@ FACTS = {  # name -> parts; a part with anything unknown is left out
     "data": ("{DR}", "synthetic ({world})", "own video ({video})", "{frame_W}x{frame_H} pixels",
              "{fps:g} frames/s"),
     "model": ("{net}", "{parameters:,} parameters"),
-    "training": ("{progress} epochs", "the best: {best}", "{time}", "seed {seed}", "{precision}"),
+    "training": ("{progress} epochs", "the best: {best:.0f}", "{time}", "seed {seed}",
+                 "{precision}"),
     "machine": ("{gpus}", "{processor}"),
     "begun": ("{begun:.16}", "commit {commit}"),
 }  # fmt: skip
@@ -88,7 +89,7 @@ FACTS = {  # name -> parts; a part with anything unknown is left out
 def facts_of(run: Run) -> dict[str, str]:
     """{name: text} of what the run folder knows."""
     known = run.settings | run.facts | run.settings.get("environment", {})
-    known |= {"progress": run.progress, "best": tables.best_epoch(run)}
+    known |= {"progress": run.progress, "best": tables.best_row(run).get("epoch")}
     known |= {"net": NETS.get(known.get("nets")), "begun": known.pop("time", "").replace("T", " ")}
     known["commit"] = re.sub(r"(.{10}).*?(\+?)$", r"\1\2", known.get("commit", ""))
     if "seconds" in known:

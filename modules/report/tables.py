@@ -118,17 +118,14 @@ def mean_text(values: Iterable[float | None]) -> str:
     return " ± ".join(map(cell, [mean, *([statistics.stdev(values)] if len(values) > 1 else [])]))
 
 
-def val_psnr(run: Run) -> list[float]:
-    return [row["val/psnr"] for row in run.epochs if row.get("val/psnr") is not None]
+def best_row(run: Run) -> dict:
+    """The row of metrics.csv with the highest validation PSNR."""
+    rows = [row for row in run.epochs if row.get("val/psnr") is not None]
+    return max(rows, key=lambda row: row["val/psnr"], default={})
 
 
 def best_psnr(run: Run) -> float | None:
-    return max(val_psnr(run), default=None)
-
-
-def best_epoch(run: Run) -> int | None:
-    rows = [row for row in run.epochs if row.get("val/psnr") is not None]
-    return int(max(rows, key=lambda row: row["val/psnr"])["epoch"]) if rows else None
+    return best_row(run).get("val/psnr")
 
 
 def is_tested(run: Run) -> bool:
