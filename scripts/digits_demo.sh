@@ -17,8 +17,8 @@ fi
 FLAGS=(--lab robot --DR "$DATA" --nets dcgan --vgg_width 16 --z_dim 10 --condition none --n_past 5
     --loss calibrated --niter 100 --epoch_size 100 --random_offset --n_eval 25 --val_every 50
     --lr_schedule cosine --ema 0.99)
-Z=(--learned_prior --kl_anneal_type Monotonic --kl_anneal_start 1 --kl_anneal_stop 2500
-    --kl_anneal_ratio 0.9)
+schedule "$RUN/beta.csv" 100 'beta = min(2500, 1 + 2499 * e / 90)' # 100 epochs, 0.9 of them rise
+Z=(--learned_prior --schedule "$RUN/beta.csv")
 
 python "$ROOT/Trainer.py" "${FLAGS[@]}" "${Z[@]}" --save_root "$RUN" "${@:2}"
 python "$ROOT/Trainer.py" "${FLAGS[@]}" --no-latent --save_root "$RUN/twin" "${@:2}"
