@@ -5,6 +5,7 @@ import torch
 from helpers import TINY, assert_close, settings_of
 
 from modules.models.pose import VAE_Model
+from modules.nets import unet
 from modules.nets.course import Gaussian_Predictor, Label_Encoder
 from modules.nets.gaussian import bound
 from modules.training.losses import kl_criterion
@@ -150,6 +151,19 @@ def test_all_nets_keep_height_and_width(flags, h, w):
     found = [tuple(x.shape) for x in (frame, pose, z, mu, logvar, fused, out)]
     channels = [a.F_dim, a.L_dim, a.N_dim, a.N_dim, a.N_dim, a.D_out_dim, 3]
     assert found == [(2, c, h, w) for c in channels]
+
+
+def test_lower_stages_of_the_unet_do_not_pass_on_growth():
+    """Weights that grow a hundredfold leave the output as it is; without a norm it grows as well.
+    They are large from the start, so that GroupNorm's epsilon is lost in rounding."""
+    torch.manual_seed(0)
+    net, x, outputs = unet.Decoder_Fusion(8, 8), torch.rand(2, 8, 16, 32), []
+    for factor in (1e6, 1e2):
+        for block in (*net.down[1:], net.up[0]):
+            block.conv1.weight.data *= factor
+            block.conv1.bias.data *= factor
+        outputs.append(net(x))
+    assert_close(*outputs)
 
 
 def test_per_image_equals_batchnorm_in_training_mode_on_each_image():

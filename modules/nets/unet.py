@@ -15,18 +15,22 @@ RESIDUAL_GAIN = 0.3  # new blocks start near the identity, so that a deep net tr
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside an identity (or 1x1) path."""
+    """Two 3x3 convolutions beside an identity (or 1x1) path; `norm` is applied between them.
 
-    def __init__(self, in_ch, out_ch):
+    In the lower stages of a U-Net features drift without it, and then explode: docs/training.md.
+    """
+
+    def __init__(self, in_ch, out_ch, norm=False):
         super().__init__()
         self.conv1 = nn.Conv2d(in_ch, out_ch, 3, padding=1)
+        self.norm = nn.GroupNorm(1, out_ch, affine=False) if norm else nn.Identity()
         self.conv2 = nn.Conv2d(out_ch, out_ch, 3, padding=1)
         self.skip = nn.Conv2d(in_ch, out_ch, 1) if in_ch != out_ch else nn.Identity()
         with torch.no_grad():
             self.conv2.weight *= RESIDUAL_GAIN
 
     def forward(self, x):
-        return F.silu(self.skip(x) + self.conv2(F.silu(self.conv1(x))))
+        return F.silu(self.skip(x) + self.conv2(F.silu(self.norm(self.conv1(x)))))
 
 
 class RGB_Encoder(nn.Module):
@@ -60,10 +64,10 @@ class Decoder_Fusion(nn.Module):
 
     def __init__(self, in_chans, out_chans):
         super().__init__()
-        widths = (out_chans, out_chans * 3 // 2, out_chans * 2)
-        self.down = nn.ModuleList(Block(a, b) for a, b in zip((in_chans, *widths), widths))
-        pairs = list(zip(widths[1:], widths))[::-1]
-        self.up = nn.ModuleList(Block(below + here, here) for below, here in pairs)
+        top, middle, low = out_chans, out_chans * 3 // 2, out_chans * 2
+        down = Block(in_chans, top), Block(top, middle, norm=True), Block(middle, low, norm=True)
+        self.down = nn.ModuleList(down)
+        self.up = nn.ModuleList([Block(low + middle, middle, norm=True), Block(middle + top, top)])
 
     def forward(self, *inputs):
         x, skips = self.down[0](torch.cat(inputs, dim=1)), []
