@@ -18,7 +18,7 @@ from modules.checkpoints import checkpoint as ckpt
 from modules.cli.entry import run
 from modules.cli.parser import parse, peek
 from modules.config import Test
-from modules.evaluation.distribution import Distribution
+from modules.evaluation.distribution import Distribution, stacked, validation_clips
 from modules.evaluation.metrics import score_clips
 from modules.labs import LABS
 from modules.models.loading import (
@@ -40,8 +40,6 @@ from modules.runs.console import Console
 from modules.runs.folder import TEST_FUTURES, folder_for_test, run_folder, trained
 from modules.training.device import choose_device
 
-FRAMES = 64  # of a clip, for what is measured of z
-
 
 class Tester:
     """A model from a checkpoint, the test clips, and what is written of their rollouts."""
@@ -56,7 +54,7 @@ class Tester:
         load_weights(self.model, checkpoint["state_dict"], settings.ckpt_path)
         self.posterior = trained_posterior(checkpoint)
         self.free_bits = checkpoint.get("args", {}).get("free_bits", 0)
-        self.twin = settings.twin and load_twin(settings.twin, self.model)
+        self.twins = [load_twin(path, self.model) for path in settings.twin or ()]
         details = self.lab.prepare_test(self.model, checkpoint)
         print(f"checkpoint: {settings.ckpt_path} ({ckpt.source_of(checkpoint)}{details})")
         self.given, self.conditions, self.truth = self.lab.open_test(typed)
@@ -66,7 +64,7 @@ class Tester:
     # ------------------------------------------------------------ rollouts
 
     def rollout(
-        self, sample: int = 0, z_source: str | None = None, twin: bool = False
+        self, sample: int = 0, z_source: str | None = None, twin: int | None = None
     ) -> list[torch.Tensor]:
         """-> one (T, 3, H, W) per test clip, in the first rank; the others serve() it."""
         request = sample, z_source or self.settings.z_source, twin
@@ -77,9 +75,11 @@ class Tester:
         while request := ranks.from_first(lambda: None):
             self.roll_out_clips(*request)
 
-    def roll_out_clips(self, sample: int, z_source: str, twin: bool) -> list[torch.Tensor] | None:
+    def roll_out_clips(
+        self, sample: int, z_source: str, twin: int | None
+    ) -> list[torch.Tensor] | None:
         """All clips, in the first rank; each rank computes its own."""
-        model = self.twin if twin else self.model
+        model = self.model if twin is None else self.twins[twin]
 
         def roll_out_batch(numbers):
             return self.roll_out_batch(model, numbers, sample, z_source)
@@ -158,21 +158,22 @@ class Tester:
 
     def score_distribution(self, predictions: list[torch.Tensor]) -> dict[str, Any]:
         """Scores and figures of z, and of --n_samples futures of every clip."""
-        settings, length = self.settings, min(FRAMES, *map(len, self.truth))
-        clips = [torch.stack([x[:length] for x in part]) for part in (self.truth, self.conditions)]
+        settings, clips = self.settings, stacked(zip(self.truth, self.conditions))
         several = settings.n_samples > 1
-        outcomes = self.lab.true_futures(self.truth) if several else {}
-        predicted = Distribution(
-            self.lab, self.model, clips, self.truth,
-            self.futures(predictions) if several else (),
-            outcomes=outcomes, events=self.lab.test_events(), posterior=self.posterior,
-            free_bits=self.free_bits, traversed=settings.plots,
-        )  # fmt: skip
+        about = {
+            "val": validation_clips(self.lab),
+            "outcomes": self.lab.true_futures(self.truth) if several else {},
+            "samples": settings.n_samples,
+            "events": self.lab.test_events(),
+        }
+        futures = self.futures(predictions) if several else ()
+        more = about | {"posterior": self.posterior, "free_bits": self.free_bits}
+        more["traversed"] = settings.plots
+        predicted = Distribution(self.lab, self.model, clips, self.truth, futures, **more)
         twin = None
-        if self.twin:
-            rollout = self.rollout(twin=True)
-            of_twin = self.lab, self.twin, clips, self.truth, [rollout]
-            twin = Distribution(*of_twin, outcomes=outcomes)
+        if self.twins:
+            futures = (self.rollout(twin=i) for i in range(len(self.twins)))
+            twin = Distribution(self.lab, self.twins, clips, self.truth, futures, **about)
         predicted.compare(twin)
         if several:
             pack_futures(self.files.folder / TEST_FUTURES, self.lab, predicted.futures)

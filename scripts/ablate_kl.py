@@ -5,9 +5,15 @@ python scripts/ablate_kl.py --DR data/disc           make_toy_data.py --lab robo
 
 The published reports compare these schedules under the squared error. Arms are named loss,
 schedule, teacher forcing ratio. Data, nets and steps are the same in all of them.
+
+The calibrated loss of a frame of D values is log MSE + beta 2 KL / D. With beta 1, and where all
+frames have the MSE M, its gradient is that of the squared error with beta 2 M / D, times 1 / M. So
+in the arms "mse matched" beta ends at 2 M / D; M is the MSE of the last training epoch of
+"calibrated, None" with the same ratio and seed, whose beta is 1 throughout.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the folders out
@@ -17,11 +23,13 @@ if __name__ == "__main__":  # before slow imports; PYTHONSAFEPATH leaves the fol
     start()
 
 from study import Study, carry_out, epochs_on, parse_arguments, value_of
+from tqdm import tqdm
 
 from modules.cli.entry import run
 from modules.errors import UserError
+from modules.report.reading import read_csv
 
-LOSSES = {"mse": "--loss mse", "calibrated": "--loss calibrated"}
+LOSSES = {"mse": "--loss mse", "mse matched": "--loss mse", "calibrated": "--loss calibrated"}
 KL = {
     "Cyclical": "--kl_anneal_type Cyclical --kl_anneal_cycle 4 --kl_anneal_ratio 0.5",
     "Monotonic": "--kl_anneal_type Monotonic --kl_anneal_ratio 0.5",
@@ -46,7 +54,13 @@ ARMS = {
     for loss in LOSSES
     for kl in KL
     for forcing in FORCING
+    if (loss, kl) != ("mse matched", "small beta")
 }
+MATCHED = {name: ", ".join(("calibrated", "None", name.split(", ")[2])) for name in ARMS}
+MATCHED = {name: other for name, other in MATCHED.items() if name.startswith("mse matched")}
+VALUES = {"pose": 3 * 32 * 64, "robot": 3 * 64 * 64}  # D
+# the gradient of a mean squared error is tiny after the first steps: docs/training.md
+CLIP = {"pose": " --grad_clip 0.001", "robot": ""}
 COLUMNS = {
     "ELBO": "z/elbo",
     "importance bound": "z/importance_bound",
@@ -76,10 +90,23 @@ def lab_of(root):
     raise UserError(f"--DR {root} has neither train/train_img nor train/*/0/0.png")
 
 
+def matched_beta(lab, run):
+    """The last beta of an arm whose calibrated counterpart is in the folder `run`."""
+    if not (rows := read_csv(run / "metrics.csv")):
+        raise UserError(f"{run} has no metrics.csv: its arm must be trained first")
+    mse = rows[-1]["train/mse"]
+    beta = 2 * mse / VALUES[lab]
+    tqdm.write(f"{run}: beta = 2 MSE / D = 2 * {mse:.4g} / {VALUES[lab]} = {beta:.4g}", sys.stderr)
+    return f" --kl_anneal_stop {beta:.6g}"
+
+
 def study_of(lab):
+    arms = {name: f"{SETTINGS[lab]} {flags}" for name, flags in ARMS.items()}
     return Study(
         lab=lab,
-        arms={name: f"{SETTINGS[lab]} {flags}" for name, flags in ARMS.items()},
+        arms={n: x + CLIP[lab] * n.startswith("mse") for n, x in arms.items()},
+        after=MATCHED,
+        flags_after=partial(matched_beta, lab),
         columns=COLUMNS,
         drawn=DRAWN,
         epochs=EPOCHS[lab],

@@ -14,7 +14,8 @@ In these two worlds the conditions determine the motion. In the others the futur
             moving MNIST; no actions and positions: for --condition none
 
 An open world has two more folders. events/val.csv and events/test.csv list the frames that first
-show a random outcome, in rows `clip,frame`. futures/I.npz holds more true futures of test clip I:
+show a random outcome, in rows `clip,frame`; events/entropy.json says how many nats are random in
+such a frame, and in any other. futures/I.npz holds more true futures of test clip I:
 `frames`, bytes (N, T, H, W, 3). Each begins with the given frames of the clip (robot 2, digits 5,
 pose 1) and has its conditions, but other outcomes. T is 30 (robot) or 31 (pose).
 """
@@ -49,7 +50,7 @@ from toy import disc as toy_disc
 from toy import lamps as toy_lamps
 from toy import robot as toy_robot
 from toy import slippery as toy_slippery
-from toy.files import write_events, write_futures
+from toy.files import write_entropy, write_events, write_futures
 from tqdm import tqdm
 from video.joints import write_joints
 from video.skeleton import skeleton_picture
@@ -75,7 +76,7 @@ WORLDS = {
     "robot": ("arm", "slippery", "disc", "digits"),
 }  # default first
 OPEN = {
-    "lamps": 20,
+    "lamps": 40,
     "slippery": 50,
     "disc": 50,
     "digits": 50,
@@ -220,6 +221,7 @@ def plan_lamps(args, root):
     for split, streams in (("val", [(VAL,)]), ("test", takes)):
         events = [switch(args, stream, CLIP)[1] for stream in streams]
         write_events(root / f"events/{split}.csv", events)
+    write_entropy(root, toy_lamps.ENTROPY)
     for i, stream in enumerate(takes):
         motion = toy_dance.dance(np.random.default_rng([args.seed, *stream]), CLIP)
         joints, stature = (rows[:FUTURE] for rows in motion)
@@ -313,6 +315,7 @@ def plan_futures(args, root):
         rngs = [np.random.default_rng([args.seed, stream, clip]) for clip in clips]
         events = [world.play(rng, world.begin(rng))[1] for rng in rngs]
         write_events(root / f"events/{split}.csv", events)
+    write_entropy(root, world.ENTROPY)
     for clip in clips:
         yield args.world, args.seed, args.digits, clip, args.futures, root / f"futures/{clip}.npz"
 

@@ -6,14 +6,17 @@ repeated.
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from jobs import Job, Queue, print_score, raise_failures
 from tqdm import tqdm
 
 from modules.errors import UserError
+from modules.evaluation.intervals import bootstrap
+from modules.report import measures
 from modules.report.figures import draw_arms
 from modules.report.reading import read_json, score_of
 from modules.report.tables import mean_text
@@ -31,6 +34,8 @@ class Study:
     runs: str  # default folder of the runs
     steps: int  # default steps of every arm
     test: str = ""  # flags of Tester.py
+    after: Mapping[str, str] = field(default_factory=dict)  # an arm -> that whose runs it needs
+    flags_after: Callable[[Path], str] | None = None  # such a run's folder -> flags of the arm
 
 
 def value_of(flags, name, default):
@@ -63,6 +68,8 @@ def folder_of(args, name, seed):
 def job_of(study, args, name, seed):
     """An arm's run with this seed; its last weights are tested."""
     flags = study.arms[name]
+    if name in study.after:
+        flags += study.flags_after(folder_of(args, study.after[name], seed))
     flags += f" --seed {seed} --num_epoch {study.epochs(args.steps, flags, args.DR)}"
     place = ["--lab", study.lab, "--DR", str(args.DR), "--save_root"]
     place += [str(folder_of(args, name, seed))]
@@ -98,31 +105,68 @@ def parse_arguments(about, *studies):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     names = list(studies[0].arms)
     parser.add_argument("--arms", nargs="+", default=names, choices=names, metavar="NAME")
+    text = "also print how much each arm differs from this one, with 95%% intervals"
+    parser.add_argument("--against", choices=names, metavar="NAME", help=text)
     return parser.parse_args()
 
 
 def carry_out(study, args):
     """Train and test what is missing, print an arm's row when it is complete, draw the table."""
     args.runs, args.steps = args.runs or Path(study.runs), args.steps or study.steps
-    seeds = dict.fromkeys(args.seeds)  # each once
-    arms = {name: [job_of(study, args, name, seed) for seed in seeds] for name in args.arms}
-    left = {job.name: name for name, jobs in arms.items() for job in jobs}
-    complete = {}
+    args.arms = dict.fromkeys([*args.arms, *([args.against] if args.against else [])])
     print_row("arm", *study.columns)
     print_row(*["---"] * (1 + len(study.columns)))
+    complete = {}
+    for later in (False, True):
+        names = [name for name in args.arms if (name in study.after) == later]
+        complete |= train_and_test(study, args, names)
+    columns = {
+        arm: {heading: values_of(scores, path) for heading, path in study.columns.items()}
+        for arm, scores in ((arm, complete[arm]) for arm in args.arms)
+    }
+    draw_arms(args.runs / "arms.png", columns, study.drawn)
+    if args.against:
+        print_differences(study, complete, args.against)
+
+
+def train_and_test(study, args, names):
+    """-> {arm: scores.json of every seed}."""
+    seeds = dict.fromkeys(args.seeds)  # each once
+    arms = {name: [job_of(study, args, name, seed) for seed in seeds] for name in names}
+    left = {job.name: name for name, jobs in arms.items() for job in jobs}
+    complete = {}
 
     def ended(job, seconds):
         print_score(job, seconds)
         arm = left.pop(job.name)
         if arm not in left.values():
-            scores = [read_json(one.folder / "scores.json") for one in arms[arm]]
-            complete[arm] = {
-                heading: [score_of(s, path) for s in scores]
-                for heading, path in study.columns.items()
-            }
-            print_row(arm, *map(mean_text, complete[arm].values()))
+            complete[arm] = [read_json(one.folder / "scores.json") for one in arms[arm]]
+            columns = (values_of(complete[arm], path) for path in study.columns.values())
+            print_row(arm, *map(mean_text, columns))
 
     queue = Queue([job for jobs in arms.values() for job in jobs], ended=ended)
     queue.carry_out()
     raise_failures(queue)
-    draw_arms(args.runs / "arms.png", {arm: complete[arm] for arm in arms}, study.drawn)
+    return complete
+
+
+def values_of(scores, path):
+    """A score of every seed."""
+    return [score_of(one, path) for one in scores]
+
+
+def print_differences(study, complete, against):
+    """A row an arm: its scores minus those of another. Intervals are over the seeds, and those of
+    a mean over the clips are also over these."""
+
+    def values(arm, path):
+        part, _, name = path.partition("/")
+        if part == "mean":
+            return np.array([[clip[name] for clip in one["clips"]] for one in complete[arm]])
+        return np.array([values_of(complete[arm], path)], float).T
+
+    print_row(f"minus {against}", *study.columns)
+    print_row(*["---"] * (1 + len(study.columns)))
+    for arm in complete:
+        pairs = ((values(arm, path), values(against, path)) for path in study.columns.values())
+        print_row(arm, *(measures.text(bootstrap(ours - theirs)) for ours, theirs in pairs))

@@ -118,4 +118,4 @@ def is_picture(path):
     """Whether an image file is neither tiny nor blank."""
     with Image.open(path) as image:
         image.load()
-    return min(image.size) > 50 and len(np.unique(np.asarray(image.convert("L")))) > 10
+    return min(image.size) > 50 and len(np.unique(np.asarray(image.convert("RGBA")))) > 10

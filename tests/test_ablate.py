@@ -4,8 +4,10 @@ import io
 import json
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import ROOT, SHORT, write_tested
 from PIL import Image
 
@@ -14,6 +16,7 @@ from modules.config import PoseModel
 from modules.config.fields import FIXED
 from modules.errors import UserError
 from modules.report import figures
+from modules.training.losses import calibrated_loss
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import ablate
@@ -41,9 +44,44 @@ def test_every_arm_of_the_kl_study_is_a_command_of_trainer(lab, name, capsys):
     flags = f"--lab {lab} {ablate_kl.study_of(lab).arms[name]}"
     loss, schedule, forcing = name.split(", ")
     found = settings(flags)
-    assert found["loss"] == loss and found["tfr"] == float(forcing)
+    assert found["loss"] == loss.split()[0] and found["tfr"] == float(forcing)
+    clipped = lab == "pose" and found["loss"] == "mse"  # docs/training.md
+    assert found["grad_clip"] == (0.001 if clipped else {"pose": 1, "robot": 0}[lab])
     assert found["kl_anneal_type"] == ("None" if schedule == "small beta" else schedule)
     assert "no effect" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_matched_beta_has_the_gradient_of_the_calibrated_loss(tmp_path):
+    mse, values = 0.0125, 3 * 32 * 64
+    (tmp_path / "metrics.csv").write_text(f"epoch,train/mse\n0,9\n1,{mse}\n")
+    beta = float(ablate_kl.matched_beta("pose", tmp_path).split()[1])
+    error = torch.tensor(mse**0.5, requires_grad=True)  # of every value
+    true = torch.zeros(2, 3, 3, 32, 64)
+    kl, pred = 3 * error, true + error
+    squared = torch.nn.functional.mse_loss(pred, true) + beta * kl
+    calibrated = calibrated_loss(pred, true) + kl * 2 / values
+    ours, theirs = (
+        torch.autograd.grad(x, error, retain_graph=True)[0].item() for x in (squared, calibrated)
+    )
+    assert ours / mse == pytest.approx(theirs, rel=2e-5 / mse)  # MSE_FLOOR is 1e-5
+    with pytest.raises(UserError, match="must be trained first"):
+        ablate_kl.matched_beta("pose", tmp_path / "other")
+
+
+def test_differences_have_intervals_over_seeds_and_clips(capsys):
+    def scores(*psnr):
+        clips = [{"psnr": x} for x in psnr]
+        return {"clips": clips, "mean": {"psnr": sum(psnr) / len(psnr)}, "z": {"kl": psnr[0]}}
+
+    arms = {"A": [scores(1, 2), scores(3, 4), scores(5, 6)]}
+    arms["B"] = [scores(1, 3), scores(3, 5), scores(5, 7)]
+    one = SimpleNamespace(columns={"PSNR": "mean/psnr", "KL": "z/kl"})
+    study.print_differences(one, arms, "A")
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| A | +0 [0, 0] | +0 [0, 0] |",
+        "| B | +0.5 [0.5, 0.5] | +0 [0, 0] |",  # no difference between the seeds
+    ]
 
 
 @pytest.mark.parametrize("one", [ablate.STUDY, *map(ablate_kl.study_of, ["pose", "robot"])])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from helpers import assert_close, make_model, normal, random_clips, uniform
 from robot_helpers import make_robot, random_robot_clips
@@ -24,7 +25,9 @@ from modules.evaluation.futures import (
     rank_histogram,
     sharpness,
 )
-from modules.evaluation.metrics import score_clip
+from modules.evaluation.lab import Lab
+from modules.evaluation.metrics import frame_psnr, score_clip, unclamped_psnr
+from modules.files import write_npz
 from modules.models.rollout import noise_source, roll_out, sample_futures
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -108,8 +111,23 @@ def test_energy_score_is_that_of_plain_loops():
     pairs = [[rms(a[t] - b[t]) for a, b in itertools.permutations(samples, 2)] for t in range(2)]
     expected = np.mean(errors, 1) - np.mean(pairs, 1) / 2
     assert energy_score(samples, truths).tolist() == pytest.approx(expected)
+    single = energy_score(samples, truths, norm=1)  # the mean over the values of their own score
+    values = [energy_score(*(x[..., i, j, k].reshape(-1, 2, 1, 1, 1) for x in (samples, truths)))
+              for i in range(3) for j in range(4) for k in range(4)]  # fmt: skip
+    assert_close(single, torch.stack(values).mean(0))
     point, error = samples[:1], np.mean([rms(samples[0, 1] - y[1]) for y in truths])
     assert energy_score(point, truths)[1].item() == pytest.approx(error)
+
+
+def test_crps_of_a_gaussian_is_its_closed_form():
+    """Gneiting & Raftery (2007), equation 21."""
+    sigma, y, z = 0.2, uniform(1, 50, 3, 4, 5), normal(400, 50, 3, 4, 5, seed=1)
+    scores = energy_score(0.5 + sigma * z, y, norm=1)  # of 50 independent frames
+    x, unit = (y - 0.5) / sigma, Normal(0.0, 1.0)
+    exact = x * (2 * unit.cdf(x) - 1) + 2 * unit.log_prob(x).exp() - math.pi**-0.5
+    difference = scores - sigma * exact[0].mean((1, 2, 3))
+    assert abs(difference.mean()) < 4 * difference.std() / 50**0.5
+    assert difference.std() < 0.01 * scores.mean()
 
 
 def test_moving_values_differ_between_the_true_futures_or_from_the_given_frame():
@@ -155,7 +173,7 @@ def test_futures_in_one_batch_are_single_rollouts(lab):
 
 
 SIZE = (3, 12, 14)
-LAB = SimpleNamespace(given=2, score=lambda pred, true: score_clip(pred, true, 2))
+LAB = SimpleNamespace(given=2, scored=None, frame_psnr=frame_psnr)
 N, M = 4, 5  # sampled and true futures
 
 
@@ -173,8 +191,8 @@ def world():
     return SimpleNamespace(truth=truth, sampled=sampled, outcomes=outcomes)
 
 
-def futures_of(world, outcomes, n=N):
-    futures = Futures(LAB, world.truth, outcomes)
+def futures_of(world, outcomes, n=N, **more):
+    futures = Futures(LAB, world.truth, outcomes, **{"events": {}} | more)
     for k in range(n):
         futures.add([clips[k] for clips in world.sampled])
     return futures
@@ -190,7 +208,10 @@ def test_best_mean_and_worst_are_of_every_clip(world):
         assert [scores[f"{name}_{x}"] for x in ("best", "mean", "worst")] == pytest.approx(ends)
         two = np.mean([rows[[a, b]].max(0).mean() for a in range(N) for b in range(a)])
         assert scores["best_of"][name]["best"][:2] == pytest.approx([rows.mean(), two])
-    assert scores["n_samples"] == N
+        mean = [x.clamp(0, 1).mean(0) for x in world.sampled]
+        mean = [score_clip(x, t, 2)[name] for x, t in zip(mean, world.truth)]
+        assert scores[f"{name}_of_mean"] == pytest.approx(np.mean(mean))
+    assert scores["n_samples"] == N and "psnr_from_event_mean" not in scores
     assert "diversity" not in futures_of(world, {}, n=1).scores(0.1)
 
 
@@ -245,11 +266,93 @@ def test_energy_and_coverage_against_the_true_futures(world, outcomes):
     assert scores["rank_histogram"] == np.histogram(pit, 20, (0, 1))[0].tolist()
 
 
-def test_an_ideal_forecast_is_made_of_true_futures(world):
-    sigma, truths = 0.2, world.outcomes[:, 2:].double() / 255
-    scores = futures_of(world, {1: world.outcomes}).ideal(sigma)
-    energy, pit = fit(truths[::2], truths[1::2], sigma, truths.std(0).numpy() > 0.02)
+def test_scores_from_the_first_event_on_are_of_the_clips_that_have_one(world):
+    lab = SimpleNamespace(**vars(LAB) | {"scored": 11})
+    futures = Futures(lab, world.truth, {}, {0: [1, 6, 8], 1: [11]})  # 1 is given, 11 not scored
+    for k in range(N):
+        futures.add([clips[k] for clips in world.sampled])
+    scores, (sampled, *_), (true, *_) = futures.scores(0.1), world.sampled, world.truth
+    psnr = [frame_psnr(x[6:11], true[6:11]).mean().item() for x in sampled]
+    assert scores["psnr_from_event_best"] == pytest.approx(max(psnr))
+    assert scores["best_of"]["psnr_from_event"]["mean"][0] == pytest.approx(np.mean(psnr))
+    mean = frame_psnr(sampled.clamp(0, 1).mean(0)[6:11], true[6:11]).mean().item()
+    assert scores["psnr_from_event_of_mean"] == pytest.approx(mean)
+
+
+def test_the_error_of_a_model_is_added_before_the_psnr_is_taken(world):
+    futures = Futures(LAB, world.truth, {}, {}, error=0.01)
+    futures.add(world.truth)
+    noisy = [clip + 0.1 for clip in world.truth]  # the same squared error
+    unclamped = SimpleNamespace(**vars(LAB) | {"frame_psnr": unclamped_psnr})
+    other = Futures(unclamped, world.truth, {}, {})
+    other.add(noisy)
+    assert futures.scored[0][0]["psnr"] == pytest.approx(20, abs=1e-6)  # frame_psnr has a floor
+    assert other.scored[0][0]["psnr"] == pytest.approx(20)
+
+
+def test_error_and_spread_are_ranked_over_the_frames_of_all_clips(world):
+    spread, error = [], []
+    for clips, true in zip(world.sampled, world.truth):
+        clips = clips.clamp(0, 1)
+        error += [rms(x) for x in (clips.mean(0) - true)[2:]]
+        spread += [rms(clips.std(0)[t]) for t in range(2, len(true))]
+    exact = scipy.stats.spearmanr(error, spread).statistic
+    assert futures_of(world, {}).scores(0.1)["error_spread"] == pytest.approx(exact)
+
+
+def test_differences_are_paired_by_clip_and_of_as_many_futures(world):
+    ours, other = futures_of(world, {}), futures_of(world, {}, n=2)
+    scores, theirs = (x.scores(0.1) for x in (ours, other))
+    minus = ours.minus(other)
+    best_of_two = scores["best_of"]["psnr"]["best"][1]
+    assert minus["psnr_best"]["mean"] == pytest.approx(best_of_two - theirs["psnr_best"])
+    for name in ("psnr_of_mean", "energy_score", "crps"):
+        assert minus[name]["mean"] == pytest.approx(scores[name] - theirs[name])
+
+
+def test_a_forecast_is_scored_on_the_futures_that_are_no_samples_of_the_ideal_one(world):
+    sigma, true = 0.2, world.outcomes[:, 2:].double() / 255
+    scores = futures_of(world, {1: world.outcomes}, samples=2).scores(sigma)
+    moving = true.std(0).numpy() > 0.02  # of all of them
+    energy, pit = fit(world.sampled[1][:, 2:].half(), true[2:], sigma, moving)
+    assert scores["true_futures"] == M - 2
     assert scores["energy_score"] == pytest.approx(energy)
     assert scores["coverage_50"] == pytest.approx((abs(pit - 0.5) <= 0.25).mean())
-    for few in ({}, {1: world.outcomes[:3]}, {0: world.outcomes[:1], 1: world.outcomes}):
-        assert futures_of(world, few).ideal(sigma) is None
+
+
+class OpenLab(Lab):
+    given, frame_psnr = 2, staticmethod(frame_psnr)
+
+    def __init__(self, root, *counts):
+        """Two test clips of 12 frames; true futures of the first ones."""
+        self.settings = SimpleNamespace(DR=root)
+        self.truth = [(255 * uniform(12, *SIZE, seed=t)).round() / 255 for t in range(2)]
+        (root / "futures").mkdir()
+        for clip, count in enumerate(counts):
+            frames = (255 * uniform(count, 14, 12, 14, 3, seed=clip + 5)).byte().numpy()
+            write_npz(root / f"futures/{clip}.npz", {"frames": frames})
+
+    def futures(self, samples):
+        return Futures(self, self.truth, self.true_futures(self.truth), {}, samples)
+
+
+def test_an_ideal_forecast_has_as_many_samples_as_the_model(tmp_path):
+    lab = OpenLab(tmp_path, 5, 4)
+    futures = lab.futures(samples=3)
+    ideal = futures.ideal(0.1)
+    scores, own = ideal.scores(0.1), lab.truth[0]
+    assert (scores["n_samples"], scores["true_futures"]) == (3, 2)
+    frames = futures.outcomes[0].double() / 255
+    assert torch.equal(frames[-1], own) and len(frames) == 6  # the clip is a true future, too
+    energies = [energy_score(x[:3, 2:].half() / 255, x[3:, 2:] / 255).mean()
+                for x in (x.double() for x in futures.outcomes.values())]  # fmt: skip
+    assert scores["energy_score"] == pytest.approx(np.mean(energies), rel=1e-3)  # of halves
+    psnr = -10 * torch.log10((frames[:3, 2:] - own[2:]).pow(2).mean((2, 3, 4)) + 0.1**2)
+    assert max(x[0]["psnr"] for x in ideal.scored) == pytest.approx(psnr.mean(1).max().item())
+
+
+@pytest.mark.parametrize("counts", [(2, 9), (9,), ()], ids=["few", "of one clip", "none"])
+def test_without_enough_true_futures_there_is_no_ideal_forecast(tmp_path, counts):
+    futures = OpenLab(tmp_path, *counts).futures(samples=3)
+    assert futures.ideal(0.1) is None
+    assert counts == (9,) or not futures.reserved  # all are there to be scored on

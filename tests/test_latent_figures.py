@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from modules.evaluation.futures import Futures, best_of_curve
+from modules.evaluation.metrics import frame_psnr
 from modules.report import distribution, pictures
 
 T, H, W = 12, 16, 20
-LAB = SimpleNamespace(frame_ms=100, score=lambda pred, true: {})
+LAB = SimpleNamespace(frame_ms=100, given=1, scored=None, frame_psnr=frame_psnr)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def clip(colour, length=T):
 
 
 def futures_of(truth, *samples):
-    futures = Futures(LAB, [truth], {0: torch.zeros(1, len(truth), 3, H, W).byte()})
+    futures = Futures(LAB, [truth], {0: torch.zeros(1, len(truth), 3, H, W).byte()}, {})
     for sample in samples:
         futures.add([sample])
     return futures
@@ -54,7 +55,7 @@ def test_the_sheet_and_the_gif_show_five_futures_their_mean_and_the_twin(tmp_pat
     colours = [BLUE] * 5 + [RED] * 5
     futures = futures_of(clip(GREEN, length), *(clip(c, length) for c in colours))
     twin = futures_of(clip(GREEN, length), clip(RED, length))
-    scores = {"psnr_mean": 20, "ssim_mean": 0.5, "rank_histogram": [1, 2, 3]}
+    scores = {"psnr_of_mean": 20, "ssim_of_mean": 0.5, "rank_histogram": [1, 2, 3]}
     scores["best_of"] = dict.fromkeys(("psnr", "ssim"), best_of_curve(torch.rand(10, 1)))
     scores = {"futures": scores, "twin": {"futures": scores}}
     distribution.draw_futures(tmp_path, LAB, scores, futures, twin)
@@ -88,6 +89,7 @@ def test_the_largest_deviation_is_white_and_equal_futures_are_black(tmp_path):
 
 def words(kl, largest=None, free_bits=0):
     z = {"units": 4, "active_units": 0, "kl": sum(kl), "kl_per_dimension": kl}
+    z |= {"mutual_information": 0.1, "marginal_kl": 0.2}
     futures = {} if largest is None else {"diversity": largest / 9, "diversity_max": largest}
     return "\n".join(distribution.describe_z(z | {"free_bits": free_bits}, futures))
 

@@ -11,16 +11,19 @@ from torch.distributions import Normal, kl_divergence
 
 from modules.data.open_world import cut_events
 from modules.evaluation import latents
+from modules.evaluation.codes import grey_log_likelihood
 from modules.evaluation.latents import (
     TRAVERSED_VALUES,
     Latents,
     active_units,
-    event_ratio,
+    event_means,
     frame_mse,
     gaussian_log_likelihood,
     importance_bound,
     kl_of_frames,
     log_ratio,
+    mutual_information,
+    near_events,
     strongest_dimensions,
     traverse,
 )
@@ -82,26 +85,50 @@ def test_active_units_are_latent_values_whose_mean_varies():
     assert active_units(mu[:1, :1]) == (0, 12)  # one frame does not vary
 
 
-def test_event_ratio_compares_the_three_frames_of_an_event_with_the_rest():
+@pytest.mark.parametrize("size", [(), (2,)])
+def test_mutual_information_of_a_linear_gaussian_model(size):
+    """z = a x + noise of variance 1 - a^2: its marginal is the prior, N(0, I)."""
+    n, a = 4000, torch.linspace(0.3, 0.8, math.prod((3, *size))).view(3, *size)
+    mu = a * normal(40, 100, 3, *size, seed=5)
+    logvar = torch.log(1 - a**2).expand_as(mu)
+    exact = -0.5 * torch.log(1 - a**2).sum().item()
+    found, kl = mutual_information(mu, logvar), kl_of_frames(mu, logvar)
+    # a frame's own posterior is exp(I) / n of the mixture on average; over the frames the terms
+    # vary by as much as the KL and log q(z | x), whose deviation is sqrt(dimensions / 2)
+    error = (kl.std().item() + (a.numel() / 2) ** 0.5) / n**0.5
+    assert found == pytest.approx(exact, abs=4 * error + 3 * math.exp(exact) / n)
+    assert kl.mean().item() == pytest.approx(exact, abs=4 * error)  # so KL(q(z) || p(z)) is 0
+
+
+def test_mutual_information_has_its_limits():
+    mu = 100 * normal(3, 4, 2)
+    assert mutual_information(mu, mu * 0 - 9) == pytest.approx(
+        math.log(12)
+    )  # frames are told apart
+    same = normal(1, 1, 2).expand(3, 4, 2)
+    assert mutual_information(same, same) == pytest.approx(0, abs=1e-12)
+
+
+def test_event_means_compare_the_three_frames_of_an_event_with_the_rest():
     kl = torch.ones(2, 8)  # of frames 2..9
     kl[0, 3:6] = torch.tensor([6.0, 4.0, 2.0])  # frames 5..7
     kl[1, 0] = 10.0  # frame 2, after an event at frame 0
-    ratio = event_ratio(kl, {0: [5], 1: [0, 30]}, first=2)
-    assert ratio == {"at_events": 22 / 4, "elsewhere": 1.0, "ratio": 5.5}
+    events = {0: [5], 1: [0, 30], 7: [3]}  # there is no clip 7
+    means = event_means(kl, events, first=2)
+    assert means == {"at_events": 22 / 4, "elsewhere": 1.0, "difference": 4.5}
+    found = event_means(kl, events, 2, {"event": 3.5, "other": 0.5})
+    assert found.items() > means.items()
+    assert found["entropy_at_events"] == (3.5 + 3 * 0.5) / 4  # the event at frame 0 is not measured
+    assert (found["entropy_elsewhere"], found["entropy"]) == (0.5, (3.5 + 15 * 0.5) / 16)
+    assert near_events((2, 8), events, 2, 1).nonzero().tolist() == [[0, 3]]
 
 
 @pytest.mark.parametrize(
-    ("kl", "events", "expected"),
-    [
-        ([1.0, 2.0], {}, (None, 1.5)),
-        ([1.0, 2.0], {0: [1]}, (1.5, None)),
-        ([0] * 4, {0: [1]}, (0, 0)),
-    ],
-    ids=["no event", "all at the event", "collapsed"],
+    ("events", "expected"), [({}, (None, 1.5)), ({0: [1]}, (1.5, None))], ids=["no event", "all"]
 )
-def test_an_event_ratio_without_meaning_is_none(kl, events, expected):
-    ratio = event_ratio(torch.tensor([kl], dtype=float), events, first=1)
-    assert (ratio["at_events"], ratio["elsewhere"], ratio["ratio"]) == (*expected, None)
+def test_a_mean_over_no_frame_is_none(events, expected):
+    means = event_means(torch.tensor([[1.0, 2.0]]), events, first=1)
+    assert (*means.values(),) == (*expected, None)
 
 
 def test_events_of_a_take_are_those_of_the_clips_it_is_cut_into(tmp_path):
@@ -222,20 +249,54 @@ def test_bounds_of_the_likelihood(lab, learned_prior):
         bound = log_mean(weights).mean().item()
     else:  # the state remembers z of earlier frames: only the clip as a whole has a bound
         bound = log_mean(weights.sum(2)).mean().item() / frames
-    values = clips[0][0, 0].numel()
     expected = {
         "elbo": (want.likelihoods.mean() - want.kl.mean()).item(),
         "importance_bound": bound,
         "draws": K,
         "kl": want.kl.mean().item(),
-        "bits_per_value": math.log2(255) - bound / (values * math.log(2)),
         "sigma": want.sigma,
         "given": GIVEN[lab],
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
     assert scores["kl_per_step"] == pytest.approx(want.kl.mean(0).tolist())
     assert sum(scores["kl_per_dimension"]) == pytest.approx(expected["kl"])
+    assert scores["mutual_information"] + scores["marginal_kl"] == pytest.approx(expected["kl"])
     assert bound > expected["elbo"] - 1
+
+
+@pytest.mark.parametrize("lab", ["pose", "robot"])
+def test_the_code_of_8_bit_frames_has_the_noise_of_other_frames(lab):
+    model, frames, conditions = model_and_clips(lab)
+    frames, sigma = (255 * frames).round() / 255, 0.2
+    z, given = Latents(model, frames, conditions, GIVEN[lab], K, sigma=sigma), GIVEN[lab]
+    want, logs = ByHand(model, frames, conditions, given), []
+    for noise in noises_of(model, frames):
+        pred = model(frames, conditions, True, False, noise)[0][:, given - 1 :]
+        logs.append(grey_log_likelihood(pred, frames[:, given:], sigma))
+    weights = torch.stack(logs) + want.ratios
+    bound = log_mean(weights if lab == "pose" else weights.sum(2, keepdim=True)).sum(1).mean()
+    scores, values = z.scores({}), frames[0, given:].numel()
+    assert scores["bits_per_value"] == pytest.approx(-bound.item() / values / math.log(2))
+    assert scores["sigma"] == sigma
+    assert "bits_per_value" not in Latents(model, frames, conditions, given, K).scores({})
+
+
+def test_several_twins_are_a_mixture():
+    twins = [make_model(latent=False, N_dim=n) for n in (4, 4)]
+    for weight in twins[1].parameters():
+        weight.mul_(1.1)
+    frames, poses = random_clips(3, 6)
+    preds = [twin(frames, poses, True)[0] for twin in twins]
+    sigma = torch.stack([(pred - frames[:, 1:]) ** 2 for pred in preds]).mean().sqrt().item()
+    logs = [Normal(x, sigma).log_prob(frames[:, 1:]).flatten(2).sum(2) for x in preds]
+    both, first = Latents(twins, frames, poses), Latents(twins[0], frames, poses)
+    scores = both.scores({})
+    assert (scores["draws"], scores["sigma"]) == (2, pytest.approx(sigma))
+    bounds = log_mean(torch.stack(logs))
+    assert scores["importance_bound"] == pytest.approx(bounds.mean().item())
+    minus = first.minus(both)["importance_bound"]
+    difference = first.scores({})["importance_bound"] - bounds.mean().item()
+    assert minus["mean"] == pytest.approx(difference) and minus["low"] <= minus["mean"]
 
 
 @pytest.mark.parametrize(("lab", "learned_prior"), LABS_AND_PRIORS)
@@ -264,7 +325,7 @@ def test_kl_at_events(lab):
     near[0, 3:6] = near[2, :3] = near[2, 5] = True
     near, kl = near[:, GIVEN[lab] :], ByHand(model, *clips, GIVEN[lab]).kl.numpy()
     at, elsewhere = kl[near].mean(), kl[~near].mean()
-    expected = {"at_events": at, "elsewhere": elsewhere, "ratio": at / elsewhere}
+    expected = {"at_events": at, "elsewhere": elsewhere, "difference": at - elsewhere}
     assert scores == pytest.approx(expected)
 
 

@@ -15,7 +15,7 @@ from modules.config import LAB_NAMES, TESTS, TRAINING, Loop, PoseTraining
 from modules.config.fields import (
     Choice,
     Number,
-    Numbers,
+    Several,
     device_name,
     kl_type,
     settings_from,
@@ -59,8 +59,8 @@ def another_value(item):
     check = item.metadata["check"]
     if isinstance(check, Number):
         values = [check.kind(x) for x in (0, 0.25, 0.5, 1, 2, 13) if in_range(check, x)]
-    elif isinstance(check, Numbers):
-        values = [(3, 4)]
+    elif isinstance(check, Several):
+        values = [("some/path", "other")] if check.each is text else [(3, 4)]
     elif isinstance(check, Choice):
         values = check.words
     else:
@@ -114,7 +114,8 @@ NUMBERS = {
     item.name: getattr(check, "each", check)
     for cls in (*TRAINING.values(), *TESTS.values())
     for item in dataclasses.fields(cls)
-    if isinstance(check := item.metadata["check"], (Number, Numbers))
+    if isinstance(check := item.metadata["check"], Several | Number)
+    and isinstance(getattr(check, "each", check), Number)
 }
 
 

@@ -220,6 +220,7 @@ def test_the_twins_scores_stand_beside_the_models(run, run_test):
     model = scores_of(done)
     assert "note:" not in done.out  # --twin is no training flag
     twin, alone = model.pop("twin"), scores_of(run_test(run, "twin", name="twin"))
+    minus = model.pop("minus_twin")
     without = scores_of(run_test(run, "model", "--n_samples", 3, name="model"))
     assert model == without and "units" not in alone["z"]
     assert twin["z"] == pytest.approx(alone["z"])
@@ -227,15 +228,28 @@ def test_the_twins_scores_stand_beside_the_models(run, run_test):
     assert twin["futures"]["n_samples"] == 1
     rows = [x for x in done.out.splitlines() if x.startswith("deterministic twin")]
     assert f"ELBO {twin['z']['elbo']:.1f} nats" in rows[0]
-    assert f"{twin['futures']['psnr_mean']:.3f}" in rows[1]
+    row = next(x for x in done.out.splitlines() if "PSNR of a future, mean" in x)
+    assert row.split()[-2:] == [f"{twin['futures']['psnr_mean']:.5g}", "-"]
     page = (done.folder / "report.html").read_text()
     pair = [scores["z"]["importance_bound"] for scores in (model, twin)]
-    assert "<td>importance bound (nats per frame)</td>" + row_of(pair) in page
-    pair = [scores["futures"]["coverage_50"] for scores in (model, twin)]
-    assert "<td>true values in the 50 % interval</td>" + row_of(pair) in page
+    assert minus["z"]["importance_bound"]["mean"] == pytest.approx(pair[0] - pair[1])
+    assert "<td>importance bound</td>" + row_of(pair) in page.replace("<td>-</td>", "")
+    assert f"<td>{pair[0] - pair[1]:+.3g}</td>" in page  # two clips: without an interval
+    pair = [scores["futures"]["psnr_of_mean"] for scores in (model, twin)]
+    assert minus["futures"]["psnr_of_mean"]["mean"] == pytest.approx(pair[0] - pair[1])
     assert '<th scope="col">test</th><th scope="col">test, deterministic twin</th>' in page
     single = scores_of(run_test(run, "model", "--twin", run.twin.ckpt, name="single"))
     assert "futures" not in single and single["twin"]["futures"]["n_samples"] == 1
+
+
+def test_several_twins_are_an_ensemble(run, run_test):
+    done = run_test(run, "model", "--n_samples", 2, "--twin", run.twin.ckpt, run.twin.ckpt)
+    both = scores_of(done)["twin"]
+    one = scores_of(run_test(run, "model", "--n_samples", 2, "--twin", run.twin.ckpt, name="one"))
+    assert both["futures"]["n_samples"] == 2 and both["futures"]["diversity"] == 0
+    for name in ("psnr_of_mean", "psnr_best", "crps"):  # an ensemble of equal nets
+        assert both["futures"][name] == pytest.approx(one["twin"]["futures"][name])
+    assert both["z"]["importance_bound"] == pytest.approx(one["twin"]["z"]["importance_bound"])
 
 
 def assert_refused(done, *words):

@@ -11,7 +11,7 @@ import torch
 from helpers import ROOT, settings_of
 from PIL import Image
 
-from modules.data.open_world import read_events, read_futures
+from modules.data.open_world import read_entropy, read_events, read_futures
 from modules.errors import UserError
 from modules.labs.robot import RobotLab
 
@@ -93,7 +93,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(world, make, monkey
     assert hashes(tmp_path / "again") == names
     other = hashes(make(world, 1))
     assert other.keys() == names.keys()
-    same = "about.json", "actions.csv", "endeffector_positions.csv"  # zeros in the disc's world
+    same = "about.json", "entropy.json", "actions.csv", "endeffector_positions.csv"  # or zeros
     names = {n: digest for n, digest in names.items() if not n.endswith(same)}
     if world == "slippery":  # frames before the first push, and with them motions, may be equal
         names = {n: digest for n, digest in names.items() if n.startswith(("futures/", "events/"))}
@@ -227,6 +227,59 @@ def test_a_push_is_a_touch_and_sends_the_puck_off_at_random():
     assert -75 <= min(angles) < -70 and 70 < max(angles) <= 75
     assert 4 <= min(speeds) < 4.1 and 5.9 < max(speeds) <= 6
     assert set(pauses) == {0, 1, 2, 3} and set(firsts) == {5, 6, 7, 8}
+
+
+# ---------------------------------------------------------------- true entropy
+
+
+def test_the_entropy_of_lamps_is_that_of_their_toggles():
+    """Of all eight outcomes of a frame, with their probabilities."""
+    p = np.array([[1 - lamps.RATE, lamps.RATE]] * 3)
+    outcomes = np.einsum("i,j,k->ijk", *p).ravel()
+    nats = -np.log(outcomes)
+    assert outcomes @ nats == pytest.approx(0.404, abs=5e-4)
+    event = (outcomes[1:] @ nats[1:]) / outcomes[1:].sum()
+    assert lamps.ENTROPY == pytest.approx({"event": event, "other": nats[0]})
+    assert (event, nats[0], nats[1]) == pytest.approx((3.67, 0.09, 3.57), abs=0.005)
+
+
+def test_the_entropy_of_a_slide_is_that_of_its_first_place():
+    """A uniform direction and speed, in cells of a twentieth of a pixel: 400 a square pixel."""
+    rng, count = np.random.default_rng(0), 2_000_000
+    angle, speed = rng.uniform(-slippery.TURN, slippery.TURN, count), rng.uniform(4, 6, count)
+    cells = np.floor(20 * np.stack((speed * np.cos(angle), speed * np.sin(angle)), 1)).astype(int)
+    _, counts = np.unique(cells[:, 0] * 1000 + cells[:, 1], return_counts=True)
+    share = counts / count
+    nats = -(share * np.log(share)).sum() - np.log(20**2)
+    assert slippery.ENTROPY["event"] == pytest.approx(nats, abs=0.02)  # cells cross the border
+    assert slippery.ENTROPY["other"] == disc.ENTROPY["other"] == 0
+
+
+def test_the_entropy_of_a_bounce_is_that_of_the_directions_that_are_long_enough():
+    rng, nats = np.random.default_rng(0), []
+    angles = np.linspace(-disc.STEEP, disc.STEEP, 100)
+    for _ in range(150):
+        path, events = disc.play(rng, disc.begin(rng))
+        for place in path[np.flatnonzero(events) - 1]:
+            wall = (place < disc.LOW + 1e-6) * 1.0 - (place > disc.HIGH - 1e-6)
+            normal = np.arctan2(wall[1], wall[0])
+            ways, steps = zip(*(disc.flight(place, normal + angle) for angle in angles))
+            free = np.array(ways) >= disc.FREE
+            arc = 2 * disc.STEEP * free.mean() * np.linalg.norm(steps, axis=1)[free].mean()
+            nats.append(np.log(arc))
+    error = np.std(nats) / len(nats) ** 0.5
+    assert disc.ENTROPY["event"] == pytest.approx(np.mean(nats), abs=4 * error + 0.005)
+
+
+def test_a_data_set_states_its_entropy(world, make, tmp_path):
+    stated = {"lamps": lamps, **ROBOT_WORLDS}[world].ENTROPY
+    assert read_entropy(make(world)) == pytest.approx(stated)
+    assert read_entropy(make("dancer")) is None
+    (tmp_path / "events").mkdir()
+    for text in ("{", "[1, 2]", '{"event": 1}', '{"event": "x", "other": 0}'):
+        (tmp_path / "events/entropy.json").write_text(text)
+        with pytest.raises(UserError, match="must hold the numbers event and other"):
+            read_entropy(tmp_path)
 
 
 # ---------------------------------------------------------------- lamps

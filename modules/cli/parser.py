@@ -18,8 +18,8 @@ from ..config.fields import (
     TRAIN_ONLY,
     AnyCase,
     Choice,
-    Numbers,
     Settings,
+    Several,
     natural,
     settings_from,
     switch,
@@ -242,8 +242,9 @@ def add_flag(group: Any, item: dataclasses.Field, hidden: bool = False) -> None:
         options["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
     elif isinstance(check, Choice) and not isinstance(check, AnyCase):
         options["choices"] = check.words
-    elif isinstance(check, Numbers):
-        options |= {"type": argparse_type(check.each), "nargs": "*", "metavar": "E"}
+    elif isinstance(check, Several):
+        options |= {"type": argparse_type(check.each), "nargs": "*"}
+        options["metavar"] = item.metadata["metavar"] or "E"
     else:
         metavar = item.metadata["metavar"] or METAVARS[getattr(check, "kind", None)]
         options |= {"type": argparse_type(check), "metavar": metavar}

@@ -20,8 +20,8 @@ from .fields import (
     Choice,
     Need,
     Number,
-    Numbers,
     Settings,
+    Several,
     above,
     clips,
     count,
@@ -383,7 +383,8 @@ class Optimization(Settings):
 
     loss: str = setting(
         "mse", Choice(tuple(OBJECTIVES)),
-        "calibrated: optimal variance of each frame; calibrated_batch: one for the batch",
+        "calibrated: optimal variance of each frame, a profile likelihood; "
+        "calibrated_batch: one for the batch, with beta 1 an ELBO",
     )  # fmt: skip
     posterior_share: float = setting(
         1.0, share, "share of steps with z from the posterior; the others: from the prior",
@@ -405,7 +406,7 @@ class Optimization(Settings):
         needs=(LR,),
     )  # fmt: skip
     lr_milestones: tuple = setting(
-        (2, 5), Numbers(natural), "multistep: epochs at which lr is multiplied by --lr_gamma",
+        (2, 5), Several(natural), "multistep: epochs at which lr is multiplied by --lr_gamma",
         needs=MULTISTEP,
     )  # fmt: skip
     lr_gamma: float = setting(0.1, portion, "multistep: factor at each milestone", needs=MULTISTEP)
@@ -536,8 +537,8 @@ class Test(AnyRun):
 
     batch_size: int = redefault(AnyRun, "batch_size", 64)
     n_samples: int = setting(1, samples, "futures to sample per clip")
-    twin: str | None = setting(
-        None, text, "checkpoint of a --no-latent twin to score beside", metavar="FILE"
+    twin: tuple | None = setting(
+        None, Several(text), "checkpoints of --no-latent twins to score beside", metavar="FILE"
     )
     mp4: bool = setting(False, switch, "also write pred_seq{i}.mp4 (pip install imageio-ffmpeg)")
     no_sanity: bool = setting(False, switch, "do not read the written files back", TEMPLATE)

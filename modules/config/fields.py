@@ -66,10 +66,10 @@ def brief(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A list of numbers."""
+class Several:
+    """A list of values."""
 
-    each: Number
+    each: Callable
 
     def __call__(self, values: Any) -> tuple:
         return tuple(map(self.each, values))

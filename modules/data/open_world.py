@@ -1,9 +1,10 @@
-"""Data sets with an open future: events/SPLIT.csv and futures/CLIP.npz beside the clips.
+"""Data sets with an open future: events/ and futures/CLIP.npz beside the clips.
 
 An event is a frame that is the first to show an outcome which nothing given determines. The
 futures of a test clip are further true clips with the same given frames and conditions.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
         clip, frame = map(int, numbers.groups())
         events.setdefault(clip, set()).add(frame)
     return {clip: sorted(frames) for clip, frames in events.items()}
+
+
+def read_entropy(root: str | Path) -> dict[str, float] | None:
+    """{event, other}: the nats that are random in the frame of an event, and in any other."""
+    path = find_file(root, "events/entropy.json")
+    try:
+        found = path and json.loads(path.read_text())
+        return found and {name: float(found[name]) for name in ("event", "other")}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} must hold the numbers event and other") from None
 
 
 def cut_events(events: dict[int, list[int]], length: int) -> dict[int, list[int]]:

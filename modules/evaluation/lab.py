@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ..config import Test, Training
 from ..data.folders import origin
-from ..data.open_world import read_events, read_futures
+from ..data.open_world import read_entropy, read_events, read_futures
 
 Tracks = dict[str, np.ndarray]  # {label: uint8 clip (T, H, W, 3)}: what is shown side by side
 
@@ -24,6 +24,7 @@ class Lab(Protocol):
     fps: float | None = None  # the frame rate of the data, if it is known
     baseline: ClassVar[str]  # the name of the prediction that repeats the last given frame
     submits: ClassVar[bool] = False  # whether Tester writes submission.csv
+    scored: int | None = None  # the first frames of a clip, which are scored; None: all
     settings: Training | Test
 
     # ------------------------------------------------------------ model
@@ -53,12 +54,22 @@ class Lab(Protocol):
         """The event frames of each test clip, if the data set lists them."""
         return read_events(self.settings.DR, "test") or {}
 
+    def entropy(self) -> dict[str, float] | None:
+        """The nats that are random in the frame of an event, and in any other, if stated."""
+        return read_entropy(self.settings.DR)
+
     def true_futures(self, truth: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
-        """{clip: true futures, uint8 (M, T, 3, H, W)} of the test clips whose futures are known."""
-        size = truth[0].shape[-2:]
-        given = self.given
-        futures = ((i, read_futures(self.settings.DR, i, size, given)) for i in range(len(truth)))
-        return {i: x[:, : len(truth[i])] for i, x in futures if x is not None}
+        """{clip: true futures, uint8 (M, T, 3, H, W)} of the test clips whose futures are known.
+
+        The last is the clip itself.
+        """
+        outcomes = {}
+        for i, clip in enumerate(truth):
+            futures = read_futures(self.settings.DR, i, clip.shape[-2:], self.given)
+            if futures is not None:
+                own = (255 * clip[None, : futures.shape[1]]).round().byte()
+                outcomes[i] = torch.cat([futures[:, : len(clip)], own])
+        return outcomes
 
     def origin(self) -> dict[str, Any]:
         """Where the data set comes from, if it says so."""

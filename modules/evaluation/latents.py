@@ -7,12 +7,15 @@ prior is N(0, I).
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import sub
 from typing import Any
 
 import torch
 
 from ..nets.gaussian import sample
 from ..training.losses import kl_per_dimension, kl_values
+from .codes import bits_per_value, grey_log_likelihood
+from .intervals import bootstrap
 
 VARIANCE_FLOOR = 1e-6  # of the observation noise: 60 dB
 ACTIVE_VARIANCE = 0.01  # Burda et al. (2016)
@@ -43,14 +46,6 @@ def best_variance(mse: torch.Tensor) -> float:
 def gaussian_log_likelihood(mse: torch.Tensor, values: int, sigma2: float) -> torch.Tensor:
     """log N(x; predicted frame, sigma^2 I) of frames of `values` values, from their MSE."""
     return -0.5 * values * (math.log(2 * math.pi * sigma2) + mse / sigma2)
-
-
-def bits_per_value(nats: float, values: int) -> float:
-    """Log likelihood of `values` values in 0..1 -> bits per value; lower is better.
-
-    The density is per grey level, 1/255: p(255 x) = p(x) / 255 for every value.
-    """
-    return math.log2(255) - nats / (values * math.log(2))
 
 
 # ---------------------------------------------------------------- bounds of log p(x)
@@ -103,41 +98,85 @@ def active_units(mu: torch.Tensor) -> tuple[int, int]:
     return int((variance > ACTIVE_VARIANCE).sum()), variance.numel()
 
 
-def event_ratio(
-    kl: torch.Tensor, events: Mapping[int, Sequence[int]], first: int
-) -> dict[str, float | None]:
-    """KL (B, T) of frames first, first + 1, ...; {clip: frames of its events} -> the mean KL of
-    the frames at events, the mean KL of all others, and their ratio.
+def mutual_information(mu: torch.Tensor, logvar: torch.Tensor) -> float:
+    """(B, T, N, ...) twice -> I(x; z) in nats: the mean over the frames of KL(q(z | x) || q(z)).
 
-    A mean over no frame is None, and so is a ratio without both means, or over a mean of 0.
+    q(z) is the mixture of the posteriors of these n frames, so I is at most log n. The mean KL to
+    the prior is I + KL(q(z) || p(z)) (Hoffman & Johnson 2016). Estimated by a draw for each frame.
     """
-    frames = first + torch.arange(kl.shape[1])
-    near = torch.zeros(kl.shape, dtype=torch.bool)
+    mu, logvar = (x.double().flatten(0, 1).flatten(1) for x in (mu, logvar))
+    noise = torch.randn(mu.shape, dtype=mu.dtype, generator=torch.Generator().manual_seed(0))
+    z, precision = sample(mu, logvar, noise), torch.exp(-logvar)
+    # log q(z_i | x_j), up to a constant
+    squares = z.pow(2) @ precision.T - 2 * z @ (mu * precision).T
+    logs = -0.5 * (squares + (mu.pow(2) * precision + logvar).sum(1))
+    marginal = logs.logsumexp(1) - math.log(len(logs))
+    return (logs.diagonal() - marginal).mean().item()
+
+
+def near_events(
+    shape: Sequence[int], events: Mapping[int, Sequence[int]], first: int, count: int
+) -> torch.Tensor:
+    """{clip: frames of its events} -> (B, T) of bool, of frames first, first + 1, ...: whether a
+    frame is one of `count` frames from an event on."""
+    frames, near = first + torch.arange(shape[1]), torch.zeros(*shape, dtype=torch.bool)
     for clip, starts in events.items():
-        for start in starts:
-            near[clip] |= (frames >= start) & (frames < start + EVENT_FRAMES)
-    at, elsewhere = (part.mean().item() if len(part) else None for part in (kl[near], kl[~near]))
-    ratio = at / elsewhere if at is not None and elsewhere else None
-    return {"at_events": at, "elsewhere": elsewhere, "ratio": ratio}
+        for start in starts if clip < len(near) else ():
+            near[clip] |= (frames >= start) & (frames < start + count)
+    return near
+
+
+def event_means(
+    kl: torch.Tensor,
+    events: Mapping[int, Sequence[int]],
+    first: int,
+    nats: Mapping[str, float] | None = None,
+) -> dict[str, float | None]:
+    """KL (B, T) of frames first, first + 1, ... -> its mean over the frames at events, over all
+    others, and the difference; None without such frames.
+
+    `nats` {event, other}: the world's true entropy at the frame of an event, and at any other; its
+    means over the same frames are what KL would be if z held all that is random, and nothing else.
+    """
+    near = near_events(kl.shape, events, first, EVENT_FRAMES)
+
+    def means(values):
+        return [part.mean().item() if len(part) else None for part in (values[near], values[~near])]
+
+    at, elsewhere = means(kl)
+    difference = None if None in (at, elsewhere) else at - elsewhere
+    found = {"at_events": at, "elsewhere": elsewhere, "difference": difference}
+    if nats:
+        here = near_events(kl.shape, events, first, 1)
+        true = torch.where(here, nats["event"], nats["other"]).double()
+        names = "entropy_at_events", "entropy_elsewhere", "entropy"
+        found |= dict(zip(names, [*means(true), true.mean().item()]))
+    return found
 
 
 class Latents:
     """The posterior of teacher-forced clips (B, T, ...), and what each draw of it predicts.
 
     Frames given, given + 1, ... are evaluated. Without a posterior z is drawn from the prior. The
-    deterministic twin's only draw is z = 0, its bound the log likelihood itself.
+    deterministic twin's only draw is z = 0, its bound the log likelihood itself; of several twins
+    each is a draw, and the bound is the log likelihood of their mixture. `sigma` is the
+    standard deviation of the observation noise, fitted to other frames: a code length needs that.
+    Without it, it is fitted to these frames.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | Sequence[torch.nn.Module],
         frames: torch.Tensor,
         conditions: torch.Tensor,
         given: int = 1,
         draws: int = DRAWS,
         posterior: bool = True,
+        sigma: float | None = None,
     ):
-        self.given, self.values = given, math.prod(frames.shape[2:])
+        self.given, self.values, self.sigma = given, math.prod(frames.shape[2:]), sigma
+        models = [model] if isinstance(model, torch.nn.Module) else model
+        model = models[0]
         self.latent = posterior and model.settings.latent
         # what z is drawn from is what a rollout draws it from
         self.from_prior = not self.latent or model.samples_posterior
@@ -146,11 +185,14 @@ class Latents:
         draws = draws if model.settings.latent else 1
         generator = torch.Generator().manual_seed(0)
         batches = [
-            self.evaluate(model, *batch, draws, generator)
+            self.evaluate(models, *batch, draws, generator)
             for batch in zip(frames.split(CLIPS_AT_ONCE), conditions.split(CLIPS_AT_ONCE))
         ]
-        mse, ratios, mu, logvar = zip(*batches)
-        self.mse, self.ratios = torch.cat(mse, 1), torch.cat(ratios, 1)  # (draws, B, T) each
+        *draws_of, mu, logvar = zip(*batches)
+        # (draws, B, T) each: of 8-bit frames the log likelihood, if sigma is known
+        self.mse, self.ratios, self.grey = (torch.cat(x, 1) for x in draws_of)
+        self.sigma = sigma or math.sqrt(best_variance(self.mse))
+        self.codes = sigma is not None
         if self.latent:
             self.mu, self.logvar = torch.cat(mu), torch.cat(logvar)  # (B, T, N, ...)
             self.kl = kl_of_frames(self.mu, self.logvar)  # (B, T)
@@ -158,69 +200,97 @@ class Latents:
     @torch.no_grad()
     def evaluate(
         self,
-        model: torch.nn.Module,
+        models: Sequence[torch.nn.Module],
         frames: torch.Tensor,
         conditions: torch.Tensor,
         draws: int,
         generator: torch.Generator,
     ) -> tuple:
-        """-> the MSE and log p(z) / q(z) of every draw and frame, mu and logvar."""
-        model.eval()
-        device, results = next(model.parameters()).device, []
+        """-> of every draw and frame the MSE, log p(z) / q(z) and log P; mu and logvar."""
+        device, results = next(models[0].parameters()).device, []
         frames, conditions = frames.to(device), conditions.to(device)
-        evaluated = slice(self.given - 1, None)
-        mu, logvar, predict = model.draws_of_z(frames, conditions, not self.latent)
-        if self.latent:
-            mu, logvar = mu[:, evaluated], logvar[:, evaluated]
-        size = len(frames), frames.shape[1] - 1, *model.z_shape
-        noise = torch.randn(draws, *size, generator=generator)
-        for noises in noise.split(max(1, FRAMES_AT_ONCE // (size[0] * size[1]))):
-            noises = noises.to(device)
-            mse = frame_mse(predict(noises), frames[:, 1:])[..., evaluated]
-            ratio = torch.zeros_like(mse)
-            if not self.from_prior:
-                ratio = torch.stack([log_ratio(mu, logvar, x[:, evaluated]) for x in noises])
-            results.append((mse, ratio))
-        mse, ratios = (torch.cat(x) for x in zip(*results))
-        return mse, ratios, *(x if x is None else x.cpu() for x in (mu, logvar))
+        evaluated, true = slice(self.given - 1, None), frames[:, self.given :]
+        size = len(frames), frames.shape[1] - 1, *models[0].z_shape
+        for model in models:
+            mu, logvar, predict = model.eval().draws_of_z(frames, conditions, not self.latent)
+            if self.latent:
+                mu, logvar = mu[:, evaluated], logvar[:, evaluated]
+            noise = torch.randn(draws, *size, generator=generator)
+            for noises in noise.split(max(1, FRAMES_AT_ONCE // (size[0] * size[1]))):
+                noises = noises.to(device)
+                pred = predict(noises)[:, :, evaluated]
+                results.append(self.measure(pred, true, mu, logvar, noises[:, :, evaluated]))
+        results = (torch.cat(x) for x in zip(*results))
+        return *results, *(x if x is None else x.cpu() for x in (mu, logvar))
 
-    @property
-    def sigma(self) -> float:
-        """The standard deviation of the observation noise."""
-        return math.sqrt(best_variance(self.mse))
+    def measure(
+        self,
+        pred: torch.Tensor,
+        true: torch.Tensor,
+        mu: torch.Tensor | None,
+        logvar: torch.Tensor | None,
+        noises: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Predictions (draws, B, T, ...) -> (draws, B, T) each: MSE, log p(z) / q(z), log P."""
+        mse = frame_mse(pred, true)
+        ratio, grey = torch.zeros_like(mse), torch.zeros_like(mse)
+        if not self.from_prior:
+            ratio = torch.stack([log_ratio(mu, logvar, noise) for noise in noises])
+        if self.sigma:
+            grey = grey_log_likelihood(pred, true, self.sigma).cpu()
+        return mse, ratio, grey
 
-    def scores(self, events: Mapping[int, Sequence[int]]) -> dict[str, Any]:
-        """Nats per frame, bits per value; what z contains, and {clip: frames} of events."""
-        likelihoods = gaussian_log_likelihood(self.mse, self.values, self.sigma**2)
+    def log_likelihoods(self) -> torch.Tensor:
+        """(draws, B, T): log p(x | z)."""
+        return gaussian_log_likelihood(self.mse, self.values, self.sigma**2)
+
+    def bounds(self, likelihoods: torch.Tensor) -> torch.Tensor:
+        """log p(x | z) of every draw and frame -> (B,): the importance bound, nats per frame."""
         weights = likelihoods + self.ratios
         if not self.frame_by_frame:
             weights = weights.sum(-1, keepdim=True)
-        bound = importance_bound(weights).sum(-1).mean().item() / self.mse.shape[-1]
+        return importance_bound(weights).sum(-1) / self.mse.shape[-1]
+
+    def minus(self, other: "Latents") -> dict[str, dict[str, float]]:
+        """How much the bound differs from another model's, with its 95 % interval over clips."""
+        bounds = (x.bounds(x.log_likelihoods()) for x in (self, other))
+        return {"importance_bound": bootstrap(sub(*bounds))}
+
+    def scores(
+        self, events: Mapping[int, Sequence[int]], nats: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Nats per frame, bits per value; what z contains, and {clip: frames} of events."""
+        likelihoods = self.log_likelihoods()
         kl = self.kl if self.latent else torch.zeros_like(self.mse[0])
+        cost = torch.zeros_like(kl) if self.from_prior else kl
         scores = {
-            "elbo": elbo(likelihoods, torch.zeros_like(kl) if self.from_prior else kl)
-            .mean()
-            .item(),
-            "importance_bound": bound,
+            "elbo": elbo(likelihoods, cost).mean().item(),
+            "importance_bound": self.bounds(likelihoods).mean().item(),
             "draws": len(self.mse),
             "kl": kl.mean().item(),
-            "bits_per_value": bits_per_value(bound, self.values),
             "sigma": self.sigma,
             "given": self.given,
         }
-        return scores | (self.scores_of_z(events) if self.latent else {})
+        if self.codes:
+            bound = self.bounds(self.grey).mean().item()
+            scores["bits_per_value"] = bits_per_value(bound, self.values)
+        return scores | (self.scores_of_z(events, nats) if self.latent else {})
 
-    def scores_of_z(self, events: Mapping[int, Sequence[int]]) -> dict[str, Any]:
+    def scores_of_z(
+        self, events: Mapping[int, Sequence[int]], nats: Mapping[str, float] | None
+    ) -> dict[str, Any]:
         active, units = active_units(self.mu)
+        information = mutual_information(self.mu, self.logvar)
         scores = {
+            "mutual_information": information,
+            "marginal_kl": self.kl.mean().item() - information,
             "active_units": active,
             "units": units,
             "kl_per_dimension": kl_per_dimension(self.mu, self.logvar).tolist(),
             "kl_per_step": self.kl.mean(0).tolist(),
         }
         if events:
-            evaluated = {clip: frames for clip, frames in events.items() if clip < len(self.kl)}
-            scores["events"] = event_ratio(self.kl, evaluated, self.given)
+            scores["events"] = event_means(self.kl, events, self.given, nats)
         return scores
 
 

@@ -16,7 +16,7 @@ from ..evaluation.futures import Futures
 from ..evaluation.lab import Lab
 from ..evaluation.latents import ACTIVE_NATS, TRAVERSED_VALUES, Latents
 from ..runs.folder import MOVING
-from . import clips
+from . import clips, measures
 from .boundary import drawing
 from .figures import COLOURS, draw_kl, plot, save_figure, whole_numbers
 from .pictures import draw_strip, labelled, spread, to_uint8, write_gif
@@ -28,18 +28,10 @@ FREE = 1.1  # a KL up to this share of what free bits leave out is theirs
 VISIBLE = 1.0  # a deviation over the futures, of 255, that a picture can show
 TWIN = "deterministic twin"
 IDEAL = "ideal forecast"  # its samples are true futures
-SCORE_AXES = {"psnr": ("PSNR (dB)", 0.01), "ssim": ("SSIM", 1e-4)}  # label, least height
-FUTURE_COLUMNS = {  # heading -> a score of futures
-    "PSNR mean": "psnr_mean",
-    "best": "psnr_best",
-    "worst": "psnr_worst",
-    "SSIM mean": "ssim_mean",
-    "best ": "ssim_best",
-    "diversity": "diversity",
-    "sharpness": "sharpness",
-    "energy": "energy_score",
-    "in 50 %": "coverage_50",
-    "in 90 %": "coverage_90",
+SCORE_AXES = {  # label, least height
+    "psnr": ("PSNR (dB)", 0.01),
+    "psnr_from_event": ("PSNR from the first event on (dB)", 0.01),
+    "ssim": ("SSIM", 1e-4),
 }
 
 
@@ -96,7 +88,7 @@ def draw_futures(
     samples, moments = torch.stack(futures.samples[0]).float(), futures.moments[0]
     shown = {"truth": futures.truth[0]}
     shown |= {f"future {i}": x for i, x in enumerate(samples[:STRIP_FUTURES], start=1)}
-    shown |= {"mean": moments.mean.float()} | ({TWIN: twin.samples[0][0].float()} if twin else {})
+    shown |= {"mean": moments.mean.float()} | ({TWIN: twin.moments[0].mean.float()} if twin else {})
     rows = {label: to_uint8(clip[: samples.shape[1]]) for label, clip in shown.items()}
     moving = labelled({label: row[:GIF_FRAMES] for label, row in rows.items()})
     write_gif(folder / MOVING, moving, lab.frame_ms)
@@ -104,7 +96,11 @@ def draw_futures(
     draw_sheet(folder / "futures.png", rows, spread(samples.shape[1], STRIP_TIMES), deviation)
     fit, of_twin = scores["futures"], scores["twin"]["futures"] if twin else None
     curves = fit["best_of"]
-    lines = {TWIN: {name: of_twin[f"{name}_mean"] for name in curves}} if of_twin else {}
+    lines = {"pixel mean": {name: fit[f"{name}_of_mean"] for name in curves}}
+    if of_twin:
+        lines[f"{TWIN}, pixel mean"] = {name: of_twin[f"{name}_of_mean"] for name in curves}
+    if ideal := fit.get("ideal"):
+        lines["best of N true futures"] = {name: ideal[f"{name}_best"] for name in curves}
     draw_best_of(folder / "best_of_n.png", curves, lines)
     forecasts = {TWIN: of_twin, IDEAL: fit.get("ideal")}
     ranks = {name: scored["rank_histogram"] for name, scored in forecasts.items() if scored}
@@ -134,11 +130,11 @@ def draw_best_of(
     curves: Mapping[str, Mapping[str, Sequence[float]]],
     baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """{psnr, ssim: best, mean and worst of n futures (see best_of_curve)}, a panel for each.
+    """{score: best, mean and worst of n futures (see best_of_curve)}, a panel for each.
 
-    {label: {psnr, ssim: score}} of baselines are dashed.
+    {label: {score: value}} of baselines are dashed lines.
     """
-    figure, panels = plot(9, 4, len(curves))
+    figure, panels = plot(4.5 * len(curves), 4, len(curves))
     for axes, (score, curve) in zip(panels, curves.items()):
         label, least = SCORE_AXES[score]
         draw_curve(axes, curve, {name: x[score] for name, x in baselines.items()}, least)
@@ -155,8 +151,8 @@ def draw_curve(
     marked = [2**i - 1 for i in range(len(n).bit_length())] + [-1]  # at 1, 2, 4, ... M futures
     for name, marker in (("best", "^"), ("mean", "o"), ("worst", "v")):
         axes.plot(n, curves[name], marker=marker, markevery=marked, ms=5, lw=1.2, label=name)
-    for name, value in baselines.items():
-        axes.plot(n, np.full(n.shape, value), label=name, color="0.4", ls="--")
+    for (name, value), style in zip(baselines.items(), ("--", "-.", ":")):
+        axes.plot(n, np.full(n.shape, value), label=name, color="0.4", ls=style)
     axes.set_xscale("log")
     ticks = [d * 10**e for e in range(6) for d in (1, 2, 5) if d * 10**e <= n[-1]]
     axes.set_xticks(ticks, ticks)
@@ -206,16 +202,27 @@ def scores_text(scores: dict[str, Any]) -> str:
     lines = [describe_bound(scores["z"])]
     if twin:
         lines.append(f"{TWIN}: {describe_bound(twin['z'])}")
+    if "bits_per_value" in scores["z"]:
+        lines.append(describe_codes(scores["codes"]))
     lines += describe_z(scores["z"], scores.get("futures", {}))
     if "futures" in scores:
-        lines += describe_futures(scores["futures"], twin.get("futures"))
+        lines += describe_futures(scores)
     return "\n".join(lines)
 
 
 def describe_bound(scores: dict[str, Any]) -> str:
+    bits = f", {scores['bits_per_value']:.3f} bits per value" if "bits_per_value" in scores else ""
     return (
         f"ELBO {scores['elbo']:.1f} nats per frame, importance bound of {scores['draws']} draws "
-        f"{scores['importance_bound']:.1f}, {scores['bits_per_value']:.3f} bits per value"
+        f"{scores['importance_bound']:.1f}{bits}"
+    )
+
+
+def describe_codes(codes: dict[str, float]) -> str:
+    return (
+        f"bits per value without a model: {codes['uniform']:g} uniform, "
+        f"{codes['gaussian_per_pixel']:.3f} a Gaussian per pixel, "
+        f"{codes['png_of_differences']:.3f} PNG of the differences to the previous frame"
     )
 
 
@@ -227,14 +234,21 @@ def describe_z(scores: dict[str, Any], futures: dict[str, Any]) -> list[str]:
     active = sum(value > ACTIVE_NATS for value in kl)
     lines = [
         f"KL {scores['kl']:.3g} nats per frame, {active} of {len(kl)} dimensions of z above "
-        f"{ACTIVE_NATS}, {scores['active_units']} of {scores['units']} units active"
+        f"{ACTIVE_NATS}, {scores['active_units']} of {scores['units']} units active",
+        f"I(x; z) {scores['mutual_information']:.3g} nats, KL(q(z) || p(z)) "
+        f"{scores['marginal_kl']:.3g}",
     ]
     lines += z_in_futures(scores, active, futures.get("diversity"), futures.get("diversity_max"))
     events = scores.get("events", {})
-    if events.get("ratio"):
+    if events.get("difference") is not None:
         lines.append(
             f"KL at events (their frame and the next two): {events['at_events']:.3g} nats, "
-            f"elsewhere {events['elsewhere']:.3g}, {events['ratio']:.1f} times"
+            f"elsewhere {events['elsewhere']:.3g}"
+        )
+    if events.get("entropy_at_events") is not None:
+        lines.append(
+            f"the world's true entropy: {events['entropy']:.3g} nats per frame, at events "
+            f"{events['entropy_at_events']:.3g}, elsewhere {events['entropy_elsewhere']:.3g}"
         )
     return lines
 
@@ -258,16 +272,13 @@ def z_in_futures(
         yield f"z drawn anew changes no value by more than {largest:.2g} of 255: {cause}"
 
 
-def describe_futures(scores: dict[str, Any], twin: dict[str, Any] | None) -> list[str]:
-    """A table of the scores of futures."""
-    rows = {f"{scores['n_samples']} futures": scores, TWIN: twin, IDEAL: scores.get("ideal")}
-    rows = {name: row for name, row in rows.items() if row}
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{name.strip():>11}" for name in FUTURE_COLUMNS)]
-    for label, row in rows.items():
-        values = (row.get(key) for key in FUTURE_COLUMNS.values())
-        cells = (f"{'-' if value is None else f'{value:.3f}':>11}" for value in values)
-        lines.append(f"{label:<{width}}" + "".join(cells))
-    count = scores["true_futures"]
-    note = f"({count} true future{'s' * (count > 1)} per clip; definitions: docs/latents.md)"
-    return [*lines, note]
+def describe_futures(scores: dict[str, Any]) -> list[str]:
+    """A table of the scores of futures: a row a measure."""
+    futures, twin = scores["futures"], scores.get("twin")
+    columns = {f"{futures['n_samples']} futures": scores, TWIN: twin}
+    columns |= {IDEAL: {"futures": futures.get("ideal")}, measures.MINUS: scores.get("minus_twin")}
+    rows = [row[:-1] for row in measures.table_of(columns, "futures/")]
+    widths = [max(map(len, column)) + 2 for column in zip(*rows)]
+    lines = ["".join(f"{cell:>{w}}" for cell, w in zip(row, widths)) for row in rows]
+    note = "intervals over the clips, by bootstrap; " * ("minus_twin" in scores)
+    return [*lines, f"({note}definitions: docs/latents.md)"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..config import BASELINES, OBJECTIVES, TRAINING
 from ..config.fields import MAY_CHANGE
 from ..runs.folder import FUTURES, LATENTS, TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
-from . import charts, clips, summary, tables
+from . import charts, clips, measures, summary, tables
 from .boundary import part
 from .distribution import describe_z
 from .page import Page, add_charts, add_clip, code, note, pictures, player, table
@@ -33,28 +33,6 @@ ALT = {
     "kl_per_dimension": "KL of every dimension of z",
     "traversal": "predictions for values of the strongest dimensions of z",
 }
-DISTRIBUTION = {  # a row of the page -> where distribution.json and scores.json have it, definition
-    "ELBO": ("z/elbo", "bound of the log likelihood of true frames, nats per frame"),
-    "importance bound": ("z/importance_bound", "a tighter bound, from 16 draws of z"),
-    "bits per value": ("z/bits_per_value", "the bound as a code length; 8 for no compression"),
-    "KL": ("z/kl", "nats per frame that the posterior of z knows beyond its prior"),
-    "KL at events": ("z/events/at_events", "the KL of frames that first show a random outcome"),
-    "KL elsewhere": ("z/events/elsewhere", "the KL of all other frames"),
-    "active units of z": ("z/active_units", "values whose posterior mean varies by more than 0.01"),
-    "sampled futures": ("futures/n_samples", "rollouts that differ only by their draws of z"),
-    "PSNR of a future, mean": ("futures/psnr_mean", "over the sampled futures, dB"),
-    "PSNR of a future, best": ("futures/psnr_best", "chosen by looking at the truth: no score"),
-    "PSNR of a future, worst": ("futures/psnr_worst", "of the same futures"),
-    "SSIM of a future, mean": ("futures/ssim_mean", "structural similarity; 1 is equality"),
-    "SSIM of a future, best": ("futures/ssim_best", "chosen by looking at the truth: no score"),
-    "diversity": ("futures/diversity", "deviation of a value over the futures, of 255: the mean"),
-    "diversity, largest": ("futures/diversity_max", "of the pixel that differs most"),
-    "sharpness": ("futures/sharpness", "RMS gradient of sampled frames; 1 is that of true frames"),
-    "true futures per clip": ("futures/true_futures", "known continuations of the given frames"),
-    "energy score": ("futures/energy_score", "distance of the distributions; lower is better"),
-    "true values in the 50 % interval": ("futures/coverage_50", "0.5 if calibrated"),
-    "true values in the 90 % interval": ("futures/coverage_90", "0.9 if calibrated"),
-}  # fmt: skip
 
 
 def write_run_page(folder: Path, status: str = "", live: bool = False) -> None:
@@ -125,24 +103,14 @@ def distribution_table(page: Page, run: Run) -> str:
         "test": tested,
         "test, deterministic twin": tested.get("twin"),
         "test, ideal forecast": {"futures": score_of(tested, "futures/ideal")},
+        f"test, {measures.MINUS}": tested.get("minus_twin"),
     }
-    cells = {}
-    for heading, known in columns.items():
-        values = [score_of(known, path) for path, _ in DISTRIBUTION.values()]
-        values = ["-" if value is None else f"{value:.5g}" for value in values]
-        if set(values) != {"-"}:
-            cells[heading] = values
-    rows = [
-        [name, *row, meaning]
-        for (name, (_, meaning)), row in zip(DISTRIBUTION.items(), zip(*cells.values()))
-        if {*row} != {"-"}
-    ]
+    head, *rows = measures.table_of(columns)
     if not rows:
         return ""
     known = of_validation or tested
     words = [*describe_z(known["z"], known.get("futures") or {}), summary.about_z(run)]
-    text = table(rows, ("measure", *cells, "definition"))
-    return f"{''.join(map(note, words))}<div class=meanings>{text}</div>"
+    return f"{''.join(map(note, words))}<div class=meanings>{table(rows, head)}</div>"
 
 
 def figures(page: Page, run: Run) -> str:

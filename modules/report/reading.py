@@ -15,7 +15,7 @@ from ..files import write_json
 from ..runs.folder import FACTS, TEST, TESTED, is_one_of, trained
 from .boundary import part
 
-PREDICTED = "z", "futures", "twin"  # what scores.json holds of the predicted distribution
+PREDICTED = "z", "codes", "futures", "twin", "minus_twin"  # of the distribution
 
 
 @dataclass

@@ -1,8 +1,14 @@
-"""What a world with an open future adds to its data set: events/SPLIT.csv and futures/CLIP.npz."""
+"""What a world with an open future adds to its data set: events/SPLIT.csv, events/entropy.json and
+futures/CLIP.npz."""
 
 import numpy as np
 
-from modules.files import write_npz
+from modules.files import write_json, write_npz
+
+
+def write_entropy(root, nats):
+    """{event, other}: what is random in the frame of an event, and in any other."""
+    write_json(root / "events/entropy.json", {name: float(x) for name, x in nats.items()})
 
 
 def write_events(path, clips):

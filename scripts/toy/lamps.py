@@ -11,6 +11,11 @@ RADIUS, GLOW = 0.1, 0.13  # of a lamp; how far its glow reaches on the wall
 PLACES = (-0.84, 0.12), (-0.3, 0.12), (0.32, 0.12)  # x from the middle, y from the top
 COLOURS = hsv(0.0, 0.9, 1), hsv(0.36, 0.9, 0.9), hsv(0.6, 0.9, 1)  # red, green, blue
 RIM = np.array((0.2, 0.19, 0.18))
+STILL = len(PLACES) * np.log(1 / (1 - RATE))  # nats: no lamp toggles
+TOGGLES = len(PLACES) * -(RATE * np.log(RATE) + (1 - RATE) * np.log(1 - RATE))  # of any frame
+QUIET = (1 - RATE) ** len(PLACES)  # probability of no toggle
+# Nats at a frame with a toggle: which lamps, and that now; at any other: that none toggled.
+ENTROPY = {"event": (TOGGLES - QUIET * STILL) / (1 - QUIET), "other": STILL}
 
 
 def begin(rng):

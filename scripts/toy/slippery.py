@@ -21,6 +21,10 @@ SPEEDS, TURN = (4.0, 6.0), np.radians(75)  # pixels per frame; the largest angle
 SLIDE = np.array((1, 2, 3, 2.25, 1.5, 0.75, 0))[:, None]  # from home after a touch; times the speed
 COLOURS = hsv(0.07, 0.85, 0.95), hsv(0.6, 0.5, 0.2)  # of the puck, of the arm
 PIXEL = 0.01  # metres, in the tables
+FAR = np.array(SPEEDS)  # pixels in the first frame
+LOG_SPEED = np.diff(FAR * np.log(FAR) - FAR)[0] / np.diff(FAR)[0]  # its mean
+# Nats of direction and speed, to a square pixel in the first frame.
+ENTROPY = {"event": np.log(2 * TURN * np.diff(FAR)[0]) + LOG_SPEED, "other": 0.0}
 
 
 def begin(rng):
