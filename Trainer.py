@@ -32,7 +32,7 @@ from modules.report.preview import preview
 from modules.runs.folder import run_folder
 from modules.runs.resume import start_from
 from modules.runs.saving import save_epoch, save_last, use_best_weights
-from modules.runs.session import begin, open_checkpoint, open_splits, session
+from modules.runs.session import begin, open_checkpoint, session
 from modules.runs.stuck import count_skipped, stop_if_stuck
 from modules.training import schedules
 from modules.training.device import begin_step, compile_nets
@@ -72,7 +72,7 @@ class Trainer:
         self.model = share_model(lab.make_model(train_set).to(device))
         self.optim = make_optimizer(self.model.parameters(), settings)
         self.ema = average_of(self.model) if settings.ema else None
-        compile_nets(self.model, settings.compile, device)
+        compile_nets(self.model, settings.compile)
 
         # schedules
         self.kl_annealing = kl_annealing(settings)
@@ -319,7 +319,7 @@ def train(settings: Training, typed: set[str] | None = None) -> Trainer:
     """Train a run, or resume it. `typed` names the settings that were chosen on purpose."""
     with session(settings, typed) as run:
         lab = LABS[settings.lab](run.settings)
-        sets = open_splits(run.settings, lab.open_train, lab.open_val)
+        sets = ranks.together(lambda: (lab.open_train(), lab.open_val()))
         trainer = ranks.together(lambda: Trainer(run.settings, run.device, *sets))
         begin(trainer, run)
         trainer.training_stage()

@@ -198,15 +198,15 @@ def test_splits_in_folders_of_their_own_are_one_data_set(dataset):
 # ---------------------------------------------------------------- true frames
 
 
-@pytest.mark.parametrize(("column", "value"), [(20, "nan"), (20, "256"), (20, "0.3"), (0, "7")])
-def test_a_csv_of_other_than_pixels_or_with_ids_out_of_order_is_refused(tmp_path, column, value):
+@pytest.mark.parametrize(("column", "value"), [(20, "nan"), (20, "256"), (20, "0.3")])
+def test_a_csv_of_other_than_pixels_is_refused(tmp_path, column, value):
     rows = np.arange(5 * 37).reshape(5, 37) % 256
     rows[:, 0] = np.arange(5)
     text = [[str(value) for value in row] for row in rows]
     text[3][column] = value
     lines = [",".join(map(str, range(37))), *map(",".join, text)]
     (tmp_path / "truth.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"truth.csv, row 5: .*0 to 255"):
+    with pytest.raises(UserError, match="truth.csv has 5 rows of 37 values; .*0 to 255"):
         load_truth(tmp_path / "truth.csv", (3, 4), [2, 3])
 
 

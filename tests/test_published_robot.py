@@ -68,15 +68,6 @@ def test_a_missing_weight_is_named(nets, tmp_path):
         load_model(tmp_path / "x.pth", "cpu")
 
 
-def test_weights_of_svg_are_refused_with_the_reason(nets, tmp_path):
-    state = {name: dict(net.state_dict()) for name, net in nets.items()}
-    for name in [name for name in state["frame_predictor"] if name.startswith("output.1.")]:
-        del state["frame_predictor"][name]
-    torch.save(state, tmp_path / "svg.pth")
-    with pytest.raises(UserError, match=r"svg\.pth holds weights of edenton/svg: .*no BatchNorm"):
-        load_model(tmp_path / "svg.pth", "cpu")
-
-
 # ---------------------------------------------------------------- scripts/convert_robot.py
 
 

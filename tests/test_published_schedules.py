@@ -225,25 +225,3 @@ def test_a_published_line_has_the_schedules_that_it_had(line):
     assert column(settings, "beta") == near(beta)
     assert column(settings, "tfr") == near(tfr)
     assert column(settings, "lr") == near(lr)
-
-
-@pytest.mark.parametrize(
-    ("word", "kind"),
-    [
-        ("Linear", "Monotonic"),
-        *((word, "None") for word in ("NoAnnealing", "Full_KL", "WithoutKLAnnealing")),
-        ("without_anneal", "None"),
-    ],
-)
-def test_a_forks_spelling_is_printed_with_what_it_is_taken_for(capsys, word, kind):
-    for typed in ([f"--kl_anneal_type={word}"], ["--kl_anneal_t", word]):
-        parse("Trainer", ["--DR", "d", "--save_root", "s", *typed])
-        note = f"note: --kl_anneal_type {word} is taken for {kind}: "
-        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith(note)]
-        assert ("--kl_anneal_stop 0" in line) == (kind == "None")
-
-
-@pytest.mark.parametrize("plain", ["Cyclical", "Monotonic", "None", "none"])
-def test_nothing_is_printed_of_the_templates_spelling(capsys, plain):
-    parse("Trainer", ["--DR", "d", "--save_root", "s", "--kl_anneal_t", plain])
-    assert "taken for" not in capsys.readouterr().out

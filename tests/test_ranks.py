@@ -185,13 +185,6 @@ def test_a_batch_of_fewer_clips_than_processes_is_refused():
         ranks.check_batches(3, 100)
 
 
-def test_ranks_with_other_code_or_data_are_refused(monkeypatch):
-    ranks = Ranks()
-    monkeypatch.setattr(ranks, "all_of", lambda here: [here, here | {"host": "b", "code": "ff"}])
-    with pytest.raises(UserError, match="rank 1 on b has other code than rank 0 on .*: ff, not aa"):
-        ranks.must_agree(code="aa", train_pictures="cc")
-
-
 def test_mistakes_are_one_line(data, tmp_path):
     words = ["--DR", data["pose"], *SHORT, "--save_root", tmp_path, "--train_vi_len", "20"]
     done = ended(torchrun(2, "Trainer.py", *words), MINUTE)

@@ -12,13 +12,13 @@ from helpers import SHORT, assert_ended, interrupt, stop, write_tested
 
 from modules.cli.parser import parse
 from modules.data.pose import Dataset_Dance
+from modules.files import write_json
 from modules.models import load_model
 from modules.models.rollout import noise_source, roll_out
 from modules.report import clips, pages, summary
 from modules.report.pictures import to_uint8
 from modules.report.reading import Run, read_csv, read_run
 from modules.report.summary import command
-from modules.runs.environment import write_settings
 from modules.runs.folder import TEST_FUTURES, VAL_CLIP, VAL_FUTURES, clip_file
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -153,7 +153,7 @@ def test_the_command_of_a_run_sets_all_that_the_run_was_told(tmp_path, flags):
     folder.mkdir()
     flags = flags.replace("ckpt_path ", "ckpt_path=").split()
     told, _ = parse("Trainer", ["--DR=-my data", "--save_root", str(folder), *flags])
-    write_settings(folder, told)
+    write_json(folder / "args.json", told.as_dict())
     words = shlex.split(command(read_run(folder)))
     again, _ = parse("Trainer", words[2:])
     assert again.as_dict() == told.as_dict() | {"save_root": "runs/<script>; it's-again"}

@@ -140,10 +140,3 @@ def test_weights_of_the_other_lab_are_refused(call, robot_trained, dataset, tmp_
     done = call("Trainer", *places, *POSE, "--num_epoch", 1)
     assert done.code == 1
     assert "--lab robot" in done.err
-
-
-def test_weights_trained_without_standardise_are_refused_with_it(call, robot_trained, tmp_path):
-    flags = f"--learned_prior --standardise --ckpt_path {robot_trained.best}"
-    done = train_in(call, robot_trained.data, tmp_path / "run", 1, flags)
-    assert done.code == 1
-    assert "trained without --standardise" in done.err

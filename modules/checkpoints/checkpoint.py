@@ -14,7 +14,7 @@ from ..errors import UserError, is_short_of_memory, visible
 from ..files import write_atomically
 from . import published
 
-VERSION = 3
+VERSION = 4
 
 
 def save(path: Path, checkpoint: dict) -> None:

@@ -30,7 +30,6 @@ def weights_of(content: Any, path: str | Path) -> dict[str, Any]:
     elif not (robot_nets(content) or "frame_transformation.0.conv1.weight" in content):
         raise UserError(f"{path} is not a checkpoint of this package: it has no state_dict")
     if nets := robot_nets(content):
-        refuse_svg(nets["frame_predictor"], path)
         content = convert(nets)
     if not all(isinstance(weight, torch.Tensor) for weight in content.values()):
         raise UserError(f"{path} has no state_dict of tensors")
@@ -40,7 +39,7 @@ def weights_of(content: Any, path: str | Path) -> dict[str, Any]:
 def robot_nets(content: dict) -> dict[str, dict] | None:
     """{net: its state dict} of a file of the robot lab's published code, else None.
 
-    It holds one state dict per net, as docs/robot.md says how to save them, or one of all nets.
+    It holds one state dict per net, saved as in docs/robot.md, or one of all nets.
     """
     if any(str(name).startswith("encoder.c1.") for name in content):
         nets = {}
@@ -60,15 +59,6 @@ def convert(content: dict[str, dict]) -> dict[str, torch.Tensor]:
         "condition_mean": torch.zeros(CONDITION),
         "condition_std": torch.ones(CONDITION),
     }
-
-
-def refuse_svg(predictor: dict[str, torch.Tensor], path: str | Path) -> None:
-    """The weights of edenton/svg have the names of the lab's, but are those of another model."""
-    if "output.0.weight" in predictor and "output.1.weight" not in predictor:
-        raise UserError(
-            f"{path} holds weights of edenton/svg: its frame predictor has no BatchNorm after its "
-            "output and takes no conditions; only weights of the lab's code are read"
-        )
 
 
 def our_name(name: str) -> str:

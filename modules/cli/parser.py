@@ -139,8 +139,8 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """-> {setting: value} of what was typed."""
-        self.words = [self.complete(word) for word in (sys.argv[1:] if argv is None else argv)]
-        values, unknown = self.parse_known_args(self.words)
+        words = [self.complete(word) for word in (sys.argv[1:] if argv is None else argv)]
+        values, unknown = self.parse_known_args(words)
         if unknown:
             self.refuse(unknown)
         return vars(values)

@@ -1,5 +1,6 @@
 """Fields of settings: their ranges, and what every settings class can do."""
 
+import contextlib
 import csv
 import dataclasses
 import os
@@ -9,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from ..errors import UserError, shorten
+from ..errors import UserError
 
 LARGEST = 1_000_000_000  # of any number, unless its own limit is lower
-LONGEST_VALUE = 40  # characters of a refused value
 WORDS = {int: "an integer", float: "a finite number"}
 T = TypeVar("T", bound="Settings")
 KL_TYPES = {  # the spellings in use, in lower case
@@ -42,27 +42,15 @@ class Number:
         if not (in_range and number <= self.high):
             word = "above" if self.above else "at least"
             limits = f"{word} {self.low} and at most {self.high}"
-            raise ValueError(f"must be {limits}, got {brief(value)}")
+            raise ValueError(f"must be {limits}, got {value}")
         return number
 
     def parse(self, value: Any) -> Any:
-        """An int of any size is compared as it is: as a float it may have none."""
-        try:
+        with contextlib.suppress(ValueError, OverflowError):
             number = self.kind(value)
-        except OverflowError:
-            number = value
-        except ValueError:
-            raise ValueError(f"must be {WORDS[self.kind]}, got {brief(value)!r}") from None
-        if not isinstance(value, str) and number != value:
-            raise ValueError(f"must be {WORDS[self.kind]}, got {brief(value)}")
-        return number
-
-
-def brief(value: Any) -> str:
-    """A value in a message. Python refuses to print an int of thousands of digits."""
-    if isinstance(value, int) and abs(value) > 10**LONGEST_VALUE:
-        return f"a number of more than {LONGEST_VALUE} digits"
-    return shorten(str(value), LONGEST_VALUE)
+            if isinstance(value, str) or number == value:
+                return number
+        raise ValueError(f"must be {WORDS[self.kind]}, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """The training split on the device, served in batches of clips."""
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +15,30 @@ from .cache import to_float
 AHEAD = 2  # batches that are read ahead where they come from the disk
 
 
+class ClipDataset(torch.utils.data.Dataset):
+    """Item i is clip i: `video_len` rows of `frames` and `conditions` from starts[i] on."""
+
+    def __len__(self):
+        return len(self.starts)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        clip = slice(self.starts[index], self.starts[index] + self.video_len)
+        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
+
+
 class TrainClips:
-    """The training split on the device; the clips of an epoch are a pure function of its number."""
+    """The training split; the clips of an epoch are a pure function of its number.
+
+    A GPU keeps the arrays if they fit. A CPU reads the mapped files, which the system caches.
+    """
 
     def __init__(self, dataset: torch.utils.data.Dataset, settings: Training, device: torch.device):
         self.settings, self.dataset, self.device = settings, dataset, torch.device(device)
         arrays = dataset.frames, dataset.conditions
-        self.resident = fits(arrays, self.device)
-        # frames (N, H, W, 3) uint8: in the memory of the device, or read from their file
+        self.resident = self.device.type != "cuda" or fits(arrays, self.device)
+        # frames (N, H, W, 3) uint8
         self.frames, self.conditions = (self.place(x) for x in arrays)
 
     def check(self) -> None:
@@ -32,9 +46,8 @@ class TrainClips:
         ranks.check_batches(self.settings.batch_size, sum(map(len, self.batches(0))))
 
     def place(self, array: np.ndarray) -> torch.Tensor:
-        if not self.resident and isinstance(array, np.memmap):
-            return torch.from_numpy(array)
-        return torch.tensor(array, device=self.device if self.resident else "cpu")
+        copied = self.resident and self.device.type != "cpu"
+        return torch.tensor(array, device=self.device) if copied else torch.from_numpy(array)
 
     def batches(self, epoch: int) -> tuple[torch.Tensor, ...]:
         """-> the epoch's batches: frame numbers (B, T) each, on the device of the frames.
@@ -77,26 +90,6 @@ class TrainClips:
         return tuple(to_float(x.to(self.device, non_blocking=True)) for x in arrays)
 
 
-def fits(arrays: Iterable, device: torch.device) -> bool:
-    """Whether these arrays fill at most half of the device's free memory: they are kept there."""
-    return sum(array.nbytes for array in arrays) <= free_memory(device) / 2
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that a GPU has left, or this process; infinite where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
-        return min(free, memory_limit(Path("/proc/self/cgroup").read_text()))
-    except (OSError, StopIteration, ValueError):
-        return math.inf
-
-
-def memory_limit(groups: str, root: Path = Path("/sys/fs/cgroup")) -> float:
-    """The limit of the control groups that a process is in (Slurm, Docker); infinite if none."""
-    group = root / groups.rpartition("0::/")[2].strip()
-    files = (folder / "memory.max" for folder in (group, *group.parents))
-    limits = (file.read_text().strip() for file in files if file.exists())
-    return min((float(limit) for limit in limits if limit != "max"), default=math.inf)
+def fits(arrays: Iterable, gpu: torch.device) -> bool:
+    """Whether these arrays fill at most half of the GPU's free memory: they are kept there."""
+    return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(gpu)[0] / 2

@@ -51,17 +51,11 @@ def find_data_set(
 
 
 def find_file(root: str | Path, name: str) -> Path | None:
-    """A file of the data set, where the data set may be nested as in a zip."""
+    """A file of the data set, which may be nested as in a zip."""
     for folders in levels(root):
-        matches = [folder / name for folder in folders if (folder / name).exists()]
-        if len(matches) > 1:
-            raise UserError(
-                f"--DR {root} contains {matches[0]} and {matches[1]}; name one data set"
-            )
-        if matches and not matches[0].is_file():
-            raise UserError(f"{matches[0]} is not a file")
-        if matches:
-            return matches[0]
+        for path in (folder / name for folder in folders):
+            if path.is_file():
+                return path
     return None
 
 

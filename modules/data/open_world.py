@@ -4,8 +4,8 @@ An event is a frame that is the first to show an outcome which nothing given det
 futures of a test clip are further true clips with the same given frames and conditions.
 """
 
+import csv
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,6 @@ from PIL import Image
 from ..errors import UserError
 from .cache import resize
 from .folders import find_file
-
-ROW = re.compile(r"([0-9]{1,9}),([0-9]{1,9})", re.ASCII)
 
 
 def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
@@ -28,20 +26,10 @@ def read_events(root: str | Path, split: str) -> dict[int, list[int]] | None:
     if path is None:
         return None
     try:
-        header, *rows = path.read_text(encoding="utf-8-sig").splitlines() or [""]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text ({error})") from None
-    if header != "clip,frame":
-        raise UserError(
-            f"{path} must begin with the row clip,frame; it begins with {header[:40]!r}"
-        )
-    for number, row in enumerate(rows, 2):
-        if not (numbers := ROW.fullmatch(row.strip())):
-            raise UserError(
-                f"{path}, row {number}: expected two numbers like 0,12; got {row[:40]!r}"
-            )
-        clip, frame = map(int, numbers.groups())
-        events.setdefault(clip, set()).add(frame)
+        for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()):
+            events.setdefault(int(row["clip"]), set()).add(int(row["frame"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no two numbers clip,frame in every row ({error})") from None
     return {clip: sorted(frames) for clip, frames in events.items()}
 
 
@@ -73,7 +61,8 @@ def read_futures(
     path = find_file(root, f"futures/{clip}.npz")
     if path is None:
         return None
-    frames = load_frames(path)
+    with np.load(path) as archive:
+        frames = archive["frames"]  # uint8 (N, T, H, W, 3)
     if frames.shape[1] <= given:
         raise UserError(f"futures/{clip}.npz has no frame after the given {given}")
     if frames.shape[2:4] != tuple(size):
@@ -81,19 +70,3 @@ def read_futures(
         resized = np.stack([resize(Image.fromarray(image), size) for image in images])
         frames = resized.reshape(*frames.shape[:2], *size, 3)
     return torch.from_numpy(frames).movedim(-1, 2).contiguous()
-
-
-def load_frames(path: Path) -> np.ndarray:
-    """The array `frames` of an npz file: uint8 (N, T, H, W, 3)."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            frames = archive["frames"]
-    except Exception as error:  # a damaged file can make numpy raise anything
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} cannot be read as an npz with the array frames ({text})") from None
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise UserError(
-            f"{path}: frames is {frames.dtype} {frames.shape}; "
-            "uint8 (futures, frames, height, width, 3) is expected"
-        )
-    return frames

@@ -9,14 +9,14 @@ import torch
 from ..errors import UserError
 from ..process.ranks import ranks
 from .cache import cached_images, decode, fingerprint, to_float
-from .clips import TrainClips
+from .clips import ClipDataset, TrainClips
 from .folders import clip_folders, find_root, frame_number, is_picture, list_images, list_pairs
 from .warp import Warp
 
 CUT_PSNR = 12.0  # dB; consecutive frames below it are two takes; fast motion stays above
 
 
-class Dataset_Dance(torch.utils.data.Dataset):
+class Dataset_Dance(ClipDataset):
     """Consecutive clips of one split: item i is (frames, poses), each (T, 3, H, W) in 0..1.
 
     `frames` and `conditions` are the whole split as uint8 arrays (N, H, W, 3) on disk.
@@ -50,15 +50,6 @@ class Dataset_Dance(torch.utils.data.Dataset):
                 f"too few for one clip of {video_len}; lower --{mode}_vi_len or raise --partial"
             )
         self.starts = np.arange(count) * video_len
-
-    def __len__(self):
-        return len(self.starts)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        clip = slice(self.starts[index], self.starts[index] + self.video_len)
-        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
 
 
 class DanceClips(TrainClips):
@@ -161,28 +152,16 @@ def load_truth(
 
 def read_rows(path: str | Path, size: tuple[int, int], lengths: Sequence[int]) -> list[np.ndarray]:
     """Rows of id and C*H*W integers -> one array per clip."""
-    values = 3 * size[0] * size[1]
+    shape = sum(lengths), 1 + 3 * size[0] * size[1]
     try:
         rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     except ValueError as error:
         raise UserError(f"--truth {path} is not a csv of numbers ({error})") from None
-    if rows.shape[1] != values + 1 or len(rows) != sum(lengths):
+    pixels = rows[:, 1:]
+    if rows.shape != shape or not ((pixels >= 0) & (pixels <= 255) & (pixels % 1 == 0)).all():
         raise UserError(
-            f"--truth {path} has {rows.shape[0]} rows of {rows.shape[1]} values; "
-            f"{sum(lengths)} rows of {values + 1} are expected"
+            f"--truth {path} has {rows.shape[0]} rows of {rows.shape[1]} values; {shape[0]} rows "
+            f"of {shape[1]} are expected: an id, then whole numbers from 0 to 255"
         )
-    wrong = np.flatnonzero(
-        ~is_pixels(rows[:, 1:]).all(axis=1) | (rows[:, 0] != rows[0, 0] + np.arange(len(rows)))
-    )
-    if len(wrong):
-        raise UserError(
-            f"--truth {path}, row {wrong[0] + 2}: an id that follows that of the row above, and "
-            "whole numbers from 0 to 255, are expected"
-        )
-    frames = rows[:, 1:].astype(np.uint8).reshape(-1, 3, *size).transpose(0, 2, 3, 1)
+    frames = pixels.astype(np.uint8).reshape(-1, 3, *size).transpose(0, 2, 3, 1)
     return np.split(frames, np.cumsum(lengths)[:-1])
-
-
-def is_pixels(values: np.ndarray) -> np.ndarray:
-    """Where values are whole numbers from 0 to 255; NaN is none."""
-    return (values >= 0) & (values <= 255) & (values == np.floor(values))

@@ -1,16 +1,14 @@
 """The robot lab's data: clips of frames with actions and positions."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..config import FRAME
 from ..errors import UserError
-from .cache import Cached, cached, cached_images, fingerprint, to_float
-from .clips import TrainClips
+from .cache import Cached, cached, cached_images, fingerprint
+from .clips import ClipDataset, TrainClips
 from .folders import (
     clip_folders,
     find_data_set,
@@ -63,13 +61,9 @@ def read_tables(folder: Path, first: int, rows: int) -> np.ndarray:
 
 def read_table(path: Path) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of an empty file
-            return np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
-    except (ValueError, UserWarning) as error:
+        return np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a csv of numbers ({error})") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def list_clip(folder: Path, needed: int, flag: str) -> tuple[list[Path], int]:
@@ -102,7 +96,7 @@ def cached_tables(
     return cached(files, shape, np.float32, cache, name, rows, more)
 
 
-class Dataset_Robot(torch.utils.data.Dataset):
+class Dataset_Robot(ClipDataset):
     """The clips of one split: item i is its first frames (T, 3, 64, 64) and conditions (T, 7).
 
     `frames` and `conditions` are all frames of all clips, one clip after the other, on disk;
@@ -135,15 +129,6 @@ class Dataset_Robot(torch.utils.data.Dataset):
             parts.append(cached_tables(folders, firsts, self.lengths, cache, f"{split}-rows"))
             self.conditions = parts[1].array
         self.frames, self.fingerprint = parts[0].array, fingerprint(*parts)
-
-    def __len__(self):
-        return len(self.starts)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        clip = slice(self.starts[index], self.starts[index] + self.video_len)
-        return tuple(to_float(torch.tensor(x[clip])) for x in (self.frames, self.conditions))
 
 
 class RobotClips(TrainClips):

@@ -11,7 +11,7 @@ from ..checkpoints import checkpoint as ckpt
 from ..checkpoints import published
 from ..config import MODELS, TESTS, TRAINING
 from ..config.fields import FIXED, STORED, Settings, settings_from
-from ..errors import UserError
+from ..errors import UserError, shorten
 from ..training import schedules
 from ..training.device import choose_precision, default_device
 from .pose import VAE_Model
@@ -33,7 +33,7 @@ def load_model(
 ) -> VAE_Model | RecurrentVAE:
     """The model of a checkpoint, ready for rollouts: of this package or the course's template.
 
-    `device` defaults to a GPU where there is one; `precision` is auto, float32 or bf16.
+    `device` defaults to a GPU, if available; `precision` is auto, float32 or bf16.
     """
     checkpoint, device = ckpt.load(path), torch.device(device or default_device())
     values, lab = model_settings(checkpoint, path), ckpt.lab_of(checkpoint)
@@ -111,29 +111,11 @@ def same_lab(settings: Any, checkpoint: dict) -> None:
 
 
 def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
-    if problem := misfit(model.state_dict(), weights):
-        raise UserError(f"{path} does not fit the model: {problem}")
-    model.load_state_dict(weights)
-
-
-def misfit(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> str | None:
-    """What of a state dict does not fit a model's own, None: nothing. Any float dtype fits."""
-    for names, verb in (
-        (expected.keys() - weights.keys(), "lacks"),
-        (weights.keys() - expected.keys(), "has"),
-    ):
-        if names:
-            first = ", ".join(str(name)[:60] for name in sorted(names)[:3])
-            return f"it {verb} {first}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    for name, own in expected.items():
-        weight = weights[name]
-        if own.shape != weight.shape:
-            return f"{name} is {tuple(weight.shape)}, not {tuple(own.shape)}"
-        if own.is_floating_point() != weight.is_floating_point():
-            return f"{name} is {weight.dtype}, not {own.dtype}"
-        if not weight.isfinite().all():
-            return f"{name} has values that are not finite"
-    return None
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise UserError(f"{path} does not fit the model: {shorten(reasons, 300)}") from None
 
 
 # ---------------------------------------------------------------- what a file does not record

@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import itertools
 import os
-import platform
 import signal
 import sys
 from collections import deque
@@ -129,18 +128,6 @@ class Ranks:
         dist.gather_object(own, parts, dst=0)
         rounds = itertools.zip_longest(*parts or ())
         return [item for items in rounds for item in items if item is not None]
-
-    def must_agree(self, **facts: Any) -> None:
-        """Refuse ranks that have other facts than the first one, such as other training data."""
-        here = {"host": platform.node()} | {name: str(value) for name, value in facts.items()}
-        first, *others = self.all_of(here)
-        for number, other in enumerate(others, start=1):
-            for name in facts:
-                if other[name] != first[name]:
-                    raise UserError(
-                        f"rank {number} on {other['host']} has other {name.replace('_', ' ')} than "
-                        f"rank 0 on {first['host']}: {other[name]}, not {first[name]}"
-                    )
 
     def first_to_end(self, number: int) -> bool:
         """Whether no other rank has ended with an error, or a signal's number, before this one."""

@@ -1,9 +1,7 @@
 """Where a run was made: for args.json."""
 
 import datetime
-import hashlib
 import platform
-import re
 import subprocess
 from pathlib import Path
 
@@ -31,42 +29,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def write_settings(folder: Path, settings: Training) -> None:
-    """args.json: every setting, and where it runs."""
-    values = settings.as_dict() | {"environment": environment()}
-    write_json(folder / "args.json", values)
-
-
-def other_threads(folder: Path) -> str:
-    """A note for a run that is resumed on another number of threads; empty where it is not."""
-    args = folder / "args.json"
-    before = re.search(
-        r'(\d+) threads"', args.read_text(errors="replace") if args.is_file() else ""
-    )
-    now = str(torch.get_num_threads())
-    if not before or before[1] == now:
-        return ""
-    return (
-        f"note: the run had {before[1]} threads, it has {now} now: its results are not "
-        f"bit-identical to those of an uninterrupted run; OMP_NUM_THREADS={before[1]} keeps them"
-    )
-
-
 def take_over(folder: Path, settings: Training, console: Console, resumed: bool) -> None:
     """Make the folder that of this run."""
     if not resumed and (aside := move_aside(folder)):
         print(f"the previous run in {folder} is now in {aside}")
     console.keep(folder)
-    if resumed and (note := other_threads(folder)):
-        print(note)
-    write_settings(folder, settings)
-
-
-def code() -> str:
-    """What identifies the source files of this package."""
-    root = Path(__file__).resolve().parents[2]
-    files = sorted([*root.glob("*.py"), *(root / "modules").rglob("*.py")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    write_json(folder / "args.json", settings.as_dict() | {"environment": environment()})
 
 
 def commit(folder: Path) -> str:

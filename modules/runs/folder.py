@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..errors import UserError
 from ..files import UNFINISHED, locked_folder
@@ -89,7 +89,9 @@ def occupied(folder: Path) -> Iterator[None]:
     """Keep other runs out of the folder, and delete unfinished files of killed ones."""
     with locked_folder(folder) as free:
         refuse_unless(free, "run is training in", folder)
-        remove_unfinished(folder, WRITTEN)
+        for path in (*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"plots/.*{UNFINISHED}")):
+            if path.is_file():
+                path.unlink(missing_ok=True)
         yield
 
 
@@ -100,7 +102,6 @@ def folder_for_test(folder: Path) -> Iterator[Path]:
     run_folder(place)
     with locked_folder(place) as free:
         refuse_unless(free, "test is writing into", folder)
-        remove_unfinished(folder, TESTED)
         try:
             for left in place.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -115,16 +116,6 @@ def refuse_unless(free: bool | None, what: str, folder: Path) -> None:
             f"another {what} --save_root {folder}; wait until it ends, stop it, or use another "
             "folder"
         )
-
-
-def remove_unfinished(folder: Path, patterns: Iterable[str]) -> None:
-    """Remove the temporary files of these patterns: not those of runs in folders below."""
-    for place in {PurePosixPath(x).parent for x in patterns}:
-        for path in folder.glob(str(place / f".*{UNFINISHED}").replace("#", "[0-9]*")):
-            match = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{16}}{re.escape(UNFINISHED)}", path.name)
-            name = path.relative_to(folder).parent / match[1] if match else Path()
-            if is_one_of(name.as_posix(), patterns):
-                path.unlink(missing_ok=True)
 
 
 def move_aside(folder: Path) -> Path | None:

@@ -1,6 +1,5 @@
 """The state of a Trainer as plain data, and back: the half of it that survives a crash."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 
 from ..checkpoints import checkpoint as ckpt
 from ..config import Training
-from ..config.fields import MAY_CHANGE, ONCE, brief
+from ..config.fields import MAY_CHANGE, ONCE
 from ..data.cache import fingerprints
 from ..errors import UserError
 from ..models.loading import load_weights, report_fit, same_lab
@@ -72,8 +71,8 @@ def resume(trainer: Any, path: Path, state: dict) -> None:
     print(f"resuming {path} at {place}", *changed, sep="\n  changed: ")
     warn_of_data(fingerprints(**trainer.splits), state["data"])
     best = trainer.folder / "best_score.ckpt"
-    if trainer.best_score is not None and not has_score(best, trainer.best_score):
-        print(f"{best} is missing or damaged; the next validation sets a new best")
+    if trainer.best_score is not None and not best.is_file():
+        print(f"{best} is missing; the next validation sets a new best")
         trainer.best_score = None
     if trainer.monitor.history and ranks.first:
         trainer.monitor.write_metrics()
@@ -88,20 +87,12 @@ def warn_of_data(now: dict[str, str], before: dict[str, str]) -> None:
             )
 
 
-def has_score(path: Path, score: float) -> bool:
-    with contextlib.suppress(UserError, KeyError, TypeError):
-        return ckpt.load(path)["best_score"] >= score
-    return False
-
-
 def start_from(trainer: Any, path: str, checkpoint: dict | None = None) -> None:
     """Start from the weights of --ckpt_path, and nothing else of it."""
     checkpoint, settings = checkpoint or ckpt.load(path), trainer.settings
     same_lab(settings, checkpoint)
     if not ckpt.is_ours(checkpoint):
         print(f"{path}: {ckpt.source_of(checkpoint)}; its weights are used")
-    else:
-        same_standardise(settings, checkpoint, path)
     if settings.test:
         trainer.lab.prepare_test(trainer.model, checkpoint)
     load_weights(trainer.model, checkpoint["state_dict"], path)
@@ -130,18 +121,8 @@ def same_experiment(settings: Training, stored: dict, path: Path) -> list[str]:
     for name, old in sorted(changed.items(), key=lambda item: item[0] != "lab"):
         if name not in may_change:
             raise UserError(
-                f"{path} was trained with --{name} {brief(old)}, but it is {brief(now[name])} now: "
+                f"{path} was trained with --{name} {old}, but it is {now[name]} now: "
                 "another experiment; use another --save_root, or start a new run with "
                 "--resume never"
             )
     return [f"--{k} {old} -> {now[k]}" for k, old in changed.items() if k in printed]
-
-
-def same_standardise(settings: Training, checkpoint: dict, path: Path) -> None:
-    """Weights go with the scale of the conditions that they were trained on."""
-    theirs, ours = (x.get("standardise", False) for x in (checkpoint["args"], settings.as_dict()))
-    if theirs != ours:
-        raise UserError(
-            f"{path} was trained {'with' if theirs else 'without'} --standardise; its weights "
-            "need the same here"
-        )

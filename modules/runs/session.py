@@ -1,16 +1,14 @@
 """A run from its command to its first step: its folder, its device, what it resumes from."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset
 
 from ..checkpoints import checkpoint as ckpt
 from ..config import Training
-from ..data.cache import fingerprints
 from ..errors import UserError
 from ..files import write_csv
 from ..models.loading import adopt_settings
@@ -18,7 +16,7 @@ from ..process.ranks import ranks
 from ..training import schedules
 from ..training.device import choose_device, with_precision
 from .console import Console
-from .environment import code, take_over
+from .environment import take_over
 from .folder import SCHEDULE, occupied, run_folder
 from .resume import keep_of_run, resume, start_from
 from .saving import run_to_resume
@@ -49,18 +47,6 @@ def session(settings: Training, typed: set[str] | None) -> Iterator[Session]:
         if before:
             settings = keep_of_run(settings, typed, before[1]["args"])
         yield Session(settings, device, folder, before, console)
-
-
-def open_splits(
-    settings: Training, open_train: Callable[[], Dataset], open_val: Callable[[], Dataset]
-) -> tuple[Dataset, Dataset]:
-    """Refuse processes with other code, pictures, torch or precision than the first one."""
-    train_set, val_set = ranks.together(lambda: (open_train(), open_val()))
-    if ranks.count > 1:
-        pictures = fingerprints(train_pictures=train_set, val_pictures=val_set)
-        here = {"torch": torch.__version__, "precision": settings.precision}
-        ranks.must_agree(code=code(), **here, **pictures)
-    return train_set, val_set
 
 
 def open_checkpoint(settings: Training, typed: set[str]) -> tuple[Training, torch.device, dict]:

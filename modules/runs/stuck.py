@@ -1,4 +1,4 @@
-"""When no step is finite any more: the run stops, and says what to type instead."""
+"""When no step is finite any more: the run stops, with advice on flags."""
 
 from typing import Any
 

@@ -2,9 +2,7 @@
 
 import ctypes
 import functools
-import importlib.util
 import os
-import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,7 +19,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, HUGE_PAGE = -1, -4, 14, 2**21  # of
 
 
 def default_device() -> str:
-    """A GPU where there is one."""
+    """A GPU, if available."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -82,9 +80,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    has_bf16 = (
-        device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    )
+    has_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return "bf16" if has_bf16 else "float32"
 
 
@@ -111,7 +107,7 @@ def keep_memory() -> None:
         libc.free(block)
 
 
-def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> None:
+def compile_nets(model: torch.nn.Module, mode: str) -> None:
     """--compile: compile the model's large nets in one of torch's modes."""
     if mode == "off":
         return
@@ -120,10 +116,7 @@ def compile_nets(model: torch.nn.Module, mode: str, device: torch.device) -> Non
 
     if mode not in (modes := list_mode_options()):
         raise UserError(f"--compile must be off or one of {', '.join(modes)}, got {mode!r}")
-    if lacking := what_compiling_lacks(device):
-        raise UserError(f"--compile needs {lacking} on this device; install it or leave it out")
-    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
-    setattr(dynamo, limit, MANY_SHAPES)  # the nets share code, so they would share a limit of 8
+    dynamo.cache_size_limit = MANY_SHAPES  # the nets share code, so they would share a limit of 8
     for name in model.LARGE_NETS:
         net = getattr(model, name)
         net.compile(mode=mode, dynamic=False)
@@ -155,17 +148,6 @@ def with_lasting_outputs(call: Callable) -> Callable:
     return wrapped
 
 
-def what_compiling_lacks(device: torch.device) -> str | None:
-    """What --compile needs and this machine lacks, if anything."""
-    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        return "a C++ compiler (g++)"
-    if device.type == "cuda" and not importlib.util.find_spec("triton"):
-        return "the package triton"
-    if device.type == "cuda" and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
-        return "a C compiler (gcc)"
-    return None
-
-
 def rng_states(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of every generator that training draws from."""
     states = {"cpu": torch.get_rng_state()}
@@ -177,7 +159,7 @@ def rng_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_rng_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Restore them; on another kind of device a run draws other numbers."""
+    """Restore them; on a different type of device a run draws other numbers."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

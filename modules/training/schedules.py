@@ -113,17 +113,10 @@ def lr_at(epoch: int, settings: Training) -> float:
     if settings.lr_schedule == "multistep":
         return settings.lr * settings.lr_gamma ** sum(epoch >= m for m in settings.lr_milestones)
     if settings.lr_schedule == "cosine":
-        turn = interpolate(epoch, settings.warmup_epochs, settings.num_epoch - 1, 0.0, math.pi)
+        span = settings.num_epoch - 1 - settings.warmup_epochs
+        turn = math.pi * min((epoch - settings.warmup_epochs) / span, 1.0) if span > 0 else 0.0
         return settings.lr_min + (settings.lr - settings.lr_min) * (1 + math.cos(turn)) / 2
     return settings.lr
-
-
-def interpolate(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
-    """The straight line from (x0, y0) to (x1, y1), level outside; y0 if they are one point."""
-    if x1 <= x0:
-        return y0
-    share = min(max((x - x0) / (x1 - x0), 0.0), 1.0)
-    return y0 * (1 - share) + y1 * share
 
 
 def table(settings: Training) -> list[dict]:
