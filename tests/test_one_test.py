@@ -128,7 +128,6 @@ def test_what_a_killed_tester_leaves_is_removed_by_the_next(
     """While it writes its files, and while it moves them."""
     assert_ended(call("Tester", *words))
     before = contents(run)
-    (run / f".scores.json.{'0' * 16}.partial").write_text("of an earlier version")
     done = children.run("Tester", *words, at=[(f"{place}", 1, "SIGKILL")])
     assert done.code == -9 and not nothing_unfinished(run)
     after = {k: v for k, v in contents(run).items() if ".test.partial" not in k.parts}

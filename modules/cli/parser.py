@@ -55,7 +55,7 @@ OLD = {  # flags of published code that are not taken over, and what to type ins
     "in SVG), else at the end of a ramp; the momentum of Adam is --beta1 (--lab robot)",
     "--log_dir": "there it is the parent of run folders; here --save_root is the run folder itself",
     "--model_dir": "there it holds a pickled model.pth; here --ckpt_path FILE names the weights, "
-    "saved as docs/robot.md says, and a run is resumed by its own command",
+    "saved as in docs/robot.md, and a run is resumed by its own command",
 }
 
 

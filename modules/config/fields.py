@@ -258,7 +258,7 @@ class Settings:
 
 
 def above(settings: Settings, low: str, high: str) -> str | None:
-    """Says that one setting is above another, if it is."""
+    """The problem that one setting is above another, if it is."""
     values = getattr(settings, low), getattr(settings, high)
     return f"--{low} {values[0]} is above --{high} {values[1]}" if values[0] > values[1] else None
 

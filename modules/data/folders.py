@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError, require_folder
 
-PICTURES = {".png", ".jpg", ".jpeg"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 def levels(root: str | Path) -> Iterator[list[Path]]:
@@ -99,12 +99,12 @@ def list_images(folder: Path) -> list[Path]:
         )
     files = [p for p in folder.iterdir() if is_picture(p)]
     if not files:
-        raise UserError(f"{folder} has no image ({', '.join(sorted(PICTURES))})")
+        raise UserError(f"{folder} has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return in_order(files, frame_number)
 
 
 def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and path.name[0] != "."
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
 
 
 def in_order(files: list[Path], number: Callable[[Path], int]) -> list[Path]:

@@ -24,7 +24,7 @@ from ..nets.gaussian import relative_to_prior, sample
 from ..nets.sequence import join, one_by_one, over_time, repeated, step_by_step
 from .rollout import STEPS_AT_ONCE
 
-NETS = {"course": course, "unet": unet}
+NET_MODULES = {"course": course, "unet": unet}
 MASK_BIAS = -1.0  # an untrained net shows mostly the background
 MASK_FLOOR = 0.05  # a mask that saturates at 0 in the first steps would get no gradient
 STEPS_PER_CAST = 8  # of a rollout: weights are cast to bf16 once for 8 steps
@@ -42,7 +42,7 @@ class VAE_Model(nn.Module):
     def __init__(self, settings: PoseModel):
         super().__init__()
         self.settings = settings
-        nets = NETS[settings.nets]
+        nets = NET_MODULES[settings.nets]
         self.frame_transformation = nets.RGB_Encoder(3, settings.F_dim)
         self.label_transformation = nets.Label_Encoder(3, settings.L_dim)
         self.label_transformation.per_image = settings.pose_norm == "image"

@@ -29,7 +29,7 @@ T = TypeVar("T")
 Net = TypeVar("Net", bound=torch.nn.Module)
 HOURS = 2  # that a rank waits for another one, such as the first one drawing figures
 BEHIND = 2  # steps that a GPU may lag when the host reads what ranks have agreed on
-CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in what torch says of a lost rank
+CUT_OFF = ("gloo", "NCCL", "onnection", "Broken pipe")  # in torch's errors of a lost rank
 
 
 class Ranks:

@@ -36,7 +36,7 @@ class Console:
             self.file.close()
 
     def keep(self, folder: Path) -> None:
-        """Go on in this folder's console.txt."""
+        """From now on also write to this folder's console.txt."""
         path = folder / CONSOLE
         try:
             self.file: TextIO = open(path, "a", 1, "utf-8", "backslashreplace")

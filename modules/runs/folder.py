@@ -21,11 +21,11 @@ VAL_CLIP, VAL_FUTURES, TEST_FUTURES = "val_clip.json", "val_futures.json", "test
 # Everything that a run writes, by its path in the run folder; # is a number, * any text. No other
 # file is ever moved, replaced or removed.
 CHECKPOINTS = ["last.ckpt", "best_score.ckpt", "epoch=#.ckpt"]
-CURVES = "loss mse mse_sum kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
+CURVE_NAMES = "loss mse mse_sum kl beta tfr lr psnr ssim elbo curves psnr_per_frame".split()
 WRITTEN = [*CHECKPOINTS, "args.json", "metrics.csv", FACTS, "distribution.json", "report.html"]
 WRITTEN += ["val.gif", "val_strip.png", "val_frames.csv", "schedules.png"]
 WRITTEN += [VAL_CLIP, VAL_FUTURES, CONSOLE, SCHEDULE, "visualization/epoch=#.gif"]
-WRITTEN += [f"plots/{name}.{kind}" for name in CURVES for kind in ("png", "pdf")]
+WRITTEN += [f"plots/{name}.{kind}" for name in CURVE_NAMES for kind in ("png", "pdf")]
 WRITTEN += [f"plots/{name}" for name in (*FUTURES, *LATENTS, MOVING)]
 WRITTEN += ["events.out.tfevents.*", "wandb/*run*", "wandb/debug*.log"]
 TESTED = ["scores.json", "submission.csv", "psnr_per_frame.png", "strip#.png"]
@@ -64,7 +64,7 @@ def clip_file(i: int) -> str:
 
 
 def run_folder(path: str | Path, flag: str = "--save_root") -> Path:
-    """Create the folder of a run or a page; an error says why it cannot be written to."""
+    """Create the folder of a run or a page; an error if it cannot be written to."""
     folder = Path(path)
     if not os.fspath(path):
         raise UserError(f"{flag} is empty")
@@ -89,9 +89,7 @@ def occupied(folder: Path) -> Iterator[None]:
     """Keep other runs out of the folder, and delete unfinished files of killed ones."""
     with locked_folder(folder) as free:
         refuse_unless(free, "run is training in", folder)
-        for path in (*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"plots/.*{UNFINISHED}")):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+        remove_unfinished(folder)
         yield
 
 
@@ -102,6 +100,7 @@ def folder_for_test(folder: Path) -> Iterator[Path]:
     run_folder(place)
     with locked_folder(place) as free:
         refuse_unless(free, "test is writing into", folder)
+        remove_unfinished(folder, TEST)
         try:
             for left in place.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -116,6 +115,13 @@ def refuse_unless(free: bool | None, what: str, folder: Path) -> None:
             f"another {what} --save_root {folder}; wait until it ends, stop it, or use another "
             "folder"
         )
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files of killed processes: not those of runs in folders below."""
+    temporary = f".{name}.{16 * '[0-9a-f]'}{UNFINISHED}"
+    for path in (*folder.glob(temporary), *folder.glob(f"plots/{temporary}")):
+        path.unlink(missing_ok=True)
 
 
 def move_aside(folder: Path) -> Path | None:
