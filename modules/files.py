@@ -1,6 +1,7 @@
 """Files that are complete or absent: written to a temporary file, synced, then renamed."""
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -76,21 +77,45 @@ def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to fill, renamed to it at the end: `out` is complete or absent."""
+    """A folder beside `out` to fill, renamed to it at the end: `out` is complete or absent.
+
+    What killed processes left of the same `out` is removed.
+    """
     out = out.absolute()
-    partial = out.with_name(f"{out.name}{UNFINISHED}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    remove_partial_folders(out)
+    partial = out.with_name(f"{out.name}{UNFINISHED}-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        yield partial
-        partial.rename(out)
+        with locked_folder(partial):
+            yield partial
+            partial.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_folder(partial)
 
 
 def is_new(out: Path) -> bool:
     """Whether there is nothing at `out`, or an empty folder."""
     return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+
+
+def remove_folder(folder: Path) -> None:
+    """Unlike shutil.rmtree it opens one folder at a time: open files may have run out."""
+    for place, folders, files in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            for name in files:
+                os.remove(os.path.join(place, name))
+            for name in folders:
+                os.rmdir(os.path.join(place, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
+def remove_partial_folders(out: Path) -> None:
+    for left in out.parent.glob(f"{glob.escape(out.name)}{UNFINISHED}-*"):
+        if left.name.rpartition("-")[2].isdecimal() and left.is_dir():
+            with locked_folder(left) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def finite(value: Any) -> Any:

@@ -13,7 +13,8 @@ from helpers import ALL, ROOT, SHORT, assert_same_run, long, make_dataset, read_
 from modules.report.reading import read_json
 
 needs_slurm = pytest.mark.skipif(bool(slurm.lacking()), reason=str(slurm.lacking()))
-FLAGS = [*SHORT, *"--num_epoch 3 --no-plots --train_vi_len 2".split()]
+EPOCHS = 12  # a run must last longer than Slurm takes to preempt it
+FLAGS = [*SHORT, *f"--num_epoch {EPOCHS} --no-plots --train_vi_len 2".split()]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_an_array_of_runs_of_which_one_is_preempted(cluster, data, tmp_path):
     assert "is queued again" in logs
     assert "resuming" in logs
     for name in names:
-        assert len(read_csv(runs / name / "metrics.csv")) == 3, logs
+        assert len(read_csv(runs / name / "metrics.csv")) == EPOCHS, logs
         assert (runs / name / "scores.json").exists(), logs
         assert read_json(runs / name / "args.json")["seed"] == int(name[3:])
     assert names[-1] in (runs / "compare/report.html").read_text()
