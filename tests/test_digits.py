@@ -116,7 +116,10 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(data, tmp_path):
     assert hashes(draw(tmp_path / "again")) == names
     other = hashes(draw(tmp_path / "other", "--seed", "1"))
     assert other.keys() == names.keys()
-    assert {name for name in names if other[name] == names[name]} <= {"about.json", "events/entropy.json"}
+    assert {name for name in names if other[name] == names[name]} <= {
+        "about.json",
+        "events/entropy.json",
+    }
 
 
 def test_futures_share_the_given_frames_and_no_digit_is_in_two_splits(data):

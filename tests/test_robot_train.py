@@ -48,8 +48,8 @@ def test_a_run_writes_the_documented_files(call, robot_trained, tmp_path):
     folder = tmp_path / "run"
     assert train_in(call, robot_trained.data, folder, 2, "--per_save 1").code == 0
     files = """args.json facts.json metrics.csv val_frames.csv val.gif val_strip.png plots
-        distribution.json val_clip.json val_futures.json console.txt best_score.ckpt last.ckpt epoch=0.ckpt
-        epoch=1.ckpt report.html"""
+        distribution.json val_clip.json val_futures.json console.txt best_score.ckpt last.ckpt
+        epoch=0.ckpt epoch=1.ckpt report.html"""
     assert {p.name for p in folder.iterdir()} == {*files.split()}
     plots = {f"{name}.{kind}" for name in CURVES for kind in ("png", "pdf")}
     plots |= {"curves.png", "psnr_per_frame.png"}
