@@ -47,14 +47,14 @@ def progress_text(done: int, planned: int, steps: int, left: str) -> str:
 
 
 def epoch_line(row: dict[str, float | None], epochs: int, speed: float, left: str) -> str:
-    """What is printed after an epoch: its row of metrics.csv, its speed and the time left."""
-    names = "loss mse kl beta tfr lr".split()
-    values = "  ".join(f"{name} {row[f'train/{name}']:.4g}" for name in names)
-    line = f"epoch {row['epoch']:>3}/{epochs - 1}  {values}  {speed:.0f} frames/s"
+    """What is printed after an epoch: its row of metrics.csv, frames per second, the time left."""
+    digits = {"loss": 4, "mse": 3, "kl": 3, "beta": 2, "tfr": 2, "lr": 2}
+    values = ", ".join(f"{name} {row[f'train/{name}']:.{n}g}" for name, n in digits.items())
+    line = f"epoch {row['epoch']:>3}/{epochs - 1}: {values}, {speed:.0f} frames/s"
     line += f", {left} left" if left else ""
     if row["val/psnr"] is not None:
         line += (
-            f" | val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, "
+            f"\n  val psnr {row['val/psnr']:.2f} dB, lowest {row['val/psnr_min']:.2f}, "
             f"baseline {row['val/psnr_given_frame_repeated']:.2f}, ssim {row['val/ssim']:.3f}"
         )
     return line
