@@ -8,8 +8,8 @@
 # Not stated; chosen after a public program with its functions: Adam 1e-3, milestones 2 and 5, 300
 # epochs, batches of 5, clip 0.1, a sigmoid, 5 epochs of pre-training, C 20, R 0.1. In that program
 # beta is 1 for None, and the posterior sees the features of the previous image; it clamps mu to +-8
-# and logvar to -7..9, which is not done here. BatchNorm sees one time step at a time, which costs a
-# few percent of the speed; its program validates with learned statistics, as is the default here.
+# and logvar to -7..9, which is not done here. BatchNorm sees one time step at a time, which costs no
+# speed in this lab; its program validates with learned statistics, as is the default here.
 source "$(dirname "$0")/queue.sh"
 KL=(Cyclical Monotonic None)
 EPOCHS=300 PRETRAINED=5
