@@ -279,15 +279,15 @@ class Trainer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
             model, clips = (self.ema or self.model).eval(), self.measured_clips()
-            loss, mse, kl = (x.double().cpu() for x in self.losses(model, *clips, True, prior))
+            loss, mse, kl = (x.cpu().double() for x in self.losses(model, *clips, True, prior))
         of_z = 0 if self.model.samples_posterior else kl  # 0: a rollout draws z from the posterior
         elbo = gaussian_log_likelihood(mse, clips[0][0, 0].numel(), best_variance(mse)) - of_z
         return {"loss": loss.item(), "kl": None if prior else kl.item(), "elbo": elbo.item()}
 
     def measured_clips(self) -> tuple[torch.Tensor, ...]:
         """The validation clips whose losses and z are measured."""
-        part = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
-        return tuple(x[part].to(self.device) for x in (self.val_frames, self.val_conditions))
+        first = slice(LOSS_CLIPS), slice(LOSS_FRAMES)
+        return tuple(x[first].to(self.device) for x in (self.val_frames, self.val_conditions))
 
     def report_validation(self) -> None:
         """Roll out the current weights, draw the rollout and print its scores."""

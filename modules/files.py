@@ -6,7 +6,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -115,7 +114,7 @@ def remove_partial_folders(out: Path) -> None:
         if left.name.rpartition("-")[2].isdecimal() and left.is_dir():
             with locked_folder(left) as free:
                 if free:
-                    shutil.rmtree(left, ignore_errors=True)
+                    remove_folder(left)
 
 
 def finite(value: Any) -> Any:

@@ -72,7 +72,8 @@ class Job:
         test = ["--DR", settings.DR, "--save_root", settings.save_root]
         test += ["--ckpt_path", str(self.folder / self.weights), *self.test]
         for name in sorted(settings.changed() & SHARED):
-            test += [f"--{name}", str(getattr(settings, name))]
+            value = getattr(settings, name)
+            test += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         test += ["--no-plots"] * (not settings.plots)
         return [["Trainer.py", *self.train], ["Tester.py", *test]]
 

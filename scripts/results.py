@@ -161,7 +161,6 @@ def draw_strip(folder: Path, name: str, rows: Mapping[str, np.ndarray]) -> None:
 
 
 def strip_figure(width: float, rows: Mapping[str, np.ndarray]) -> Figure:
-    height, across = next(iter(rows.values())).shape[1:3]
     left = max(map(len, rows)) * CHARACTER
     times = spread(min(map(len, rows.values())), int((width - left) / FRAME))
     image = tiled([*rows.values()], times, len(times)).repeat(4, 0).repeat(4, 1)

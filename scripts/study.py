@@ -162,7 +162,8 @@ def print_differences(study, complete, against):
     def values(arm, path):
         part, _, name = path.partition("/")
         if part == "mean":
-            return np.array([[clip[name] for clip in one["clips"]] for one in complete[arm]])
+            clips = [[clip[name] for clip in one["clips"]] for one in complete[arm]]
+            return np.array(clips, float)
         return np.array([values_of(complete[arm], path)], float).T
 
     print_row(f"minus {against}", *study.columns)

@@ -22,6 +22,7 @@ from modules.evaluation.futures import (
     energy_score,
     moving_values,
     pit_values,
+    rank_correlation,
     rank_histogram,
     sharpness,
 )
@@ -288,6 +289,12 @@ def test_the_error_of_a_model_is_added_before_the_psnr_is_taken(world):
     other.add(noisy)
     assert futures.scored[0][0]["psnr"] == pytest.approx(20, abs=1e-6)  # frame_psnr has a floor
     assert other.scored[0][0]["psnr"] == pytest.approx(20)
+
+
+def test_equal_values_share_their_rank():
+    a, b = torch.tensor([0.0, 0, 0, 1, 2, 2]), torch.tensor([3.0, 3, 1, 0, 5, 4])
+    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+    assert math.isnan(rank_correlation(torch.zeros(4), b[:4]))
 
 
 def test_error_and_spread_are_ranked_over_the_frames_of_all_clips(world):

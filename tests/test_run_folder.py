@@ -170,3 +170,13 @@ def test_a_page_about_runs_is_not_written_into_a_run(tmp_path):
     with pytest.raises(UserError, match="--out .* is a run folder"):
         page_folder(tmp_path, "--out")
     assert page_folder(tmp_path / "page", "--out").is_dir()
+
+
+def test_temporary_files_of_killed_runs_are_removed_where_runs_write(tmp_path):
+    for name in ("", "plots", "visualization", "other"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / ".a.0123456789abcdef.partial").touch()
+    with occupied(tmp_path):
+        assert [*map(str, tmp_path.rglob("*.partial"))] == [
+            str(tmp_path / "other/.a.0123456789abcdef.partial")
+        ]

@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT, SHORT, load, write_tested
 from matplotlib.text import Text
 
+from modules.cli.parser import parse
 from modules.errors import UserError
 from modules.report import charts
 from modules.report.reading import Run
@@ -298,6 +299,15 @@ def job(dataset, tmp_path):
     (folder / "metrics.csv").write_text("epoch\n0\n")
     write_tested(folder, {"submission.csv": "", "scores.json": "{}"})
     return make
+
+
+def test_tester_reads_the_flags_that_it_shares_with_the_run(job):
+    flags = job("--per_save", 2, "--deterministic", "--device", "cpu", "--num_workers", 3)
+    flags.folder.joinpath("scores.json").unlink()
+    flags.folder.joinpath("test.json").unlink()
+    _, (script, *words) = flags.commands()
+    test, typed = parse(script.removesuffix(".py"), words)
+    assert (test.deterministic, test.device, test.num_workers) == (True, "cpu", 3)
 
 
 def test_a_complete_run_is_skipped_unless_it_has_other_settings(job):

@@ -22,6 +22,8 @@ def grey_log_likelihood(
     N(pred, sigma^2), integrated over each value's grey level. Levels 0 and 255 are open: they hold
     all that is darker or brighter, so that the 256 probabilities of a value sum to 1.
     """
+    if pred.device.type == "mps":  # it has no float64
+        pred, true = pred.cpu(), true.cpu()
     pred, true = pred.double(), true.double()
     low = torch.where(true < HALF, -math.inf, true - HALF)
     high = torch.where(true > 1 - HALF, math.inf, true + HALF)

@@ -100,7 +100,7 @@ def validation_clips(lab: Lab) -> list[torch.Tensor] | None:
     except UserError as error:
         print(
             f"no validation clips ({error}): the observation noise is fitted to the test clips, "
-            "so that there is no code length"
+            "so there is no code length"
         )
         return None
     return stacked(clips[i] for i in range(min(VAL_CLIPS, len(clips))))

@@ -163,9 +163,12 @@ def rank_histogram(pit: torch.Tensor) -> torch.Tensor:
 
 
 def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Spearman's, of values without ties: the correlation of their ranks."""
-    ranks = torch.stack([x.flatten().argsort().argsort().double() for x in (a, b)])
-    return torch.corrcoef(ranks)[0, 1].item()
+    """Spearman's: the correlation of ranks; equal values share their mean rank."""
+    ranks = []
+    for x in (a, b):
+        _, which, count = x.flatten().unique(return_inverse=True, return_counts=True)
+        ranks.append((count.cumsum(0) - (count - 1) / 2)[which].double())
+    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
 
 
 # ---------------------------------------------------------------- all of it

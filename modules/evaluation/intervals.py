@@ -12,7 +12,7 @@ def bootstrap(values: Sequence) -> dict[str, float | None]:
     """Values of clips, or (seeds, clips) -> their mean, and the limits of its interval.
 
     The percentile bootstrap. Seeds and clips are resampled independently: all seeds have the same
-    clips (Owen, 2007). Fewer than FEWEST seeds, and clips, are not resampled.
+    clips (Owen, 2007). Where there are fewer than FEWEST seeds, or clips, these are not resampled.
     """
     values, rng = np.atleast_2d(np.asarray(values, np.float64)), np.random.default_rng(0)
     found = {"mean": values.mean().item(), "low": None, "high": None}

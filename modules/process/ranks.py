@@ -74,7 +74,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def one_of_them_says_why(self) -> Iterator[None]:
-        """All ranks end if one does; only the first of them prints the reason."""
+        """All ranks end if one does; only the first of them prints the reason.
+
+        One that was cut off by the end of a stopped process names the signal."""
         try:
             yield
         except SystemExit:

@@ -212,8 +212,9 @@ def scores_text(scores: dict[str, Any]) -> str:
 
 def describe_bound(scores: dict[str, Any]) -> str:
     bits = f", {scores['bits_per_value']:.3f} bits per value" if "bits_per_value" in scores else ""
+    draws = f"{scores['draws']} draw{'s' * (scores['draws'] != 1)}"
     return (
-        f"ELBO {scores['elbo']:.1f} nats per frame, importance bound of {scores['draws']} draws "
+        f"ELBO {scores['elbo']:.1f} nats per frame, importance bound of {draws} "
         f"{scores['importance_bound']:.1f}{bits}"
     )
 

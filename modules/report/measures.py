@@ -1,5 +1,6 @@
 """The measures of the predicted distribution as rows of a table: their names and definitions."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -64,9 +65,15 @@ def table_of(columns: Mapping[str, Any], part: str = "") -> Iterator[list[str]]:
             yield [name, *row, meaning]
 
 
+def is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def text(value: float | Mapping[str, float] | None) -> str:
     """A number; a difference and its interval, if it has one."""
     if not isinstance(value, Mapping):
-        return "-" if value is None else f"{value:.5g}"
+        return f"{value:.5g}" if is_finite(value) else "-"
     mean, low, high = (value[name] for name in ("mean", "low", "high"))
+    if not is_finite(mean):
+        return "-"
     return f"{mean:+.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None else "")

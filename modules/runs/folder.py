@@ -120,8 +120,9 @@ def refuse_unless(free: bool | None, what: str, folder: Path) -> None:
 def remove_unfinished(folder: Path, name: str = "*") -> None:
     """Remove the temporary files of killed processes: not those of runs in folders below."""
     temporary = f".{name}.{16 * '[0-9a-f]'}{UNFINISHED}"
-    for path in (*folder.glob(temporary), *folder.glob(f"plots/{temporary}")):
-        path.unlink(missing_ok=True)
+    for place in ("", "plots/", "visualization/"):
+        for path in folder.glob(place + temporary):
+            path.unlink(missing_ok=True)
 
 
 def move_aside(folder: Path) -> Path | None:
