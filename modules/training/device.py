@@ -80,7 +80,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    has_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # a private name
+    has_bf16 = device.type == "cpu" and known()
     return "bf16" if has_bf16 else "float32"
 
 
